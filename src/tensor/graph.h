@@ -77,6 +77,7 @@ typedef struct { int64_t row0, row1; int32_t sequence, adapter; int64_t pos0; /*
 typedef struct { int b0, b1; int64_t r0, r1; } lc_span;    /* blocks [b0,b1), rows: room for windows; today the whole (NULL) */
 
 struct lc_kv;
+struct lc_kv_ops;
 struct lc_run {
   lc_ctx *ctx;
   const lc_plan *plan;
@@ -86,7 +87,7 @@ struct lc_run {
   bool training;                    /* dropout on, gradients wanted of this pass */
   float loss_scale;                 /* 1 / the update's number of targets: gradients come out of the update's mean loss */
   struct lc_kv *kv;                 /* attention reads and appends here when not NULL (src/infer) */
-  const void *kv_ops;               /* its functions: nn/attention.h */
+  const struct lc_kv_ops *kv_ops;   /* its functions (nn/nn.h) */
   uint64_t seed; uint32_t step, micro; /* for counter-based draws inside ops */
 };
 lc_status lc_run_new(lc_ctx *, const lc_plan *, lc_run **);
