@@ -1,0 +1,121 @@
+/* model: files and structure of a pretrained network (constant, shared), the net made of it (forms, deltas, trainables), adapters, export.
+ *
+ * A family is one file: how its configuration is read, which tensors it has under which names, and its forward pass in the builder's words. */
+#ifndef LC_MODEL_H
+#define LC_MODEL_H
+#include "nn/nn.h"
+#include "text/text.h"
+
+/* ---- configuration ---- */
+typedef struct lc_family lc_family;
+typedef struct {
+  const lc_family *family;
+  int64_t C, L, H, G, D, F, V, context; /* width, layers, heads, kv heads, head width, ffn width, vocabulary, positions */
+  float norm_eps;
+  bool tied, attention_bias, mlp_bias;
+  float attention_scale;                /* 0: 1/√D */
+  bool scale_by_layer;                  /* GPT-2's scale_attn_by_inverse_layer_idx */
+  lc_gelu_kind gelu;
+  lc_rope rope;
+  int64_t window;                       /* 0: none */
+  int32_t bos, eos, pad;                /* -1: none */
+  struct json_t *json;                  /* the HF config (own, or made from GGUF metadata in today's spelling); written to outputs */
+} lc_config;
+
+/* ---- tensors of a family ---- */
+typedef struct {
+  char *name, *gguf;      /* HF name; GGUF name ("" when it has none there) */
+  int layer; lc_weight_kind kind;
+  int64_t M, N; int ndim; /* logical out×in; a vector: M = 1, ndim 1 */
+  bool transposed;        /* stored in×out in HF files (Conv1D) */
+  int64_t permuted_heads; /* rows are rope-permuted in GGUF, for so many heads; 0 not */
+  bool optional;
+} lc_tensor_decl;
+typedef struct { lc_tensor_decl *decl; int n, cap; lc_ctx *ctx; lc_status st; } lc_decls;
+/* fmt and gguf take the layer. Sticky error. */
+void lc_declare(lc_decls *, lc_tensor_decl proto, const char *fmt, const char *gguf);
+
+/* ---- structure map: what belongs together across weights ---- */
+typedef struct { char *weight; int axis /* 0 rows, 1 columns */; int64_t first, unit; /* element i spans [first+i·unit, +unit) */ } lc_side;
+typedef enum { LC_S_RESIDUAL, LC_S_HEAD, LC_S_KV_HEAD, LC_S_CHANNEL, LC_S_VOCAB } lc_structure_kind;
+typedef struct { lc_structure_kind kind; int layer; int64_t count; lc_side side[16]; int n_side; } lc_structure;
+
+struct lc_family {
+  const char *architecture;   /* config.json "architectures" */
+  const char *model_type;     /* config.json "model_type" */
+  const char *gguf;           /* general.architecture; NULL: not read from GGUF */
+  lc_status (*config_hf)(lc_ctx *, const char *path, const struct json_t *, lc_config *); /* refuses features it does not know, by name */
+  lc_status (*config_gguf)(lc_ctx *, const lc_gguf *, lc_config *);                       /* fills config and json */
+  lc_status (*write_gguf)(lc_ctx *, const lc_config *, lc_gguf_writer *);                 /* <arch>.* metadata */
+  void (*tensors)(const lc_config *, lc_decls *);
+  lc_val (*build)(lc_builder *, const lc_config *);                                       /* ids, pos -> final hidden (after the last norm), f32 */
+  const char *(*head)(const lc_config *);                                                 /* name of the head's weight (the embedding when tied) */
+  lc_status (*structures)(lc_ctx *, const lc_config *, lc_structure **, int *n);
+};
+extern const lc_family lc_family_llama, lc_family_gpt2;
+extern const lc_family *const lc_families[];
+extern const int lc_n_families;
+
+/* ---- model: constant once open ---- */
+typedef struct {
+  lc_ctx *ctx;
+  char *path; bool is_gguf;
+  lc_config config;
+  lc_safetensors st; lc_gguf gguf;                 /* one of them */
+  lc_tensor_decl *decl; lc_tensor *src; int32_t **row_map; int n;
+  int32_t *maps[2];                                /* the distinct row maps: q's and k's */
+  uint64_t fingerprint;                            /* config, tensor table, sampled pages */
+} lc_model;
+lc_status lc_model_open(lc_ctx *, const char *path, lc_model **);
+void lc_model_close(lc_model *);
+lc_status lc_model_tokenizer(const lc_model *, lc_tokenizer **); /* caller frees */
+int64_t lc_model_parameters(const lc_model *);
+
+/* ---- net ---- */
+typedef struct lc_adapter lc_adapter;
+typedef struct {
+  lc_ctx *ctx;
+  const lc_model *model;
+  lc_dtype compute;
+  lc_weights weights;
+  lc_param **own; int n_own;         /* params of whole weights (full fine-tuning) */
+  lc_adapter **adapter; int n_adapter;
+  lc_tap_hook tap[4]; int n_tap;
+} lc_net;
+lc_status lc_net_new(const lc_model *, lc_dtype compute, lc_net **);
+void lc_net_free(lc_net *);
+lc_weight *lc_net_weight(const lc_net *, const char *name);
+/* Makes every weight (or those of kinds in the mask) trainable as a whole: f32 master, dense gradient. */
+lc_status lc_net_train_whole(lc_net *, bool (*want)(const lc_weight *, void *), void *arg);
+/* All trainables in a fixed order (weights by name, deltas in order of attachment): *out is lc_free'd by the caller. */
+lc_status lc_net_params(const lc_net *, lc_param ***out, int *n);
+
+/* The graph of a net. objective NULL: next-token loss. with_loss false: hidden only. */
+typedef struct { lc_graph *g; lc_val ids, pos, labels, hidden, nll; lc_weight *head; } lc_net_graph;
+typedef lc_status (*lc_objective_fn)(void *self, lc_builder *, lc_val hidden, lc_val *nll);
+lc_status lc_net_build(lc_net *, bool with_loss, lc_objective_fn objective, void *self, lc_net_graph *);
+void lc_net_graph_free(lc_net_graph *);
+
+/* ---- targets: PEFT's rule. "all-linear" (every linear but the head), "a,b" name suffixes, "re:…" full match on the module path ---- */
+lc_status lc_targets(lc_net *, const char *rule, lc_weight ***out, int *n); /* sorted by name; matching nothing is an error; lc_free */
+bool lc_target_matches(const char *module, const char *item);             /* equals, or is its suffix after a dot */
+
+/* ---- adapters: named groups of deltas on a net, and their files ---- */
+struct lc_adapter { char *name, *path; float scale; lc_net *net; lc_delta **delta; int n; };
+typedef enum { LC_LAYOUT_PEFT_LORA, LC_LAYOUT_PEFT_SHIRA, LC_LAYOUT_NATIVE } lc_layout;
+/* Reads a PEFT LoRA or SHiRA directory, or a native one, and attaches its deltas. Nothing has changed when it fails. */
+lc_status lc_adapter_load(lc_net *, const char *dir, float scale, lc_apply, lc_adapter **);
+lc_status lc_adapter_new(lc_net *, const char *name, lc_adapter **);      /* empty: methods add deltas they attached */
+lc_status lc_adapter_add(lc_adapter *, lc_delta *);
+lc_status lc_adapter_set(lc_adapter *, float scale, lc_apply);            /* scale 0 is the base, bit for bit */
+lc_status lc_adapter_remove(lc_adapter *);                                /* detaches and frees; the base's own bits are back */
+typedef struct { const char *base_name; const char *targets /* as given */; const char *method; const char *template_name; const char *mask_type; int64_t seed; bool dry; } lc_adapter_meta;
+lc_status lc_adapter_save(const lc_adapter *, lc_layout, const char *dir, const lc_adapter_meta *);
+
+/* ---- export: effective weights (all deltas merged) ---- */
+typedef struct { char *name; double survive /* share of changed entries that differ after rounding */, error /* ‖Q(W+δ)-W‖/‖δ‖ */; int64_t changed; } lc_merge_row;
+typedef struct { lc_merge_row *row; int n; } lc_merge_report;
+void lc_merge_report_free(lc_ctx *, lc_merge_report *);
+lc_status lc_net_write_hf(lc_net *, const char *dir, lc_dtype, lc_merge_report * /* may be NULL */); /* config, weights, tokenizer files */
+lc_status lc_net_write_gguf(lc_net *, const char *path, lc_dtype, lc_merge_report *);
+#endif
