@@ -1,6 +1,7 @@
-/* kernels: one table of functions for an instruction set, chosen once. scalar/ defines what is right (and is compiled in f64 too, for
- * tests); avx2/ and avx512/ override some. A kernel works on rows of f32 or on raw blocks, allocates nothing, and never fails.
- * Its result does not depend on how callers cut their rows into chunks.
+/* kernels: one table of functions for an instruction set, chosen once. scalar/ defines what is right (and is
+ * compiled in f64 too, for tests); avx2/ and avx512/ override some. A kernel works on rows of f32 or on raw
+ * blocks, allocates nothing, and never fails. Its result does not depend on how callers cut their rows into
+ * chunks.
  *
  * Letters: T rows (tokens), C width, M×N a weight (out×in), D head width, K nonzeros. */
 #ifndef LC_KERNELS_H
@@ -8,7 +9,10 @@
 #include "core/core.h"
 #include "tensor/dtype.h"
 
-typedef struct { float beta1, beta2, eps, lr, weight_decay; bool eps_inside; /* SpIEL: (√v+ε)/√bc2 instead of √v/√bc2+ε */ } lc_adamw_hyper;
+typedef struct {
+  float beta1, beta2, eps, lr, weight_decay;
+  bool eps_inside; /* SpIEL: (√v+ε)/√bc2 instead of √v/√bc2+ε */
+} lc_adamw_hyper;
 
 typedef struct lc_kernels {
   lc_isa isa;
@@ -25,75 +29,106 @@ typedef struct lc_kernels {
 
   /* -- vectors -- */
   float (*dot)(int64_t n, const float *a, const float *b);
-  void (*axpy)(int64_t n, float a, const float *x, float *y);      /* y += a·x */
+  void (*axpy)(int64_t n, float a, const float *x, float *y);       /* y += a·x */
   void (*add)(int64_t n, const float *a, const float *b, float *y); /* y = a+b; y may be a or b */
   void (*scale)(int64_t n, float a, float *x);
-  double (*sum_squares)(int64_t n, const float *x);                /* in f64 */
+  double (*sum_squares)(int64_t n, const float *x); /* in f64 */
 
-  /* -- one token times rows of W, straight from storage: y[i] = Σ_c W[i,c]·x[c], rows m of n values each (n whole blocks).
-   *    dtype: F32, BF16, F16, Q8_0, Q4_0, Q4_1; f32 accumulation of decoded values -- */
+  /* -- one token times rows of W, straight from storage: y[i] = Σ_c W[i,c]·x[c], rows m of n values each (n
+   * whole blocks). dtype: F32, BF16, F16, Q8_0, Q4_0, Q4_1; f32 accumulation of decoded values -- */
   void (*gemv)(lc_dtype, int64_t m, int64_t n, const void *W, size_t row_bytes, const float *x, float *y);
 
-  /* -- norms. One row of C -- */
+  /* -- norms. One row of C; w is never NULL, b, dw and db may be; y may be x, dx may be dy -- */
   void (*rmsnorm)(int64_t C, float eps, const float *x, const float *w, float *y, float *rstd);
   /* dx += (or =, beta 0) gradient; dw += when not NULL. */
-  void (*rmsnorm_back)(int64_t C, const float *x, const float *w, float rstd, const float *dy, float beta, float *dx, float *dw);
-  void (*layernorm)(int64_t C, float eps, const float *x, const float *w, const float *b, float *y, float *mean, float *rstd);
-  void (*layernorm_back)(int64_t C, const float *x, const float *w, float mean, float rstd, const float *dy, float beta, float *dx, float *dw, float *db);
+  void (*rmsnorm_back)(int64_t C, const float *x, const float *w, float rstd, const float *dy, float beta,
+                       float *dx, float *dw);
+  void (*layernorm)(int64_t C, float eps, const float *x, const float *w, const float *b, float *y,
+                    float *mean, float *rstd);
+  void (*layernorm_back)(int64_t C, const float *x, const float *w, float mean, float rstd, const float *dy,
+                         float beta, float *dx, float *dw, float *db);
 
-  /* -- rotary, one head of width D, in place: pairs (i, i+D/2) by angle with cos[D/2], sin[D/2]; sign -1 turns back (the gradient) -- */
+  /* -- rotary, one head of width D, in place: pairs (i, i+D/2) by angle with cos[D/2], sin[D/2]; sign -1
+   * turns back (the gradient) -- */
   void (*rope)(int64_t D, const float *cos, const float *sin, float sign, float *x);
 
-  /* -- MLP, n values -- */
-  void (*silu_mul)(int64_t n, const float *gate, const float *up, float *h);               /* h = silu(gate)·up */
-  void (*silu_mul_back)(int64_t n, const float *gate, const float *up, const float *dh, float *dgate, float *dup);
+  /* -- MLP, n values; an output may be one of the inputs -- */
+  void (*silu_mul)(int64_t n, const float *gate, const float *up, float *h); /* h = silu(gate)·up */
+  void (*silu_mul_back)(int64_t n, const float *gate, const float *up, const float *dh, float *dgate,
+                        float *dup);
   void (*gelu_tanh)(int64_t n, const float *x, float *y);
   void (*gelu_tanh_back)(int64_t n, const float *x, const float *dy, float *dx);
   void (*gelu_erf)(int64_t n, const float *x, float *y);
   void (*gelu_erf_back)(int64_t n, const float *x, const float *dy, float *dx);
 
-  /* -- cross-entropy of one row: returns lse - logit[label]; when scale != 0, logits become scale·(softmax - onehot) in place -- */
+  /* -- cross-entropy of one row: returns lse - logit[label]; when scale != 0, logits become scale·(softmax -
+   * onehot) in place -- */
   float (*cross_entropy)(int64_t V, float *logits, int32_t label, float scale);
   float (*softmax)(int64_t n, float *x); /* in place; returns log-sum-exp */
 
-  /* -- attention of one head over one query tile, online softmax (Milakov & Gimelshein 2018; Dao et al. 2022), causal.
-   *    q (tq,D) with row stride ldq; keys k, v (tk,D) strides ldk, ldv; query i sits at position q0+i and sees keys j <= q0+i, and, if
-   *    window > 0, j > q0+i-window. out (tq,D) stride ldo; lse[tq]. scratch: LC_ATTN_SCRATCH(tq,D) floats. D <= 256. -- */
-  void (*attention)(int64_t tq, int64_t tk, int64_t D, int64_t q0, int64_t window, float scale, const float *q, int64_t ldq,
-                    const float *k, int64_t ldk, const float *v, int64_t ldv, float *out, int64_t ldo, float *lse, float *scratch);
-  /*    gradients for the same tile: dq (tq,D) is written; dk, dv (tk,D) are added to. delta[i] = Σ_d dout·out. -- */
-  void (*attention_back)(int64_t tq, int64_t tk, int64_t D, int64_t q0, int64_t window, float scale, const float *q, int64_t ldq,
-                         const float *k, int64_t ldk, const float *v, int64_t ldv, const float *dout, int64_t lddo, const float *lse,
-                         const float *delta, float *dq, int64_t lddq, float *dk, int64_t lddk, float *dv, int64_t lddv, float *scratch);
+  /* -- attention of one head over one query tile, online softmax (Milakov & Gimelshein 2018; Dao et al.
+   * 2022), causal. q (tq,D) with row stride ldq; keys k, v (tk,D) strides ldk, ldv; query i sits at position
+   * q0+i and sees keys j <= q0+i, and, if window > 0, j > q0+i-window. A query that sees no key gets output
+   * 0, lse -inf. out (tq,D) stride ldo; lse[tq]. scratch: LC_ATTN_SCRATCH(tq,D) floats. D <= 256. -- */
+  void (*attention)(int64_t tq, int64_t tk, int64_t D, int64_t q0, int64_t window, float scale,
+                    const float *q, int64_t ldq, const float *k, int64_t ldk, const float *v, int64_t ldv,
+                    float *out, int64_t ldo, float *lse, float *scratch);
+  /*    gradients for the same tile: dq (tq,D) is written; dk, dv (tk,D) are added to. delta[i] = Σ_d
+   * dout·out. -- */
+  void (*attention_back)(int64_t tq, int64_t tk, int64_t D, int64_t q0, int64_t window, float scale,
+                         const float *q, int64_t ldq, const float *k, int64_t ldk, const float *v,
+                         int64_t ldv, const float *dout, int64_t lddo, const float *lse, const float *delta,
+                         float *dq, int64_t lddq, float *dk, int64_t lddk, float *dv, int64_t lddv,
+                         float *scratch);
 
   /* -- sparse -- */
-  /* g[k] += Σ_t dyT[row_k - row0, t]·xT[col_k, t], flat index = row·N + col; xT (N,T) and dyT (rows,T) are transposed, leading dimension ld. */
-  void (*sampled)(int64_t K, const int32_t *flat, int64_t N, int64_t row0, int64_t T, int64_t ld, const float *xT, const float *dyT, float *g);
-  void (*sampled_bf16)(int64_t K, const int32_t *flat, int64_t N, int64_t row0, int64_t T, int64_t ld, const uint16_t *xT, const uint16_t *dyT, float *g);
-  void (*transpose_f32)(int64_t rows, int64_t cols, const float *src, int64_t ld, float *dst, int64_t ldd);          /* dst[c,r] = src[r,c] */
-  void (*transpose_bf16)(int64_t rows, int64_t cols, const uint16_t *src, int64_t ld, uint16_t *dst, int64_t ldd);
+  /* g[k] += Σ_t dyT[row_k - row0, t]·xT[col_k, t], flat index = row·N + col; xT (N,T) and dyT (rows,T) are
+   * transposed, leading dimension ld. */
+  void (*sampled)(int64_t K, const int32_t *flat, int64_t N, int64_t row0, int64_t T, int64_t ld,
+                  const float *xT, const float *dyT, float *g);
+  void (*sampled_bf16)(int64_t K, const int32_t *flat, int64_t N, int64_t row0, int64_t T, int64_t ld,
+                       const uint16_t *xT, const uint16_t *dyT, float *g);
+  void (*transpose_f32)(int64_t rows, int64_t cols, const float *src, int64_t ld, float *dst,
+                        int64_t ldd); /* dst[c,r] = src[r,c] */
+  void (*transpose_bf16)(int64_t rows, int64_t cols, const uint16_t *src, int64_t ld, uint16_t *dst,
+                         int64_t ldd);
   /* y[row_k] += value_k·scale·x[col_k]: entries sorted by flat index (aside, one token) */
-  void (*sparse_gemv)(int64_t K, const int32_t *flat, const float *value, float scale, int64_t N, const float *x, float *y);
+  void (*sparse_gemv)(int64_t K, const int32_t *flat, const float *value, float scale, int64_t N,
+                      const float *x, float *y);
 
-  /* -- optimisers: n entries. age (after increment, per entry, float so that all columns are alike) or, when NULL, `step` for all -- */
-  void (*adamw)(int64_t n, const lc_adamw_hyper *, float step, float *value, const float *grad, float *m, float *v, float *age);
+  /* -- optimisers: n entries. age (one an entry, a float so that all columns are alike) is incremented here
+   * and is then the number of steps that the entry has had, this one included; NULL: `step` is, for all.
+   * eps_inside also decays after the step, not before -- */
+  void (*adamw)(int64_t n, const lc_adamw_hyper *, float step, float *value, const float *grad, float *m,
+                float *v, float *age);
 } lc_kernels;
 
-/* Largest query and key tile that callers use for attention, and the scratch that the kernels may use (floats). */
+/* Largest query and key tile that callers use for attention, and the scratch that the kernels may use
+ * (floats). */
 enum { LC_ATTN_TQ = 64, LC_ATTN_TK = 64, LC_ATTN_MAX_D = 256 };
-#define LC_ATTN_SCRATCH(D) ((size_t)(4 * LC_ATTN_TQ * LC_ATTN_TK + 6 * LC_ATTN_TQ * (D) + 6 * LC_ATTN_TQ + 64))
+#define LC_ATTN_SCRATCH(D)                                                                                   \
+  ((size_t)(4 * LC_ATTN_TQ * LC_ATTN_TK + 6 * LC_ATTN_TQ * (D) + 6 * LC_ATTN_TQ + 64))
 
-const lc_kernels *lc_kernels_for(lc_isa);          /* compiled-in table of an instruction set that this CPU runs; NULL otherwise */
-const lc_kernels *lc_kernels_get(const lc_ctx *);  /* for the context's ISA */
+const lc_kernels *
+    lc_kernels_for(lc_isa); /* compiled-in table of an instruction set that this CPU runs; NULL otherwise */
+const lc_kernels *lc_kernels_get(const lc_ctx *); /* for the context's ISA */
 
-/* ---- GEMM: C (m×n) = A (m×k) · B + beta·C, row-major, leading dimensions in elements --------------------------------------------
- *   trans_b: B is stored n×k (a weight out×in: y = x·Wᵀ), else k×n (dx = dy·W).  trans_a: A is stored k×m (dW = dyᵀ·x).
- *   dtypes: A and B both F32, or both BF16; C F32 (accumulated in f32), or BF16 with beta 0. beta is 0 or 1.
- *   Single-threaded: call it on strips from lc_parallel chunks. `worker` selects the provider's per-worker state. */
-typedef struct { int64_t m, n, k, lda, ldb, ldc; bool trans_a, trans_b; lc_dtype dtype, c_dtype; float beta; } lc_gemm_shape;
+/* ---- GEMM: C (m×n) = A (m×k) · B + beta·C, row-major, leading dimensions in elements
+ * -------------------------------------------- trans_b: B is stored n×k (a weight out×in: y = x·Wᵀ), else k×n
+ * (dx = dy·W).  trans_a: A is stored k×m (dW = dyᵀ·x). dtypes: A and B both F32, or both BF16; C F32
+ * (accumulated in f32), or BF16 with beta 0. beta is 0 or 1. Single-threaded: call it on strips from
+ * lc_parallel chunks. `worker` selects the provider's per-worker state. */
+typedef struct {
+  int64_t m, n, k, lda, ldb, ldc;
+  bool trans_a, trans_b;
+  lc_dtype dtype, c_dtype;
+  float beta;
+} lc_gemm_shape;
 lc_status lc_gemm(lc_ctx *, int worker, const lc_gemm_shape *, const void *A, const void *B, void *C);
-/* The provider that the committed table names for this ISA and shape: "openblas", "onednn", "native", "reference". */
+/* The provider that the committed table names for this ISA and shape: "openblas", "onednn", "native",
+ * "reference". */
 const char *lc_gemm_provider(const lc_ctx *, const lc_gemm_shape *);
-bool lc_has_bf16_gemm(const lc_ctx *); /* bf16 products in hardware on this ISA; below it bf16 tiles are widened to f32 inside lc_gemm */
+bool lc_has_bf16_gemm(const lc_ctx *); /* bf16 products in hardware on this ISA; below it bf16 tiles are
+                                          widened to f32 inside lc_gemm */
 
 #endif

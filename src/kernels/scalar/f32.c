@@ -1,0 +1,56 @@
+/* The reference in f32, and the scalar table: every entry of kernels.h is defined here or in a topic file
+ * beside it. */
+#include "kernels/scalar/scalar.h"
+#include "kernels/scalar/vector.h"
+#include "kernels/scalar/norm.h"
+#include "kernels/scalar/rope.h"
+#include "kernels/scalar/mlp.h"
+#include "kernels/scalar/softmax.h"
+#include "kernels/scalar/attention.h"
+#include "kernels/scalar/sampled.h"
+#include "kernels/scalar/gemm_reference.h"
+
+void lc_ref_gemm_f32(int64_t m, int64_t n, int64_t k, bool trans_a, bool trans_b, const float *A, int64_t lda,
+                     const float *B, int64_t ldb, float beta, float *C, int64_t ldc) {
+  lc_ref_gemm(m, n, k, trans_a, trans_b, A, lda, B, ldb, beta, C, ldc);
+}
+
+void lc_kernels_scalar(lc_kernels *t) {
+  *t = (lc_kernels){
+      .isa = LC_ISA_SCALAR,
+      .bf16_to_f32 = lc_ref_bf16_to_f32,
+      .f32_to_bf16 = lc_ref_f32_to_bf16,
+      .f16_to_f32 = lc_ref_f16_to_f32,
+      .f32_to_f16 = lc_ref_f32_to_f16,
+      .decode_q8_0 = lc_ref_decode_q8_0,
+      .decode_q4_0 = lc_ref_decode_q4_0,
+      .decode_q4_1 = lc_ref_decode_q4_1,
+      .dot = lc_ref_dot,
+      .axpy = lc_ref_axpy,
+      .add = lc_ref_add,
+      .scale = lc_ref_scale,
+      .sum_squares = lc_ref_sum_squares,
+      .gemv = lc_ref_gemv,
+      .rmsnorm = lc_ref_rmsnorm,
+      .rmsnorm_back = lc_ref_rmsnorm_back,
+      .layernorm = lc_ref_layernorm,
+      .layernorm_back = lc_ref_layernorm_back,
+      .rope = lc_ref_rope,
+      .silu_mul = lc_ref_silu_mul,
+      .silu_mul_back = lc_ref_silu_mul_back,
+      .gelu_tanh = lc_ref_gelu_tanh,
+      .gelu_tanh_back = lc_ref_gelu_tanh_back,
+      .gelu_erf = lc_ref_gelu_erf,
+      .gelu_erf_back = lc_ref_gelu_erf_back,
+      .cross_entropy = lc_ref_cross_entropy,
+      .softmax = lc_ref_softmax,
+      .attention = lc_ref_attention,
+      .attention_back = lc_ref_attention_back,
+      .sampled = lc_ref_sampled,
+      .sampled_bf16 = lc_ref_sampled_bf16,
+      .transpose_f32 = lc_ref_transpose_f32,
+      .transpose_bf16 = lc_ref_transpose_bf16,
+      .sparse_gemv = lc_ref_sparse_gemv,
+      .adamw = lc_ref_adamw,
+  };
+}

@@ -1,0 +1,43 @@
+/* GGUF's 32-value blocks to f32. d and m are f16; q is small, so d·q is exact in f32 and the one rounding is
+ * that of + m: every path gives the same bits, fused or not. Q8_0: {f16 d; int8 q[32]} value = d·q Q4_0: {f16
+ * d; uint8 q[16]}                    value = d·(q−8); byte i holds value i in its low, value i+16 in its high
+ * half Q4_1: {f16 d; f16 m; uint8 q[16]}             value = d·q + m */
+#include <string.h>
+#include "kernels/scalar/scalar.h"
+
+static float f16_at(const uint8_t *p) {
+  uint16_t h;
+  memcpy(&h, p, sizeof h);
+  return lc_f16_to_f32(h);
+}
+
+void lc_ref_decode_q8_0(int64_t n, const void *src, float *dst) {
+  const uint8_t *block = src;
+  for (int64_t b = 0; b < n / LC_BLOCK; b++, block += LC_Q8_0_BYTES, dst += LC_BLOCK) {
+    float d = f16_at(block);
+    const int8_t *q = (const int8_t *)(block + 2);
+    for (int i = 0; i < LC_BLOCK; i++) dst[i] = d * (float)q[i];
+  }
+}
+
+void lc_ref_decode_q4_0(int64_t n, const void *src, float *dst) {
+  const uint8_t *block = src;
+  for (int64_t b = 0; b < n / LC_BLOCK; b++, block += LC_Q4_0_BYTES, dst += LC_BLOCK) {
+    float d = f16_at(block);
+    for (int i = 0; i < LC_BLOCK / 2; i++) {
+      dst[i] = d * (float)((block[2 + i] & 15) - 8);
+      dst[i + LC_BLOCK / 2] = d * (float)((block[2 + i] >> 4) - 8);
+    }
+  }
+}
+
+void lc_ref_decode_q4_1(int64_t n, const void *src, float *dst) {
+  const uint8_t *block = src;
+  for (int64_t b = 0; b < n / LC_BLOCK; b++, block += LC_Q4_1_BYTES, dst += LC_BLOCK) {
+    float d = f16_at(block), m = f16_at(block + 2);
+    for (int i = 0; i < LC_BLOCK / 2; i++) {
+      dst[i] = d * (float)(block[4 + i] & 15) + m;
+      dst[i + LC_BLOCK / 2] = d * (float)(block[4 + i] >> 4) + m;
+    }
+  }
+}
