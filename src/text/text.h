@@ -53,7 +53,7 @@ int32_t lc_template_end(const lc_template *, const lc_tokenizer *); /* end of tu
 /* One example: ids, and for each id whether it is a target (predicted from the ids before it). */
 typedef struct { const int32_t *id; const uint8_t *target; int64_t n; int64_t n_targets /* after the shift: targets at index >= 1 */; } lc_example;
 typedef enum { LC_ROWS_TEXT_FILE, LC_ROWS_TEXT, LC_ROWS_COMPLETION, LC_ROWS_MESSAGES } lc_row_kind;
-typedef struct lc_data lc_data;
+typedef struct lc_dataset lc_dataset; /* (lc_data is the engine's accessor of values) */
 typedef struct {
   int64_t seq;       /* rows are cut at this many tokens (plain text: cut into such rows) */
   bool skip_bad;     /* count malformed rows and go on, instead of refusing */
@@ -61,14 +61,14 @@ typedef struct {
 } lc_data_opts;
 /* Reads text or JSONL ({"text"}, {"prompt","completion"} strings as they stand plus the end token, {"messages"}); kind recognised from the
  * first row and required of all. Blank lines skipped. Rows cut, and dropped for want of a target, are counted. */
-lc_status lc_data_open(lc_ctx *, const lc_tokenizer *, const char *path, const lc_data_opts *, lc_data **);
-void lc_data_free(lc_data *);
-int64_t lc_data_count(const lc_data *);
-lc_example lc_data_get(const lc_data *, int64_t i);
+lc_status lc_data_open(lc_ctx *, const lc_tokenizer *, const char *path, const lc_data_opts *, lc_dataset **);
+void lc_data_free(lc_dataset *);
+int64_t lc_data_count(const lc_dataset *);
+lc_example lc_data_get(const lc_dataset *, int64_t i);
 typedef struct { lc_row_kind kind; int64_t rows, tokens, targets, cut, dropped, bad; const char *template_name /* or NULL */; uint32_t checksum; /* of ids and masks: a resume compares it */ } lc_data_info;
-lc_data_info lc_data_describe(const lc_data *);
+lc_data_info lc_data_describe(const lc_dataset *);
 /* The i-th example of an epoch in the order given by the seed: a function of (seed, epoch, i) alone. out[n]. shuffle=false: identity. */
-void lc_data_order(const lc_data *, uint64_t seed, int64_t epoch, bool shuffle, int64_t *out);
+void lc_data_order(const lc_dataset *, uint64_t seed, int64_t epoch, bool shuffle, int64_t *out);
 
 /* Rows for evaluation by choice or by answer: {"prompt": s | [s…], "choices": [s…], "answer": i|"A"} and {"prompt", "answer"}. */
 typedef struct { char **prompt; int n_prompts; char **choice; int n_choices; int answer; char *answer_text; } lc_question;

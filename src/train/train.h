@@ -55,7 +55,7 @@ struct lc_training {
   const lc_tokenizer *tok;
   const lc_method *method; void *self;
   lc_train_opts opts;
-  const lc_data *data, *eval_data;
+  const lc_dataset *data, *eval_data;
   lc_adapter *adapter;              /* what the method attached (NULL for full) */
   lc_param **param; int n_param;    /* all trainables, fixed order */
   const lc_optim_ops *optim; lc_hyper hyper;
@@ -73,7 +73,7 @@ struct lc_training {
 
 typedef struct { const char *out; bool resume; const char *resume_from; bool overwrite; lc_event_fn event; void *event_arg; const char *recipe_text; } lc_train_io;
 /* Trains net by a method; writes OUT. options: the run's (already set) and the method's key=value pairs. */
-lc_status lc_train(lc_net *, const lc_tokenizer *, const lc_data *, const lc_data *eval, const lc_method *, void *self, const lc_train_opts *, const lc_train_io *);
+lc_status lc_train(lc_net *, const lc_tokenizer *, const lc_dataset *, const lc_dataset *eval, const lc_method *, void *self, const lc_train_opts *, const lc_train_io *);
 const lc_method *lc_method_find(const char *name);
 
 /* ---- pieces that methods and commands use ---- */
@@ -88,5 +88,5 @@ lc_status lc_calibrate_gradients(lc_training *, lc_weight **, int n, int64_t n_e
 typedef struct { int64_t context, stride; bool bos, tail, llama_cpp, incremental; int64_t limit; } lc_perplexity_opts;
 typedef struct { double value, nll, stderr_; int64_t n, context, stride; } lc_score;
 lc_status lc_eval_perplexity(lc_net *, const lc_tokenizer *, const lc_ids *stream, const lc_perplexity_opts *, lc_score *);
-lc_status lc_eval_rows(lc_net *, const lc_data *, int64_t limit, lc_score *); /* JSONL: tokens of the loss mask, each example alone */
+lc_status lc_eval_rows(lc_net *, const lc_dataset *, int64_t limit, lc_score *); /* JSONL: tokens of the loss mask, each example alone */
 #endif
