@@ -36,7 +36,6 @@ PY
   pip install transformers tokenizers safetensors gguf numpy psutil
 fi
 "$py" -c 'import torch, transformers, peft; print(f"torch {torch.__version__}, transformers {transformers.__version__}, peft {peft.__version__}")'
-touch "$venv/READY"
 [ $llama = 1 ] || exit 0
 
 build=$venv/llama.cpp-build
