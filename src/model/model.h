@@ -38,12 +38,15 @@ void lc_declare(lc_decls *, lc_tensor_decl proto, const char *fmt, const char *g
 /* ---- structure map: what belongs together across weights ---- */
 typedef struct { char *weight; int axis /* 0 rows, 1 columns */; int64_t first, unit; /* element i spans [first+i·unit, +unit) */ } lc_side;
 typedef enum { LC_S_RESIDUAL, LC_S_HEAD, LC_S_KV_HEAD, LC_S_CHANNEL, LC_S_VOCAB } lc_structure_kind;
-typedef struct { lc_structure_kind kind; int layer; int64_t count; lc_side side[16]; int n_side; } lc_structure;
+/* HEAD: a query head (heads that share a kv head may change places). KV_HEAD: a kv head with the query heads that it serves. A vector has axis 0 only. */
+typedef struct { lc_structure_kind kind; int layer; int64_t count; lc_side *side; int n_side; } lc_structure;
+void lc_structures_free(lc_ctx *, lc_structure *, int n);
 
 struct lc_family {
   const char *architecture;   /* config.json "architectures" */
   const char *model_type;     /* config.json "model_type" */
   const char *gguf;           /* general.architecture; NULL: not read from GGUF */
+  const char *prefix;         /* of all names but the head's: files of the bare network may leave it out ("model.") */
   lc_status (*config_hf)(lc_ctx *, const char *path, const struct json_t *, lc_config *); /* refuses features it does not know, by name */
   lc_status (*config_gguf)(lc_ctx *, const lc_gguf *, lc_config *);                       /* fills config and json */
   lc_status (*write_gguf)(lc_ctx *, const lc_config *, lc_gguf_writer *);                 /* <arch>.* metadata */
