@@ -23,7 +23,7 @@ enum { LC_MAX_IN = 6, LC_MAX_OUT = 3 };
 #define LC_OUT(j) (1u << (8 + (j)))  /* in a saves() mask: the data of out[j] */
 #define LC_PARAMS (1u << 16)         /* in a want mask: gradients of the node's own trainables */
 
-enum { LC_OP_ROWWISE = 1, LC_OP_DISCRETE = 2 /* saved, never recomputed */ };
+enum { LC_OP_ROWWISE = 1, LC_OP_DISCRETE = 2 /* saved, never recomputed */, LC_OP_LOSS = 4 /* gradients start here */ };
 
 /* One row an op. Everything the engine does with an op comes from here. */
 typedef struct lc_op {
@@ -96,6 +96,8 @@ void lc_run_free(lc_run *);
 lc_status lc_run_begin(lc_run *, int64_t rows, const lc_segment *, int n_seg);
 void *lc_data(const lc_run *, lc_val);                     /* row 0 of a value's data */
 void *lc_grad(const lc_run *, lc_val);                     /* row 0 of its gradient (dtype: lc_grad_dtype) */
+int64_t lc_width(const lc_run *, lc_val);
+lc_dtype lc_value_dtype(const lc_run *, lc_val);
 lc_dtype lc_grad_dtype(const lc_run *, lc_val);            /* F32 when several nodes add to it, else the value's own */
 lc_status lc_forward(lc_run *, const lc_span *);
 lc_status lc_backward(lc_run *, const lc_span *);          /* after a forward with training set; nothing to do is fine */

@@ -1,0 +1,181 @@
+/* linear: y (T,M) = x (T,N)·Weffᵀ + bias (+ residual). Weights are decoded and patched a tile at a time, in the compute dtype, into the
+ * worker's scratch: row strips for y, column blocks for dx = dy·Weff; dW goes to the weight's consumers (gradient.c).
+ *
+ * A few rows without gradients (decoding) take products straight from storage, deltas aside. */
+#include "kernels/kernels.h"
+#include "nn/ops.h"
+#include <string.h>
+
+enum { FEW = 4, ROWS = 1024 /* rows of x a chunk */ };
+
+/* Cuts n outputs into strips of a multiple of 32, some eight of them, so that chunks do not depend on the number of threads. */
+static int64_t strip_of(int64_t n) { return lc_min64(512, lc_max64(64, lc_ceil_div(lc_ceil_div(n, 8), 32) * 32)); }
+
+static lc_status shape(lc_graph *g, lc_node *n) {
+  const lc_linear_attr *a = n->attr;
+  const lc_value *x = lc_value_get(g, n->in[0]), *res = lc_value_get(g, n->in[1]);
+  lc_ctx *ctx = lc_graph_ctx(g);
+  if (!x || x->width != a->w->N)
+    return lc_fail(ctx, "linear '%s' takes %lld columns, its input has %lld", a->w->name, (long long)a->w->N, x ? (long long)x->width : 0LL);
+  if (res && (res->width != a->w->M || res->dtype != LC_F32))
+    return lc_fail(ctx, "linear '%s': the residual must be f32 of %lld columns", a->w->name, (long long)a->w->M);
+  if (a->bias && a->bias->N != a->w->M)
+    return lc_fail(ctx, "linear '%s': a bias of %lld values for %lld rows", a->w->name, (long long)a->bias->N, (long long)a->w->M);
+  return lc_node_out(g, n, 0, a->w->name, res ? LC_F32 : a->compute, a->w->M);
+}
+
+static bool trains(const lc_node *n) {
+  const lc_linear_attr *a = n->attr;
+  return lc_weight_trains(a->w) || (a->bias && lc_weight_trains(a->bias));
+}
+
+static uint32_t saves(const lc_node *n, uint32_t want) {
+  return want & LC_PARAMS && lc_weight_trains(((const lc_linear_attr *)n->attr)->w) ? LC_IN(0) : 0;
+}
+
+typedef struct { const lc_node *n; lc_run *run; const void *x, *dy; lc_dtype dtype; int64_t strip, n_strips; } linear_arg;
+
+/* ---- forward ---- */
+
+static void add_bias(lc_ctx *ctx, const float *bias, lc_dtype dtype, void *y, int64_t n) {
+  const lc_kernels *k = lc_kernels_get(ctx);
+  if (dtype == LC_F32) {
+    k->add(n, y, bias, y);
+    return;
+  }
+  float tmp[512];
+  k->bf16_to_f32(n, y, tmp);
+  k->add(n, tmp, bias, tmp);
+  k->f32_to_bf16(n, tmp, y);
+}
+
+static lc_status forward_chunk(void *arg, int64_t chunk, int worker) {
+  linear_arg *a = arg;
+  const lc_linear_attr *at = a->n->attr;
+  lc_run *run = a->run;
+  const lc_weight *w = at->w;
+  int64_t t0 = chunk / a->n_strips * ROWS, t1 = lc_min64(t0 + ROWS, run->rows);
+  int64_t m0 = chunk % a->n_strips * a->strip, m1 = lc_min64(m0 + a->strip, w->M), ld;
+  const void *tile;
+  LC_TRY(lc_weight_tile(run->ctx, worker, w, (lc_rect){m0, m1, 0, w->N}, a->dtype, &tile, &ld));
+  lc_dtype out = a->n->in[1].id ? LC_F32 : at->compute;
+  uint8_t *y = (uint8_t *)lc_data(run, a->n->out[0]) + (size_t)(t0 * w->M + m0) * lc_size_of(out);
+  if (a->n->in[1].id) {
+    const float *res = (const float *)lc_data(run, a->n->in[1]) + t0 * w->M + m0;
+    for (int64_t t = 0; t < t1 - t0; t++) memcpy((float *)(void *)y + t * w->M, res + t * w->M, (size_t)(m1 - m0) * sizeof(float));
+  }
+  lc_gemm_shape s = {.m = t1 - t0, .n = m1 - m0, .k = w->N, .lda = w->N, .ldb = ld, .ldc = w->M, .trans_b = true, .dtype = a->dtype,
+                     .c_dtype = out, .beta = a->n->in[1].id ? 1 : 0};
+  LC_TRY(lc_gemm(run->ctx, worker, &s, (const uint8_t *)a->x + (size_t)(t0 * w->N) * lc_size_of(a->dtype), tile, y));
+  for (int64_t t = 0; at->bias && t < t1 - t0; t++)
+    add_bias(run->ctx, at->bias->vector + m0, out, y + (size_t)(t * w->M) * lc_size_of(out), m1 - m0);
+  return LC_OK;
+}
+
+/* One token at a time, 64 outputs a chunk, straight from storage. */
+static lc_status few_chunk(void *arg, int64_t chunk, int worker) {
+  linear_arg *a = arg;
+  const lc_linear_attr *at = a->n->attr;
+  const lc_weight *w = at->w;
+  lc_run *run = a->run;
+  int64_t m0 = chunk * 64, m1 = lc_min64(m0 + 64, w->M);
+  float y[64], *tmp = lc_scratch(run->ctx, worker, 3, (size_t)w->N * sizeof *tmp);
+  if (!tmp) return LC_FAILED;
+  for (int64_t t = 0; t < run->rows; t++) {
+    const float *x = lc_row_get(run, a->n->in[0], t, tmp);
+    LC_TRY(w->form->ops->gemv(run->ctx, w->form, m0, m1, x, y));
+    for (int i = 0; i < w->n_delta; i++) {
+      const lc_delta *d = w->delta[i];
+      if (d->apply != LC_IN_PLACE && !d->ops->emit && d->scale != 0) LC_TRY(d->ops->aside(run->ctx, d, m0, m1, x, y));
+    }
+    for (int64_t m = m0; m < m1; m++) {
+      float v = y[m - m0] + (at->bias ? at->bias->vector[m] : 0);
+      if (a->n->in[1].id) ((float *)lc_data(run, a->n->out[0]))[t * w->M + m] = v + ((const float *)lc_data(run, a->n->in[1]))[t * w->M + m];
+      else if (at->compute == LC_F32) ((float *)lc_data(run, a->n->out[0]))[t * w->M + m] = v;
+      else ((uint16_t *)lc_data(run, a->n->out[0]))[t * w->M + m] = lc_f32_to_bf16(v);
+    }
+  }
+  return LC_OK;
+}
+
+static bool takes_few(const lc_node *n, const lc_run *run) {
+  const lc_weight *w = ((const lc_linear_attr *)n->attr)->w;
+  if (run->training || !run->kv || run->rows > FEW || !w->form->ops->gemv) return false;
+  for (int i = 0; i < w->n_delta; i++)
+    if (w->delta[i]->apply != LC_IN_PLACE && !w->delta[i]->ops->emit && !w->delta[i]->ops->aside) return false;
+  return true;
+}
+
+static lc_status forward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1) {
+  const lc_linear_attr *at = n->attr;
+  linear_arg a = {.n = n, .run = run, .x = lc_data(run, n->in[0]), .dtype = at->compute, .strip = strip_of(at->w->M)};
+  if (takes_few(n, run)) return lc_parallel(run->ctx, lc_ceil_div(at->w->M, 64), few_chunk, &a);
+  a.n_strips = lc_ceil_div(at->w->M, a.strip);
+  return lc_parallel(run->ctx, a.n_strips * lc_ceil_div(run->rows, ROWS), forward_chunk, &a);
+}
+
+/* ---- backward ---- */
+
+static lc_status dx_chunk(void *arg, int64_t chunk, int worker) {
+  linear_arg *a = arg;
+  lc_run *run = a->run;
+  const lc_weight *w = ((const lc_linear_attr *)a->n->attr)->w;
+  int64_t t0 = chunk / a->n_strips * ROWS, t1 = lc_min64(t0 + ROWS, run->rows);
+  int64_t c0 = chunk % a->n_strips * a->strip, c1 = lc_min64(c0 + a->strip, w->N), ld;
+  const void *tile;
+  LC_TRY(lc_weight_tile(run->ctx, worker, w, (lc_rect){0, w->M, c0, c1}, a->dtype, &tile, &ld));
+  lc_dtype out = lc_grad_dtype(run, a->n->in[0]);
+  lc_gemm_shape s = {.m = t1 - t0, .n = c1 - c0, .k = w->M, .lda = w->M, .ldb = ld, .ldc = w->N, .dtype = a->dtype, .c_dtype = out,
+                     .beta = a->n->overwrite & LC_IN(0) ? 0 : 1};
+  return lc_gemm(run->ctx, worker, &s, (const uint8_t *)a->dy + (size_t)(t0 * w->M) * lc_size_of(a->dtype), tile,
+                 (uint8_t *)lc_grad(run, a->n->in[0]) + (size_t)(t0 * w->N + c0) * lc_size_of(out));
+}
+
+/* dy in the compute dtype: its own memory, or a copy in `buffer`. */
+static lc_status convert_rows(const lc_node *n, lc_run *run, int64_t r0, int64_t r1, int worker) {
+  const lc_weight *w = ((const lc_linear_attr *)n->attr)->w;
+  uint16_t *dst = lc_scratch(run->ctx, 0, 2, (size_t)(run->rows * w->M) * sizeof *dst); /* made before the loop */
+  lc_kernels_get(run->ctx)->f32_to_bf16((r1 - r0) * w->M, (const float *)lc_grad(run, n->out[0]) + r0 * w->M, dst + r0 * w->M);
+  return LC_OK;
+}
+
+/* db: columns are cut into chunks, rows add in order. */
+typedef struct { const float *f; const uint16_t *h; int64_t rows, M; lc_weight *bias; } bias_arg;
+
+static lc_status bias_chunk(void *arg, int64_t chunk, int worker) {
+  const bias_arg *a = arg;
+  int64_t m0 = chunk * 64, m1 = lc_min64(m0 + 64, a->M);
+  float sum[64] = {0};
+  for (int64_t t = 0; t < a->rows; t++)
+    for (int64_t m = m0; m < m1; m++) sum[m - m0] += a->f ? a->f[t * a->M + m] : lc_bf16_to_f32(a->h[t * a->M + m]);
+  for (int i = 0; i < a->bias->n_sink; i++)
+    if (a->bias->sink[i].kind == LC_SINK_DENSE && a->bias->sink[i].param->wants_grad)
+      for (int64_t m = m0; m < m1; m++) a->bias->sink[i].param->grad[m] += sum[m - m0];
+  return LC_OK;
+}
+
+static lc_status backward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1) {
+  const lc_linear_attr *at = n->attr;
+  lc_weight *w = at->w;
+  lc_dtype gt = lc_grad_dtype(run, n->out[0]);
+  linear_arg a = {.n = n, .run = run, .dtype = at->compute, .dy = lc_grad(run, n->out[0]), .strip = strip_of(w->N)};
+  if (n->want & LC_PARAMS && at->bias && lc_weight_trains(at->bias)) {
+    bias_arg b = {gt == LC_F32 ? a.dy : NULL, gt == LC_F32 ? NULL : a.dy, run->rows, w->M, at->bias};
+    LC_TRY(lc_parallel(run->ctx, lc_ceil_div(w->M, 64), bias_chunk, &b));
+  }
+  if (gt == LC_F32 && at->compute == LC_BF16) {
+    a.dy = lc_scratch(run->ctx, 0, 2, (size_t)(run->rows * w->M) * sizeof(uint16_t));
+    if (!a.dy) return LC_FAILED;
+    LC_TRY(lc_for_rows(n, run, r0, r1, 64, convert_rows));
+  }
+  if (n->want & LC_PARAMS && lc_weight_trains(w))
+    LC_TRY(lc_weight_gradient(run, w, at->compute, lc_data(run, n->in[0]), w->N, at->compute, a.dy, w->M, run->rows, at->use));
+  if (n->want & LC_IN(0)) {
+    a.n_strips = lc_ceil_div(w->N, a.strip);
+    LC_TRY(lc_parallel(run->ctx, a.n_strips * lc_ceil_div(run->rows, ROWS), dx_chunk, &a));
+  }
+  return n->want & LC_IN(1) ? lc_grad_pass(n, run, 1, r0, r1) : LC_OK;
+}
+
+const lc_op lc_op_linear = {.name = "linear", .flags = LC_OP_ROWWISE, .grad_alias = 2, .shape = shape, .trains = trains, .saves = saves,
+                            .forward = forward, .backward = backward};

@@ -1,0 +1,139 @@
+/* A weight: one form and any number of deltas. Weff = round(f32(base) + Σ scale·δ), decoded and patched tile by tile, or kept in a private
+ * copy (in place). A private copy is always computed from base and deltas, never incremented, so removal restores the base's own bits. */
+#include "kernels/kernels.h"
+#include "nn/nn.h"
+#include <stdlib.h>
+#include <string.h>
+
+static bool patches(const lc_delta *d) { return d->apply != LC_IN_PLACE && d->ops->patch && !d->ops->emit && d->scale != 0; }
+static bool in_place(const lc_delta *d) { return d->apply == LC_IN_PLACE && d->ops->patch && d->scale != 0; }
+
+lc_status lc_weight_tile(lc_ctx *ctx, int worker, const lc_weight *w, lc_rect q, lc_dtype dtype, const void **tile, int64_t *ld) {
+  int n_patch = 0;
+  const lc_delta *only = NULL;
+  for (int i = 0; i < w->n_delta; i++)
+    if (patches(w->delta[i])) n_patch++, only = w->delta[i];
+  if (!n_patch && (*tile = w->form->ops->borrow(w->form, q, dtype, ld))) return LC_OK;
+  int64_t cols = q.c1 - q.c0, n = (q.r1 - q.r0) * cols;
+  void *out = lc_scratch(ctx, worker, 0, (size_t)n * (dtype == LC_F32 ? 4u : 2u));
+  if (!out) return LC_FAILED;
+  *tile = out;
+  *ld = cols;
+  if (!n_patch) return w->form->ops->decode(ctx, w->form, q, dtype, out, cols);
+  if (dtype == LC_BF16 && n_patch == 1 && only->ops->patch_bf16 && w->form->src.dtype == LC_BF16) {
+    LC_TRY(w->form->ops->decode(ctx, w->form, q, dtype, out, cols));
+    return only->ops->patch_bf16(ctx, only, q, out, cols);
+  }
+  float *f = dtype == LC_F32 ? out : lc_scratch(ctx, worker, 1, (size_t)n * sizeof *f);
+  if (!f) return LC_FAILED;
+  LC_TRY(w->form->ops->decode(ctx, w->form, q, LC_F32, f, cols));
+  for (int i = 0; i < w->n_delta; i++)
+    if (patches(w->delta[i])) LC_TRY(w->delta[i]->ops->patch(ctx, w->delta[i], q, f, cols));
+  if (dtype == LC_BF16) lc_kernels_get(ctx)->f32_to_bf16(n, f, out);
+  return LC_OK;
+}
+
+/* ---- in place ---- */
+
+typedef struct { lc_ctx *ctx; lc_weight *w; } refresh_arg;
+
+static lc_status refresh_chunk(void *arg, int64_t chunk, int worker) {
+  refresh_arg *a = arg;
+  lc_weight *w = a->w;
+  lc_rect q = {chunk * 64, lc_min64(chunk * 64 + 64, w->M), 0, w->N};
+  int64_t n = (q.r1 - q.r0) * w->N;
+  float *f = lc_scratch(a->ctx, worker, 1, (size_t)n * sizeof *f);
+  if (!f) return LC_FAILED;
+  LC_TRY(w->base->ops->decode(a->ctx, w->base, q, LC_F32, f, w->N));
+  for (int i = 0; i < w->n_delta; i++)
+    if (in_place(w->delta[i])) LC_TRY(w->delta[i]->ops->patch(a->ctx, w->delta[i], q, f, w->N));
+  const lc_kernels *k = lc_kernels_get(a->ctx);
+  lc_dtype dtype = w->form->src.dtype;
+  uint8_t *dst = (uint8_t *)lc_form_data(w->form) + (size_t)(q.r0 * w->N) * (dtype == LC_F32 ? 4u : 2u);
+  if (dtype == LC_F32) memcpy(dst, f, (size_t)n * sizeof *f);
+  else if (dtype == LC_BF16) k->f32_to_bf16(n, f, (uint16_t *)dst);
+  else k->f32_to_f16(n, f, (uint16_t *)dst);
+  return LC_OK;
+}
+
+lc_status lc_weight_refresh(lc_ctx *ctx, lc_weight *w) {
+  bool wanted = false;
+  for (int i = 0; i < w->n_delta; i++) wanted |= in_place(w->delta[i]);
+  bool private_copy = w->form != w->base;
+  if (private_copy && !w->form->priv) return lc_fail(ctx, "'%s' is trained as a whole: no delta can be applied to it in place", w->name);
+  if (!wanted) {
+    if (private_copy) lc_form_free(ctx, w->form);
+    w->form = w->base;
+    return LC_OK;
+  }
+  if (!private_copy) {
+    lc_dtype dtype = lc_dtype_get(w->base->src.dtype)->quantised ? LC_F32 : w->base->src.dtype;
+    lc_form *copy;
+    LC_TRY(lc_form_copy(ctx, w->base, w->M, w->N, dtype, &copy));
+    w->form = copy;
+  }
+  refresh_arg a = {ctx, w};
+  return lc_parallel(ctx, lc_ceil_div(w->M, 64), refresh_chunk, &a);
+}
+
+/* ---- deltas ---- */
+
+lc_status lc_weight_attach(lc_ctx *ctx, lc_weight *w, lc_delta *d) {
+  if (w->ndim != 2) return lc_fail(ctx, "'%s' is a vector: %s deltas change matrices", w->name, d->ops->name);
+  if (w->n_delta == LC_MAX_DELTAS) return lc_fail(ctx, "'%s' already has %d deltas, the most it can have", w->name, LC_MAX_DELTAS);
+  if (w->form != w->base && !w->form->priv) return lc_fail(ctx, "'%s' is trained as a whole: it takes no %s delta", w->name, d->ops->name);
+  if (d->ops->emit && w->kind != LC_KIND_LINEAR)
+    return lc_fail(ctx, "'%s' is no linear layer: a %s delta works beside linear layers only", w->name, d->ops->name);
+  d->w = w;
+  w->delta[w->n_delta++] = d;
+  if (d->apply != LC_IN_PLACE) return LC_OK;
+  lc_status st = lc_weight_refresh(ctx, w);
+  if (st) w->n_delta--;
+  return st;
+}
+
+void lc_weight_detach(lc_ctx *ctx, lc_weight *w, lc_delta *d, bool free_it) {
+  for (int i = 0; i < w->n_delta; i++) {
+    if (w->delta[i] != d) continue;
+    memmove(&w->delta[i], &w->delta[i + 1], (size_t)(w->n_delta - i - 1) * sizeof *w->delta);
+    w->n_delta--;
+    break;
+  }
+  for (int i = 0; i < d->n_param; i++) lc_weight_remove_sink(w, d->param[i]);
+  if (d->apply == LC_IN_PLACE) lc_weight_refresh(ctx, w);
+  if (free_it) d->ops->free(ctx, d);
+}
+
+/* ---- consumers of the gradient ---- */
+
+lc_status lc_weight_add_sink(lc_ctx *ctx, lc_weight *w, lc_sink s) {
+  if (w->n_sink == LC_MAX_SINKS) return lc_fail(ctx, "'%s' already has %d consumers of its gradient", w->name, LC_MAX_SINKS);
+  w->sink[w->n_sink++] = s;
+  return LC_OK;
+}
+
+void lc_weight_remove_sink(lc_weight *w, const void *self_or_param) {
+  int n = 0;
+  for (int i = 0; i < w->n_sink; i++)
+    if ((const void *)w->sink[i].param != self_or_param && w->sink[i].self != self_or_param) w->sink[n++] = w->sink[i];
+  w->n_sink = n;
+}
+
+static bool sink_wants(const lc_sink *s) { return s->kind == LC_SINK_TILES || (s->param && s->param->wants_grad); }
+
+bool lc_weight_trains(const lc_weight *w) {
+  for (int i = 0; i < w->n_sink; i++)
+    if (sink_wants(&w->sink[i])) return true;
+  return false;
+}
+
+lc_weight *lc_weights_find(const lc_weights *all, const char *name) {
+  int lo = 0, hi = all->n;
+  while (lo < hi) {
+    int mid = (lo + hi) / 2, c = strcmp(all->w[mid].name, name);
+    if (!c) return &all->w[mid];
+    if (c < 0) lo = mid + 1;
+    else hi = mid;
+  }
+  return NULL;
+}
