@@ -1,0 +1,166 @@
+/* Counter-based random numbers: Philox4x32-10 (Salmon et al. 2011). A number is a function of (seed, step, tensor, draw, purpose, element) and of
+ * nothing else: no state, no order, no thread, no instruction set.
+ *
+ * A normal pair (elements 2i, 2i+1) comes from the pair's two words a, b by Box and Muller in f64, with only + − × ÷ √ in a fixed order so that every
+ * machine gets the same bits: u = (a+½)/2³², v = b/2³²; r = √(−2·ln u); element 2i is r·cos(2πv), 2i+1 is r·sin(2πv), each rounded to f32. */
+#include "core/core.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+void lc_philox4x32(const uint32_t key[2], const uint32_t counter[4], uint32_t out[4]) {
+  uint32_t c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3], k0 = key[0], k1 = key[1];
+  for (int round = 0; round < 10; round++) {
+    uint64_t p0 = (uint64_t)0xD2511F53u * c0, p1 = (uint64_t)0xCD9E8D57u * c2;
+    uint32_t n0 = (uint32_t)(p1 >> 32) ^ c1 ^ k0, n2 = (uint32_t)(p0 >> 32) ^ c3 ^ k1;
+    c1 = (uint32_t)p1;
+    c3 = (uint32_t)p0;
+    c0 = n0;
+    c2 = n2;
+    k0 += 0x9E3779B9u;
+    k1 += 0xBB67AE85u;
+  }
+  out[0] = c0, out[1] = c1, out[2] = c2, out[3] = c3;
+}
+
+static void block(const lc_rng *r, uint64_t quad, uint32_t out[4]) {
+  uint32_t key[2] = {(uint32_t)r->seed, (uint32_t)(r->seed >> 32)};
+  uint32_t counter[4] = {(uint32_t)quad, r->step, r->tensor, (uint32_t)r->purpose << 24 | (uint32_t)r->draw << 8 | (uint32_t)(quad >> 32 & 0xff)};
+  lc_philox4x32(key, counter, out);
+}
+
+uint32_t lc_rng_u32(const lc_rng *r, uint64_t element) {
+  uint32_t w[4];
+  block(r, element / 4, w);
+  return w[element % 4];
+}
+
+static float unit(uint32_t w) { return (float)(w >> 8) * 0x1p-24f; }
+float lc_rng_uniform(const lc_rng *r, uint64_t element) { return unit(lc_rng_u32(r, element)); }
+
+/* ln x = e·ln 2 + 2·atanh((m−1)/(m+1)), m in [√½, √2) */
+static double log_fixed(double x) {
+  int e;
+  double m = frexp(x, &e);
+  if (m < 0.70710678118654752440) m *= 2, e--;
+  double s = (m - 1) / (m + 1), q = s * s, sum = 0;
+  for (int k = 23; k >= 1; k -= 2) sum = sum * q + 1.0 / k;
+  return (double)e * 0.69314718055994530942 + 2 * s * sum;
+}
+
+/* sin and cos of 2πv, v in [0,1): a quarter turn and a remainder within ±π/4 */
+static void turn(double v, double *s, double *c) {
+  double quarter = floor(4 * v + 0.5), a = (4 * v - quarter) * 1.57079632679489661923, q = a * a;
+  double sn = 0, cs = 0;
+  for (int k = 17; k >= 3; k -= 2) sn = (sn + 1) * (-q) / (double)(k * (k - 1));
+  for (int k = 18; k >= 2; k -= 2) cs = (cs + 1) * (-q) / (double)(k * (k - 1));
+  sn = a * (1 + sn);
+  cs = 1 + cs;
+  switch ((int)quarter & 3) {
+  case 0: *s = sn, *c = cs; break;
+  case 1: *s = cs, *c = -sn; break;
+  case 2: *s = -sn, *c = -cs; break;
+  default: *s = -cs, *c = sn; break;
+  }
+}
+
+static void normal_pair(uint32_t a, uint32_t b, float out[2]) {
+  double u = ((double)a + 0.5) * 0x1p-32, s, c, radius = sqrt(-2 * log_fixed(u));
+  turn((double)b * 0x1p-32, &s, &c);
+  out[0] = (float)(radius * c);
+  out[1] = (float)(radius * s);
+}
+
+float lc_rng_normal(const lc_rng *r, uint64_t element) {
+  uint32_t w[4];
+  float pair[2];
+  block(r, element / 4, w);
+  const uint32_t *p = w + (element % 4 / 2) * 2;
+  normal_pair(p[0], p[1], pair);
+  return pair[element % 2];
+}
+
+void lc_rng_uniform_fill(const lc_rng *r, uint64_t first, int64_t n, float *dst) {
+  uint32_t w[4];
+  uint64_t have = UINT64_MAX;
+  for (int64_t i = 0; i < n; i++) {
+    uint64_t e = first + (uint64_t)i;
+    if (e / 4 != have) block(r, have = e / 4, w);
+    dst[i] = unit(w[e % 4]);
+  }
+}
+
+void lc_rng_normal_fill(const lc_rng *r, uint64_t first, int64_t n, float *dst) {
+  uint32_t w[4];
+  float x[4];
+  uint64_t have = UINT64_MAX;
+  for (int64_t i = 0; i < n; i++) {
+    uint64_t e = first + (uint64_t)i;
+    if (e / 4 != have) {
+      block(r, have = e / 4, w);
+      normal_pair(w[0], w[1], x);
+      normal_pair(w[2], w[3], x + 2);
+    }
+    dst[i] = x[e % 4];
+  }
+}
+
+/* Rejection over draws: 64-bit words of consecutive draws until one falls below the largest multiple of n. */
+uint64_t lc_rng_below(const lc_rng *r, uint64_t element, uint64_t n) {
+  if (n < 2) return 0;
+  uint64_t limit = UINT64_MAX - (UINT64_MAX % n + 1) % n;
+  lc_rng again = *r;
+  for (;; again.draw++) {
+    uint64_t w = (uint64_t)lc_rng_u32(&again, 2 * element) << 32 | lc_rng_u32(&again, 2 * element + 1);
+    if (w <= limit) return w % n;
+  }
+}
+
+uint32_t lc_fnv1a32(const char *name) {
+  uint32_t h = 2166136261u;
+  for (; *name; name++) h = (h ^ (uint8_t)*name) * 16777619u;
+  return h;
+}
+
+void lc_rng_permutation(const lc_rng *r, int64_t n, int64_t *out) {
+  for (int64_t i = 0; i < n; i++) out[i] = i;
+  for (int64_t i = n - 1; i > 0; i--) {
+    int64_t j = (int64_t)lc_rng_below(r, (uint64_t)i, (uint64_t)i + 1), t = out[i];
+    out[i] = out[j];
+    out[j] = t;
+  }
+}
+
+/* Floyd's algorithm (Bentley & Floyd 1987) over a bitmap-free hash set, then sorted: for j = total−n … total−1 take a number below j+1, or j itself when it
+ * is taken already. */
+static int ascending(const void *a, const void *b) {
+  int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+  return x < y ? -1 : x > y;
+}
+
+static bool insert(int64_t *set, size_t mask, int64_t x) {
+  size_t h = (size_t)((uint64_t)x * 0x9E3779B97F4A7C15ull >> 20) & mask;
+  while (set[h] >= 0) {
+    if (set[h] == x) return false;
+    h = (h + 1) & mask;
+  }
+  set[h] = x;
+  return true;
+}
+
+lc_status lc_rng_choose(lc_ctx *ctx, const lc_rng *r, int64_t total, int64_t n, int64_t *out) {
+  if (n < 0 || n > total) return lc_fail(ctx, "%lld distinct positions cannot be chosen from %lld", (long long)n, (long long)total);
+  size_t cap = 16;
+  while (cap < 2 * (size_t)n) cap *= 2;
+  int64_t *set = lc_alloc_n(ctx, LC_MEM_OTHER, cap, sizeof *set);
+  if (!set) return LC_FAILED;
+  memset(set, 0xff, cap * sizeof *set);
+  for (int64_t i = 0, j = total - n; j < total; i++, j++) {
+    int64_t x = (int64_t)lc_rng_below(r, (uint64_t)i, (uint64_t)j + 1);
+    if (!insert(set, cap - 1, x)) insert(set, cap - 1, x = j);
+    out[i] = x;
+  }
+  lc_free(ctx, set);
+  qsort(out, (size_t)n, sizeof *out, ascending);
+  return LC_OK;
+}
