@@ -1,7 +1,16 @@
-/* What AVX2 (with FMA, F16C, BMI2) overrides in the kernel table. */
+/* What AVX2 (with FMA, F16C, BMI2) overrides in the kernel table: the bodies of ../simd, and its own files.
+ */
 #ifndef LC_KERNELS_AVX2_H
 #define LC_KERNELS_AVX2_H
 #include "kernels/kernels.h"
+
+void lc_avx2_bf16_to_f32(int64_t n, const uint16_t *src, float *dst);
+void lc_avx2_f32_to_bf16(int64_t n, const float *src, uint16_t *dst);
+void lc_avx2_f16_to_f32(int64_t n, const uint16_t *src, float *dst);
+void lc_avx2_f32_to_f16(int64_t n, const float *src, uint16_t *dst);
+void lc_avx2_transpose_f32(int64_t rows, int64_t cols, const float *src, int64_t ld, float *dst, int64_t ldd);
+void lc_avx2_transpose_bf16(int64_t rows, int64_t cols, const uint16_t *src, int64_t ld, uint16_t *dst,
+                            int64_t ldd);
 
 void lc_kernels_avx2(lc_kernels *);
 

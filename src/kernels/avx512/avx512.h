@@ -1,7 +1,16 @@
-/* What AVX-512 (F, BW, DQ, VL) and AVX-512 BF16 override in the kernel table. */
+/* What AVX-512 (F, BW, DQ, VL) and AVX-512 BF16 override in the kernel table: the bodies of ../simd, and
+ * their own files. Files named
+ * *_bf16.c are compiled with AVX-512 BF16. */
 #ifndef LC_KERNELS_AVX512_H
 #define LC_KERNELS_AVX512_H
 #include "kernels/kernels.h"
+
+void lc_avx512_bf16_to_f32(int64_t n, const uint16_t *src, float *dst);
+void lc_avx512_f32_to_bf16(int64_t n, const float *src, uint16_t *dst);
+void lc_avx512_f16_to_f32(int64_t n, const uint16_t *src, float *dst);
+void lc_avx512_f32_to_f16(int64_t n, const float *src, uint16_t *dst);
+void lc_avx512_bf16_sampled(int64_t K, const int32_t *flat, int64_t N, int64_t row0, int64_t T, int64_t ld,
+                            const uint16_t *xT, const uint16_t *dyT, float *g);
 
 void lc_kernels_avx512(lc_kernels *);
 void lc_kernels_avx512_bf16(lc_kernels *);

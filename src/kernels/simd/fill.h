@@ -1,0 +1,32 @@
+/* The bodies above, as rows of the kernel table. */
+
+static void LC_SIMD(fill)(lc_kernels *t) {
+  t->decode_q8_0 = LC_SIMD(decode_q8_0);
+  t->decode_q4_0 = LC_SIMD(decode_q4_0);
+  t->decode_q4_1 = LC_SIMD(decode_q4_1);
+  t->dot = LC_SIMD(dot);
+  t->axpy = LC_SIMD(axpy);
+  t->add = LC_SIMD(add);
+  t->scale = LC_SIMD(scale);
+  t->sum_squares = LC_SIMD(sum_squares);
+  t->gemv = LC_SIMD(gemv);
+  t->rmsnorm = LC_SIMD(rmsnorm);
+  t->rmsnorm_back = LC_SIMD(rmsnorm_back);
+  t->layernorm = LC_SIMD(layernorm);
+  t->layernorm_back = LC_SIMD(layernorm_back);
+  t->rope = LC_SIMD(rope);
+  t->silu_mul = LC_SIMD(silu_mul);
+  t->silu_mul_back = LC_SIMD(silu_mul_back);
+  t->gelu_tanh = LC_SIMD(gelu_tanh);
+  t->gelu_tanh_back = LC_SIMD(gelu_tanh_back);
+  t->gelu_erf = LC_SIMD(gelu_erf);
+  t->gelu_erf_back = LC_SIMD(gelu_erf_back);
+  t->cross_entropy = LC_SIMD(cross_entropy);
+  t->softmax = LC_SIMD(softmax);
+  t->attention = LC_SIMD(attention);
+  t->attention_back = LC_SIMD(attention_back);
+  t->sampled = LC_SIMD(sampled);
+  t->sampled_bf16 = LC_SIMD(sampled_bf16);
+  t->sparse_gemv = LC_SIMD(sparse_gemv);
+  t->adamw = LC_SIMD(adamw);
+}
