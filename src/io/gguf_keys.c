@@ -1,10 +1,13 @@
-/* Typed access to GGUF's pairs. Writers disagree about the width of a number (a context length is u32 here and u64 there), so a reader asks for "an
- * integer" or "a number" and gets any width that fits. Values in the file are not aligned: all loads are memcpy. */
+/* Typed access to GGUF's pairs. Writers disagree about the width of a number (a context length is u32 here
+ * and u64 there), so a reader asks for "an integer" or "a number" and gets any width that fits. Values in the
+ * file are not aligned: all loads are memcpy. */
 #include <inttypes.h>
 #include "io/gguf_types.h"
 #include "io/sentence.h"
 
-bool lc_str_eq(lc_str s, const char *t) { return s.n == strlen(t) && !memcmp(s.data, t, s.n); }
+bool lc_str_eq(lc_str s, const char *t) {
+  return s.n == strlen(t) && !memcmp(s.data, t, s.n);
+}
 
 const lc_gguf_kv *lc_gguf_key(const lc_gguf *g, const char *key) {
   for (int64_t i = 0; i < g->n_kv; i++)
@@ -12,39 +15,59 @@ const lc_gguf_kv *lc_gguf_key(const lc_gguf *g, const char *key) {
   return NULL;
 }
 
-#define LOAD(type, name)                                                                                     \
-  type name;                                                                                                 \
-  memcpy(&name, kv->at + i * sizeof name, sizeof name)
+typedef union {
+  uint8_t u8;
+  int8_t i8;
+  uint16_t u16;
+  int16_t i16;
+  uint32_t u32;
+  int32_t i32;
+  uint64_t u64;
+  int64_t i64;
+  float f32;
+  double f64;
+} number;
+
+static number load(const lc_gguf_kv *kv, uint64_t i) {
+  number x = {.u64 = 0};
+  size_t size = lc_gguf_size(kv->item);
+  if (size) memcpy(&x, kv->at + i * size, size);
+  return x;
+}
 
 bool lc_gguf_item_i64(const lc_gguf_kv *kv, uint64_t i, int64_t *out) {
+  number x = load(kv, i);
   switch (kv->item) {
-  case LC_GGUF_U8: *out = kv->at[i]; return true;
-  case LC_GGUF_I8: *out = (int8_t)kv->at[i]; return true;
-  case LC_GGUF_U16: { LOAD(uint16_t, x); *out = x; return true; }
-  case LC_GGUF_I16: { LOAD(int16_t, x); *out = x; return true; }
-  case LC_GGUF_U32: { LOAD(uint32_t, x); *out = x; return true; }
-  case LC_GGUF_I32: { LOAD(int32_t, x); *out = x; return true; }
-  case LC_GGUF_I64: { LOAD(int64_t, x); *out = x; return true; }
-  case LC_GGUF_U64: {
-    LOAD(uint64_t, x);
-    if (x > INT64_MAX) return false;
-    *out = (int64_t)x;
-    return true;
-  }
-  default: return false;
+  case LC_GGUF_U8:
+    return *out = x.u8, true;
+  case LC_GGUF_I8:
+    return *out = x.i8, true;
+  case LC_GGUF_U16:
+    return *out = x.u16, true;
+  case LC_GGUF_I16:
+    return *out = x.i16, true;
+  case LC_GGUF_U32:
+    return *out = x.u32, true;
+  case LC_GGUF_I32:
+    return *out = x.i32, true;
+  case LC_GGUF_I64:
+    return *out = x.i64, true;
+  case LC_GGUF_U64:
+    if (x.u64 > INT64_MAX) return false;
+    return *out = (int64_t)x.u64, true;
+  default:
+    return false;
   }
 }
 
 bool lc_gguf_item_f64(const lc_gguf_kv *kv, uint64_t i, double *out) {
-  int64_t whole;
-  switch (kv->item) {
-  case LC_GGUF_F32: { LOAD(float, x); *out = x; return true; }
-  case LC_GGUF_F64: { LOAD(double, x); *out = x; return true; }
-  default:
-    if (!lc_gguf_item_i64(kv, i, &whole)) return false;
-    *out = (double)whole;
-    return true;
-  }
+  number x = load(kv, i);
+  int64_t whole = 0;
+  if (kv->item == LC_GGUF_F32) return *out = x.f32, true;
+  if (kv->item == LC_GGUF_F64) return *out = x.f64, true;
+  if (!lc_gguf_item_i64(kv, i, &whole)) return false;
+  *out = (double)whole;
+  return true;
 }
 
 /* The pair of that key when it is no array. */

@@ -1,11 +1,13 @@
 /* Reads GGUF (ggml/docs/gguf.md), versions 2 and 3, which have the same layout.
  *
- * A file is: "GGUF", version (u32), number of tensors and of pairs (u64 each); the pairs (key, type, value); the tensors' names, shapes, types and
- * offsets; padding to `general.alignment` (32 unless given); the data, in which every tensor begins at a multiple of the alignment. A string is a
- * length (u64) and its bytes; an array is the items' type, their number and the items.
+ * A file is: "GGUF", version (u32), number of tensors and of pairs (u64 each); the pairs (key, type, value);
+ * the tensors' names, shapes, types and offsets; padding to `general.alignment` (32 unless given); the data,
+ * in which every tensor begins at a multiple of the alignment. A string is a length (u64) and its bytes; an
+ * array is the items' type, their number and the items.
  *
- * A cursor walks the mapping once. Whatever counts something is checked against the bytes that are left before anything is allocated for it: a pair
- * takes at least 13 bytes, a tensor 24, a string 8. So the memory taken is at most a few times the file, whatever the file says.
+ * A cursor walks the mapping once. Whatever counts something is checked against the bytes that are left
+ * before anything is allocated for it: a pair takes at least 13 bytes, a tensor 24, a string 8. So the memory
+ * taken is at most a few times the file, whatever the file says.
  *
  * ne, GGUF's shape, is fastest dimension first; lc_tensor's is slowest first. */
 #include <inttypes.h>
@@ -20,13 +22,15 @@ typedef struct {
   size_t size, at;
 } cursor;
 
-static size_t left(const cursor *c) { return c->size - c->at; }
+static size_t left(const cursor *c) {
+  return c->size - c->at;
+}
 
 static lc_status take(cursor *c, uint64_t n, const char *what, const uint8_t **p) {
   *p = c->data + c->at;
   if (n > left(c))
-    return lc_fail(c->ctx, "%s: truncated: %s needs %s bytes at offset %s, the file ends at %s", c->path, what, lc_commas(n).s,
-                   lc_commas(c->at).s, lc_commas(c->size).s);
+    return lc_fail(c->ctx, "%s: truncated: %s needs %s bytes at offset %s, the file ends at %s", c->path,
+                   what, lc_commas(n).s, lc_commas(c->at).s, lc_commas(c->size).s);
   c->at += (size_t)n;
   return LC_OK;
 }
@@ -51,19 +55,24 @@ static lc_status take_string(cursor *c, const char *what, lc_str *out) {
   return LC_OK;
 }
 
-/* Refuses a count of things that take at least `least` bytes each, when the rest of the file cannot hold them. */
+/* Refuses a count of things that take at least `least` bytes each, when the rest of the file cannot hold
+ * them. */
 static lc_status check_count(cursor *c, const char *what, uint64_t n, size_t least) {
   if (n > left(c) / least)
-    return lc_fail(c->ctx, "%s: %s: %s of them need more than the %s bytes left", c->path, what, lc_commas(n).s, lc_commas(left(c)).s);
+    return lc_fail(c->ctx, "%s: %s: %s of them need more than the %s bytes left", c->path, what,
+                   lc_commas(n).s, lc_commas(left(c)).s);
   return LC_OK;
 }
 
-/* ---- pairs --------------------------------------------------------------------------------------------------------------------- */
+/* ---- pairs
+ * ---------------------------------------------------------------------------------------------------------------------
+ */
 
 static lc_status read_type(cursor *c, const char *what, lc_gguf_type *type) {
   uint32_t t;
   LC_TRY(take_u32(c, what, &t));
-  if (t > LC_GGUF_F64) return lc_fail(c->ctx, "%s: %s: value type %" PRIu32 " is not known", c->path, what, t);
+  if (t > LC_GGUF_F64)
+    return lc_fail(c->ctx, "%s: %s: value type %" PRIu32 " is not known", c->path, what, t);
   *type = (lc_gguf_type)t;
   return LC_OK;
 }
@@ -74,7 +83,8 @@ static lc_status read_value(cursor *c, const char *what, lc_gguf_kv *kv) {
   kv->n = 1;
   if (kv->type == LC_GGUF_ARRAY) {
     LC_TRY(read_type(c, what, &kv->item));
-    if (kv->item == LC_GGUF_ARRAY) return lc_fail(c->ctx, "%s: %s: an array of arrays is not read", c->path, what);
+    if (kv->item == LC_GGUF_ARRAY)
+      return lc_fail(c->ctx, "%s: %s: an array of arrays is not read", c->path, what);
     LC_TRY(take_u64(c, what, &kv->n));
   }
   size_t size = lc_gguf_size(kv->item);
@@ -98,7 +108,8 @@ static lc_status read_pairs(cursor *c, lc_gguf *g, uint64_t n) {
     lc_gguf_kv *kv = &g->kv[g->n_kv++]; /* counted at once: close frees what a failure leaves */
     LC_GO(take_string(c, "a key", &kv->key));
     if (kv->key.n > LC_GGUF_MOST_KEY) {
-      st = lc_fail(c->ctx, "%s: a key of %s bytes, at most %s", c->path, lc_commas(kv->key.n).s, lc_commas(LC_GGUF_MOST_KEY).s);
+      st = lc_fail(c->ctx, "%s: a key of %s bytes, at most %s", c->path, lc_commas(kv->key.n).s,
+                   lc_commas(LC_GGUF_MOST_KEY).s);
       goto done;
     }
     char what[100];
@@ -107,7 +118,8 @@ static lc_status read_pairs(cursor *c, lc_gguf *g, uint64_t n) {
     keys[i] = kv->key;
   }
   const lc_str *twice = lc_str_repeated(keys, (size_t)n);
-  if (twice) st = lc_fail(c->ctx, "%s: key '%s' is there twice", c->path, lc_shown_n(twice->data, twice->n).s);
+  if (twice)
+    st = lc_fail(c->ctx, "%s: key '%s' is there twice", c->path, lc_shown_n(twice->data, twice->n).s);
 done:
   lc_free(c->ctx, keys);
   return st;
@@ -117,14 +129,18 @@ static lc_status read_alignment(cursor *c, lc_gguf *g) {
   const lc_gguf_kv *kv = lc_gguf_key(g, LC_GGUF_ALIGNMENT_KEY);
   g->alignment = LC_GGUF_ALIGNMENT;
   if (!kv) return LC_OK;
-  if (kv->type != LC_GGUF_U32) return lc_fail(c->ctx, "%s: key '%s': not a u32", c->path, LC_GGUF_ALIGNMENT_KEY);
+  if (kv->type != LC_GGUF_U32)
+    return lc_fail(c->ctx, "%s: key '%s': not a u32", c->path, LC_GGUF_ALIGNMENT_KEY);
   memcpy(&g->alignment, kv->at, 4);
   if (g->alignment < 8 || (g->alignment & (g->alignment - 1)))
-    return lc_fail(c->ctx, "%s: key '%s': %" PRIu32 " is not a power of two of at least 8", c->path, LC_GGUF_ALIGNMENT_KEY, g->alignment);
+    return lc_fail(c->ctx, "%s: key '%s': %" PRIu32 " is not a power of two of at least 8", c->path,
+                   LC_GGUF_ALIGNMENT_KEY, g->alignment);
   return LC_OK;
 }
 
-/* ---- tensors ------------------------------------------------------------------------------------------------------------------- */
+/* ---- tensors
+ * -------------------------------------------------------------------------------------------------------------------
+ */
 
 typedef struct {
   uint64_t begin, end; /* in the data */
@@ -137,9 +153,11 @@ static lc_status unknown_type(cursor *c, const char *name, uint32_t type) {
   for (int d = LC_NONE + 1; d < LC_DTYPE_COUNT; d++) {
     const lc_dtype_info *info = lc_dtype_get((lc_dtype)d);
     if (info->ggml >= 0 && n + 40 < sizeof known)
-      n += (size_t)snprintf(known + n, sizeof known - n, "%s%d (%.20s)", n ? ", " : "", info->ggml, info->name);
+      n += (size_t)snprintf(known + n, sizeof known - n, "%s%d (%.20s)", n ? ", " : "", info->ggml,
+                            info->name);
   }
-  return lc_fail(c->ctx, "%s: tensor '%s': ggml type %" PRIu32 " is not read; known are %s", c->path, lc_shown(name).s, type, known);
+  return lc_fail(c->ctx, "%s: tensor '%s': ggml type %" PRIu32 " is not read; known are %s", c->path,
+                 lc_shown(name).s, type, known);
 }
 
 /* Reads the description of one tensor; data comes later, when the end of all descriptions is known. */
@@ -157,7 +175,9 @@ static lc_status read_tensor(cursor *c, lc_named_tensor *out, span *s) {
   lc_tensor *t = &out->t;
   uint32_t ndim, type;
   LC_TRY(take_u32(c, what, &ndim));
-  if (ndim > LC_MAX_DIM) return lc_fail(c->ctx, "%s: %s: %" PRIu32 " dimensions, at most %d are read", c->path, what, ndim, LC_MAX_DIM);
+  if (ndim > LC_MAX_DIM)
+    return lc_fail(c->ctx, "%s: %s: %" PRIu32 " dimensions, at most %d are read", c->path, what, ndim,
+                   LC_MAX_DIM);
   t->ndim = (int)ndim;
   for (uint32_t i = 0; i < ndim; i++) {
     uint64_t ne;
@@ -175,8 +195,8 @@ static lc_status read_tensor(cursor *c, lc_named_tensor *out, span *s) {
   size_t bytes;
   if (count < 0) return lc_fail(c->ctx, "%s: %s: its shape is larger than any memory", c->path, what);
   if (row % info->block)
-    return lc_fail(c->ctx, "%s: %s: rows of %s elements are not whole %s blocks of %d", c->path, what, lc_commas((uint64_t)row).s,
-                   info->name, info->block);
+    return lc_fail(c->ctx, "%s: %s: rows of %s elements are not whole %s blocks of %d", c->path, what,
+                   lc_commas((uint64_t)row).s, info->name, info->block);
   if (!lc_dtype_bytes(t->dtype, count, &bytes) || __builtin_add_overflow(s->begin, bytes, &s->end))
     return lc_fail(c->ctx, "%s: %s: its shape is larger than any memory", c->path, what);
   return LC_OK;
@@ -193,8 +213,10 @@ static lc_status check_overlap(cursor *c, span *s, int n) {
   uint64_t end = 0;
   for (int i = 0; i < n; i++) {
     if (s[i].begin < end)
-      return lc_fail(c->ctx, "%s: tensor '%s': begins at offset %s of the data, where tensor '%s' goes on to %s", c->path,
-                     lc_shown(s[i].name).s, lc_commas(s[i].begin).s, lc_shown(s[i - 1].name).s, lc_commas(end).s);
+      return lc_fail(c->ctx,
+                     "%s: tensor '%s': begins at offset %s of the data, where tensor '%s' goes on to %s",
+                     c->path, lc_shown(s[i].name).s, lc_commas(s[i].begin).s, lc_shown(s[i - 1].name).s,
+                     lc_commas(end).s);
     end = s[i].end;
   }
   return LC_OK;
@@ -203,15 +225,17 @@ static lc_status check_overlap(cursor *c, span *s, int n) {
 /* Points every tensor into the data, which begins at the next multiple of the alignment. */
 static lc_status place_tensors(cursor *c, lc_gguf *g, const span *s) {
   uint64_t start, at, end;
-  if (!lc_gguf_pad(c->at, g->alignment, &start)) return lc_fail(c->ctx, "%s: alignment %" PRIu32 " is too large", c->path, g->alignment);
+  if (!lc_gguf_pad(c->at, g->alignment, &start))
+    return lc_fail(c->ctx, "%s: alignment %" PRIu32 " is too large", c->path, g->alignment);
   for (int i = 0; i < g->n; i++) {
     const char *name = g->tensor[i].name;
     if (s[i].begin % g->alignment)
-      return lc_fail(c->ctx, "%s: tensor '%s': offset %s is no multiple of the alignment %" PRIu32, c->path, lc_shown(name).s,
-                     lc_commas(s[i].begin).s, g->alignment);
-    if (__builtin_add_overflow(start, s[i].begin, &at) || __builtin_add_overflow(start, s[i].end, &end) || end > c->size)
-      return lc_fail(c->ctx, "%s: tensor '%s': needs %s bytes at offset %s of the data, the file ends at %s", c->path, lc_shown(name).s,
-                     lc_commas(s[i].end - s[i].begin).s, lc_commas(s[i].begin).s,
+      return lc_fail(c->ctx, "%s: tensor '%s': offset %s is no multiple of the alignment %" PRIu32, c->path,
+                     lc_shown(name).s, lc_commas(s[i].begin).s, g->alignment);
+    if (__builtin_add_overflow(start, s[i].begin, &at) || __builtin_add_overflow(start, s[i].end, &end) ||
+        end > c->size)
+      return lc_fail(c->ctx, "%s: tensor '%s': needs %s bytes at offset %s of the data, the file ends at %s",
+                     c->path, lc_shown(name).s, lc_commas(s[i].end - s[i].begin).s, lc_commas(s[i].begin).s,
                      lc_commas(c->size > start ? c->size - start : 0).s);
     g->tensor[i].t.data = c->data + at;
   }
@@ -246,14 +270,18 @@ done:
   return st;
 }
 
-/* ---- a file -------------------------------------------------------------------------------------------------------------------- */
+/* ---- a file
+ * --------------------------------------------------------------------------------------------------------------------
+ */
 
 static lc_status read_preamble(cursor *c, lc_gguf *g, uint64_t *n_tensors, uint64_t *n_kv) {
   const uint8_t *magic;
   LC_TRY(take(c, 4, "the magic number", &magic));
-  if (memcmp(magic, "GGUF", 4)) return lc_fail(c->ctx, "%s: no GGUF file: it does not begin with 'GGUF'", c->path);
+  if (memcmp(magic, "GGUF", 4))
+    return lc_fail(c->ctx, "%s: no GGUF file: it does not begin with 'GGUF'", c->path);
   LC_TRY(take_u32(c, "the version", &g->version));
-  if (g->version && !(g->version & 0xffff)) return lc_fail(c->ctx, "%s: a big-endian GGUF file is not read", c->path);
+  if (g->version && !(g->version & 0xffff))
+    return lc_fail(c->ctx, "%s: a big-endian GGUF file is not read", c->path);
   if (g->version != 2 && g->version != LC_GGUF_VERSION)
     return lc_fail(c->ctx, "%s: GGUF version %" PRIu32 " is not read (2 and 3 are)", c->path, g->version);
   LC_TRY(take_u64(c, "the number of tensors", n_tensors));

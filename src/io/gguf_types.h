@@ -1,5 +1,5 @@
-/* Private to io: what GGUF's reader and writer share (the format: ggml/docs/gguf.md). All numbers are little endian, as is every machine
- * this program is built for. */
+/* Private to io: what GGUF's reader and writer share (the format: ggml/docs/gguf.md). All numbers are little
+ * endian, as is every machine this program is built for. */
 #ifndef LC_IO_GGUF_TYPES_H
 #define LC_IO_GGUF_TYPES_H
 #include <stdlib.h>
@@ -18,9 +18,9 @@ enum {
 
 /* Bytes of one value; 0: of no fixed size. */
 static inline size_t lc_gguf_size(lc_gguf_type type) {
-  static const uint8_t size[] = {[LC_GGUF_U8] = 1,  [LC_GGUF_I8] = 1,  [LC_GGUF_U16] = 2,  [LC_GGUF_I16] = 2, [LC_GGUF_U32] = 4,
-                                 [LC_GGUF_I32] = 4, [LC_GGUF_F32] = 4, [LC_GGUF_BOOL] = 1, [LC_GGUF_U64] = 8, [LC_GGUF_I64] = 8,
-                                 [LC_GGUF_F64] = 8};
+  static const uint8_t size[] = {[LC_GGUF_U8] = 1,  [LC_GGUF_I8] = 1,  [LC_GGUF_U16] = 2, [LC_GGUF_I16] = 2,
+                                 [LC_GGUF_U32] = 4, [LC_GGUF_I32] = 4, [LC_GGUF_F32] = 4, [LC_GGUF_BOOL] = 1,
+                                 [LC_GGUF_U64] = 8, [LC_GGUF_I64] = 8, [LC_GGUF_F64] = 8};
   return size[type];
 }
 

@@ -1,13 +1,23 @@
-/* Writes GGUF version 3 (ggml/docs/gguf.md), streaming: pairs are put and tensors declared, both kept as the very bytes the file will hold, until
- * the first data comes; then the head is written, and data follows in declared order, in pieces of any size. Every tensor, the last one too, is padded
- * with zeros to the alignment of 32. Nothing is visible under the final name before every byte is on disk. */
+/* Writes GGUF version 3 (ggml/docs/gguf.md), streaming: pairs are put and tensors declared, both kept as the
+ * very bytes the file will hold, until the first data comes; then the head is written, and data follows in
+ * declared order, in pieces of any size. Every tensor, the last one too, is padded with zeros to the
+ * alignment of 32. Nothing is visible under the final name before every byte is on disk. */
 #include <inttypes.h>
 #include "io/gguf_types.h"
 #include "io/sentence.h"
 
-typedef struct { uint8_t *data; size_t n, room; } bytes;
-typedef struct { char *name; size_t size; } declared;
-typedef struct { char *key; size_t n; } put_key;
+typedef struct {
+  uint8_t *data;
+  size_t n, room;
+} bytes;
+typedef struct {
+  char *name;
+  size_t size;
+} declared;
+typedef struct {
+  char *key;
+  size_t n;
+} put_key;
 
 struct lc_gguf_writer {
   lc_ctx *ctx;
@@ -45,8 +55,12 @@ static lc_status add(lc_gguf_writer *w, bytes *b, const void *data, size_t n) {
   b->n = need;
   return LC_OK;
 }
-static lc_status add_u32(lc_gguf_writer *w, bytes *b, uint32_t x) { return add(w, b, &x, sizeof x); }
-static lc_status add_u64(lc_gguf_writer *w, bytes *b, uint64_t x) { return add(w, b, &x, sizeof x); }
+static lc_status add_u32(lc_gguf_writer *w, bytes *b, uint32_t x) {
+  return add(w, b, &x, sizeof x);
+}
+static lc_status add_u64(lc_gguf_writer *w, bytes *b, uint64_t x) {
+  return add(w, b, &x, sizeof x);
+}
 static lc_status add_string(lc_gguf_writer *w, bytes *b, const char *s, size_t n) {
   LC_TRY(add_u64(w, b, n));
   return add(w, b, s, n);
@@ -65,14 +79,17 @@ lc_status lc_gguf_create(lc_ctx *ctx, const char *path, lc_gguf_writer **out) {
   return st;
 }
 
-/* ---- pairs --------------------------------------------------------------------------------------------------------------------- */
+/* ---- pairs
+ * ---------------------------------------------------------------------------------------------------------------------
+ */
 
 /* Begins a pair: remembers the key for the check on repeated ones, adds key and type. */
 static lc_status add_key(lc_gguf_writer *w, const char *key, size_t n, lc_gguf_type type) {
   lc_shown_name shown = lc_shown_n(key, n);
   if (w->begun) return REFUSE(w, "%s: key '%s': comes after the first tensor's data", w->out.path, shown.s);
-  if (!n || n > LC_GGUF_MOST_KEY) return REFUSE(w, "%s: key '%s' of %s bytes: 1 to %d are written", w->out.path, shown.s,
-                                                lc_commas(n).s, LC_GGUF_MOST_KEY);
+  if (!n || n > LC_GGUF_MOST_KEY)
+    return REFUSE(w, "%s: key '%s' of %s bytes: 1 to %d are written", w->out.path, shown.s, lc_commas(n).s,
+                  LC_GGUF_MOST_KEY);
   if (w->n_kv == w->room_kv) {
     int64_t room = w->room_kv ? 2 * w->room_kv : 64;
     put_key *p = lc_realloc(w->ctx, LC_MEM_OTHER, w->key, (size_t)room * sizeof *p);
@@ -91,15 +108,22 @@ static lc_status add_key(lc_gguf_writer *w, const char *key, size_t n, lc_gguf_t
 /* The file's alignment is the writer's: only its own value may be stated. */
 static lc_status put_scalar(lc_gguf_writer *w, const char *key, lc_gguf_type type, const void *value) {
   uint32_t alignment = LC_GGUF_ALIGNMENT;
-  if (!strcmp(key, LC_GGUF_ALIGNMENT_KEY) && (type != LC_GGUF_U32 || memcmp(value, &alignment, sizeof alignment)))
+  if (!strcmp(key, LC_GGUF_ALIGNMENT_KEY) &&
+      (type != LC_GGUF_U32 || memcmp(value, &alignment, sizeof alignment)))
     return REFUSE(w, "%s: key '%s': only a u32 of %" PRIu32 " is written", w->out.path, key, alignment);
   LC_TRY(add_key(w, key, strlen(key), type));
   return add(w, &w->pairs, value, lc_gguf_size(type));
 }
 
-lc_status lc_gguf_put_u32(lc_gguf_writer *w, const char *key, uint32_t x) { return put_scalar(w, key, LC_GGUF_U32, &x); }
-lc_status lc_gguf_put_i32(lc_gguf_writer *w, const char *key, int32_t x) { return put_scalar(w, key, LC_GGUF_I32, &x); }
-lc_status lc_gguf_put_f32(lc_gguf_writer *w, const char *key, float x) { return put_scalar(w, key, LC_GGUF_F32, &x); }
+lc_status lc_gguf_put_u32(lc_gguf_writer *w, const char *key, uint32_t x) {
+  return put_scalar(w, key, LC_GGUF_U32, &x);
+}
+lc_status lc_gguf_put_i32(lc_gguf_writer *w, const char *key, int32_t x) {
+  return put_scalar(w, key, LC_GGUF_I32, &x);
+}
+lc_status lc_gguf_put_f32(lc_gguf_writer *w, const char *key, float x) {
+  return put_scalar(w, key, LC_GGUF_F32, &x);
+}
 lc_status lc_gguf_put_bool(lc_gguf_writer *w, const char *key, bool x) {
   uint8_t byte = x;
   return put_scalar(w, key, LC_GGUF_BOOL, &byte);
@@ -123,7 +147,8 @@ lc_status lc_gguf_put_strings(lc_gguf_writer *w, const char *key, const lc_str *
   return LC_OK;
 }
 
-static lc_status put_numbers(lc_gguf_writer *w, const char *key, lc_gguf_type item, const void *data, int64_t n) {
+static lc_status put_numbers(lc_gguf_writer *w, const char *key, lc_gguf_type item, const void *data,
+                             int64_t n) {
   LC_TRY(add_array(w, key, strlen(key), item, n));
   return add(w, &w->pairs, data, (size_t)n * lc_gguf_size(item));
 }
@@ -141,11 +166,14 @@ lc_status lc_gguf_put_kv(lc_gguf_writer *w, const lc_gguf_kv *kv) {
   else
     LC_TRY(add_key(w, kv->key.data, kv->key.n, kv->type));
   if (kv->item != LC_GGUF_STRING) return add(w, &w->pairs, kv->at, (size_t)kv->n * lc_gguf_size(kv->item));
-  for (uint64_t i = 0; i < kv->n; i++) LC_TRY(add_string(w, &w->pairs, kv->strings[i].data, kv->strings[i].n));
+  for (uint64_t i = 0; i < kv->n; i++)
+    LC_TRY(add_string(w, &w->pairs, kv->strings[i].data, kv->strings[i].n));
   return LC_OK;
 }
 
-/* ---- tensors ------------------------------------------------------------------------------------------------------------------- */
+/* ---- tensors
+ * -------------------------------------------------------------------------------------------------------------------
+ */
 
 static lc_status remember(lc_gguf_writer *w, const char *name, size_t size) {
   if (w->n == w->room) {
@@ -161,7 +189,8 @@ static lc_status remember(lc_gguf_writer *w, const char *name, size_t size) {
   return LC_OK;
 }
 
-lc_status lc_gguf_declare(lc_gguf_writer *w, const char *name, lc_dtype dtype, int ndim, const int64_t *shape) {
+lc_status lc_gguf_declare(lc_gguf_writer *w, const char *name, lc_dtype dtype, int ndim,
+                          const int64_t *shape) {
   const lc_dtype_info *info = lc_dtype_get(dtype);
   const char *path = w->out.path;
   lc_shown_name shown = lc_shown(name);
@@ -170,10 +199,12 @@ lc_status lc_gguf_declare(lc_gguf_writer *w, const char *name, lc_dtype dtype, i
   uint64_t end;
   if (w->begun) return REFUSE(w, "%s: tensor '%s': declared after the first tensor's data", path, shown.s);
   if (!n || n >= LC_GGUF_MOST_NAME) /* readers keep a terminating zero in 64 bytes */
-    return REFUSE(w, "%s: tensor name '%s' of %zu bytes: 1 to %d are written", path, shown.s, n, LC_GGUF_MOST_NAME - 1);
+    return REFUSE(w, "%s: tensor name '%s' of %zu bytes: 1 to %d are written", path, shown.s, n,
+                  LC_GGUF_MOST_NAME - 1);
   if (!info || info->ggml < 0)
     return REFUSE(w, "%s: tensor '%s': GGUF has no type for %s", path, shown.s, info ? info->name : "it");
-  if (ndim < 0 || ndim > LC_MAX_DIM) return REFUSE(w, "%s: tensor '%s': %d dimensions, at most %d", path, shown.s, ndim, LC_MAX_DIM);
+  if (ndim < 0 || ndim > LC_MAX_DIM)
+    return REFUSE(w, "%s: tensor '%s': %d dimensions, at most %d", path, shown.s, ndim, LC_MAX_DIM);
   for (int i = 0; i < ndim; i++) {
     if (shape[i] < 0) return REFUSE(w, "%s: tensor '%s': dimension %d is negative", path, shown.s, i);
     t.shape[i] = shape[i];
@@ -207,7 +238,8 @@ static lc_status check_repeated(lc_gguf_writer *w) {
   if (twice) st = REFUSE(w, "%s: key '%s' is put twice", w->out.path, lc_shown_n(twice->data, twice->n).s);
   for (int i = 0; i < w->n; i++) s[i] = (lc_str){w->tensor[i].name, strlen(w->tensor[i].name)};
   twice = st ? NULL : lc_str_repeated(s, (size_t)w->n);
-  if (twice) st = REFUSE(w, "%s: tensor '%s' is declared twice", w->out.path, lc_shown_n(twice->data, twice->n).s);
+  if (twice)
+    st = REFUSE(w, "%s: tensor '%s' is declared twice", w->out.path, lc_shown_n(twice->data, twice->n).s);
   lc_free(w->ctx, s);
   return st;
 }
@@ -248,11 +280,12 @@ lc_status lc_gguf_append(lc_gguf_writer *w, const void *data, size_t n) {
     LC_TRY(step(w));
   }
   if (!n) return LC_OK;
-  if (w->at == w->n) return REFUSE(w, "%s: %s bytes more than all its tensors hold", w->out.path, lc_commas(n).s);
+  if (w->at == w->n)
+    return REFUSE(w, "%s: %s bytes more than all its tensors hold", w->out.path, lc_commas(n).s);
   const declared *d = &w->tensor[w->at];
   if (n > d->size - w->given)
-    return REFUSE(w, "%s: tensor '%s': holds %s bytes, %s were given", w->out.path, lc_shown(d->name).s, lc_commas(d->size).s,
-                  lc_commas(w->given + n).s);
+    return REFUSE(w, "%s: tensor '%s': holds %s bytes, %s were given", w->out.path, lc_shown(d->name).s,
+                  lc_commas(d->size).s, lc_commas(w->given + n).s);
   LC_TRY(failed(w, lc_out_write(&w->out, data, n)));
   w->given += n;
   return step(w);
@@ -262,8 +295,9 @@ static lc_status commit(lc_gguf_writer *w) {
   if (w->failed) return LC_FAILED; /* the sentence was left when it failed */
   LC_TRY(lc_gguf_append(w, NULL, 0));
   if (w->at < w->n)
-    return lc_fail(w->ctx, "%s: tensor '%s': holds %s bytes, %s were given", w->out.path, lc_shown(w->tensor[w->at].name).s,
-                   lc_commas(w->tensor[w->at].size).s, lc_commas(w->given).s);
+    return lc_fail(w->ctx, "%s: tensor '%s': holds %s bytes, %s were given", w->out.path,
+                   lc_shown(w->tensor[w->at].name).s, lc_commas(w->tensor[w->at].size).s,
+                   lc_commas(w->given).s);
   return lc_out_commit(&w->out);
 }
 

@@ -1,8 +1,9 @@
 /* JSON files through Jansson, with sentences.
  *
- * Jansson already refuses what makes JSON ambiguous when it is asked to: repeated keys, bytes that are no UTF-8, integers beyond 64 bits,
- * nesting deeper than its JSON_PARSER_MAX_DEPTH (2,048). What is added here: a cap on size, the position of an error in one sentence, and
- * typed members whose type errors name the key. */
+ * Jansson already refuses what makes JSON ambiguous when it is asked to: repeated keys, bytes that are no
+ * UTF-8, integers beyond 64 bits, nesting deeper than its JSON_PARSER_MAX_DEPTH (2,048). What is added here:
+ * a cap on size, the position of an error in one sentence, and typed members whose type errors name the key.
+ */
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
@@ -51,8 +52,8 @@ lc_status lc_json_read(lc_ctx *ctx, const char *path, json_t **out) {
   return st;
 }
 
-/* The fewest significant digits, 15 to 17, with which every real in the tree is read back exactly: Jansson writes all with one
- * precision, and 17 turns 1e-05 into 1.0000000000000001e-05. */
+/* The fewest significant digits, 15 to 17, with which every real in the tree is read back exactly: Jansson
+ * writes all with one precision, and 17 turns 1e-05 into 1.0000000000000001e-05. */
 static int digits_needed(const json_t *j) {
   if (json_is_real(j)) {
     double x = json_real_value(j);
@@ -79,7 +80,8 @@ static int digits_needed(const json_t *j) {
   return most;
 }
 
-/* A failure to write is remembered by lc_out and reported by its commit; so the dump itself fails only on a value it cannot express. */
+/* A failure to write is remembered by lc_out and reported by its commit; so the dump itself fails only on a
+ * value it cannot express. */
 static int write_piece(const char *data, size_t n, void *out) {
   lc_out_write(out, data, n);
   return 0;
@@ -101,7 +103,9 @@ done:
   return st;
 }
 
-/* ---- typed members ---------------------------------------------------------------------------------------------------------- */
+/* ---- typed members
+ * ----------------------------------------------------------------------------------------------------------
+ */
 
 static const json_t *member(const json_t *j, const char *key) {
   const json_t *v = json_object_get(j, key);
@@ -109,9 +113,10 @@ static const json_t *member(const json_t *j, const char *key) {
 }
 
 static lc_status wrong_type(lc_ctx *ctx, const char *key, const char *wanted, const json_t *found) {
-  static const char *const name[] = {[JSON_OBJECT] = "an object", [JSON_ARRAY] = "a list",     [JSON_STRING] = "a string",
-                                     [JSON_INTEGER] = "an integer", [JSON_REAL] = "a fraction", [JSON_TRUE] = "true",
-                                     [JSON_FALSE] = "false",      [JSON_NULL] = "null"};
+  static const char *const name[] = {
+      [JSON_OBJECT] = "an object",   [JSON_ARRAY] = "a list",    [JSON_STRING] = "a string",
+      [JSON_INTEGER] = "an integer", [JSON_REAL] = "a fraction", [JSON_TRUE] = "true",
+      [JSON_FALSE] = "false",        [JSON_NULL] = "null"};
   return lc_fail(ctx, "key '%s': %s expected, %s found", key, wanted, name[json_typeof(found)]);
 }
 

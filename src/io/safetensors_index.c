@@ -1,8 +1,9 @@
-/* Opens a sharded model: model.safetensors.index.json maps each tensor ("weight_map") to the file beside it that holds it.
+/* Opens a sharded model: model.safetensors.index.json maps each tensor ("weight_map") to the file beside it
+ * that holds it.
  *
- * The index is only a table of contents, so it must agree with the shards: a tensor it names that its shard lacks is an error. A tensor that a
- * shard holds and the index does not name is left out, with a warning. A shard's name is a name, never a path, so that an index cannot
- * reach outside its directory. */
+ * The index is only a table of contents, so it must agree with the shards: a tensor it names that its shard
+ * lacks is an error. A tensor that a shard holds and the index does not name is left out, with a warning. A
+ * shard's name is a name, never a path, so that an index cannot reach outside its directory. */
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,7 +11,9 @@
 #include "io/io.h"
 #include "io/sentence.h"
 
-typedef struct { const char *name, *shard; } entry; /* borrowed from the JSON tree */
+typedef struct {
+  const char *name, *shard;
+} entry; /* borrowed from the JSON tree */
 
 static int by_shard(const void *a, const void *b) {
   const entry *x = a, *y = b;
@@ -22,14 +25,17 @@ static int by_name(const void *a, const void *b) {
   return strcmp(((const lc_named_tensor *)a)->name, ((const lc_named_tensor *)b)->name);
 }
 
-static bool plain_name(const char *s) { return *s && !strchr(s, '/') && !strchr(s, '\\') && !strstr(s, "..") && *s != '.'; }
+static bool plain_name(const char *s) {
+  return *s && !strchr(s, '/') && !strchr(s, '\\') && !strstr(s, "..") && *s != '.';
+}
 
 /* The entries sorted by shard, *n of them. */
 static lc_status read_entries(lc_ctx *ctx, const char *path, const json_t *index, entry **out, int *n) {
   json_t *map = json_object_get(index, "weight_map");
   if (!json_is_object(map)) return lc_fail(ctx, "%s: no object 'weight_map'", path);
   size_t size = json_object_size(map);
-  if (!size || size > INT_MAX) return lc_fail(ctx, "%s: 'weight_map' names %s tensors", path, lc_commas(size).s);
+  if (!size || size > INT_MAX)
+    return lc_fail(ctx, "%s: 'weight_map' names %s tensors", path, lc_commas(size).s);
   entry *e = *out = lc_alloc_n(ctx, LC_MEM_OTHER, size, sizeof *e);
   if (!e) return LC_FAILED;
   const char *name;
@@ -38,8 +44,8 @@ static lc_status read_entries(lc_ctx *ctx, const char *path, const json_t *index
     const char *file = json_string_value(shard);
     if (!file) return lc_fail(ctx, "%s: tensor '%s': its shard is not a string", path, lc_shown(name).s);
     if (!plain_name(file))
-      return lc_fail(ctx, "%s: tensor '%s': shard '%s' is not the name of a file in the same directory", path, lc_shown(name).s,
-                     lc_shown(file).s);
+      return lc_fail(ctx, "%s: tensor '%s': shard '%s' is not the name of a file in the same directory", path,
+                     lc_shown(name).s, lc_shown(file).s);
     e[(*n)++] = (entry){name, file};
   }
   qsort(e, size, sizeof *e, by_shard);
@@ -47,7 +53,8 @@ static lc_status read_entries(lc_ctx *ctx, const char *path, const json_t *index
 }
 
 /* Moves the tensors that e[0..n) name, all of one shard, with that shard's mapping and copies, into f. */
-static lc_status join_shard(lc_ctx *ctx, const char *path, const char *dir, const entry *e, int n, lc_safetensors *f) {
+static lc_status join_shard(lc_ctx *ctx, const char *path, const char *dir, const entry *e, int n,
+                            lc_safetensors *f) {
   lc_safetensors s = {0};
   lc_status st = LC_FAILED;
   void **copy = NULL;
@@ -57,7 +64,8 @@ static lc_status join_shard(lc_ctx *ctx, const char *path, const char *dir, cons
   for (int i = 0; i < n; i++) {
     const lc_tensor *t = lc_safetensors_find(&s, e[i].name);
     if (!t) {
-      st = lc_fail(ctx, "%s: tensor '%s': shard '%s' does not hold it", path, lc_shown(e[i].name).s, lc_shown(e->shard).s);
+      st = lc_fail(ctx, "%s: tensor '%s': shard '%s' does not hold it", path, lc_shown(e[i].name).s,
+                   lc_shown(e->shard).s);
       goto done;
     }
     f->tensor[f->n].t = *t;
@@ -66,7 +74,8 @@ static lc_status join_shard(lc_ctx *ctx, const char *path, const char *dir, cons
     if (st) goto done;
     f->n++;
   }
-  if (s.n > n) lc_log(ctx, LC_LOG_WARN, "%s: %d tensors of '%s' are not named and left out", path, s.n - n, e->shard);
+  if (s.n > n)
+    lc_log(ctx, LC_LOG_WARN, "%s: %d tensors of '%s' are not named and left out", path, s.n - n, e->shard);
   if (s.n_copy) {
     st = LC_FAILED;
     copy = lc_realloc(ctx, LC_MEM_OTHER, f->copy, ((size_t)f->n_copy + (size_t)s.n_copy) * sizeof *copy);

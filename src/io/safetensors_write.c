@@ -1,8 +1,9 @@
-/* Writes safetensors, streaming: the header follows from names, dtypes and shapes alone, so tensors are declared first and their bytes come
- * later, in the same order and in pieces of any size. Nothing is visible under the final name before every byte is on disk.
+/* Writes safetensors, streaming: the header follows from names, dtypes and shapes alone, so tensors are
+ * declared first and their bytes come later, in the same order and in pieces of any size. Nothing is visible
+ * under the final name before every byte is on disk.
  *
- * The header is compact JSON padded with spaces so that the data begins at a multiple of 8; between tensors the format allows no padding, so
- * the order has to keep them aligned, which is checked at declaration. */
+ * The header is compact JSON padded with spaces so that the data begins at a multiple of 8; between tensors
+ * the format allows no padding, so the order has to keep them aligned, which is checked at declaration. */
 #include <stdlib.h>
 #include <string.h>
 #include <jansson.h>
@@ -11,7 +12,10 @@
 
 #define HEADER_MOST_BYTES ((size_t)100000000)
 
-typedef struct { char *name; size_t bytes; } declared;
+typedef struct {
+  char *name;
+  size_t bytes;
+} declared;
 
 struct lc_safetensors_writer {
   lc_ctx *ctx;
@@ -53,7 +57,8 @@ done:
 }
 
 lc_status lc_safetensors_add_meta(lc_safetensors_writer *w, const char *key, const char *value) {
-  if (w->begun) return REFUSE(w, "%s: metadata '%s' comes after the first tensor's data", w->out.path, lc_shown(key).s);
+  if (w->begun)
+    return REFUSE(w, "%s: metadata '%s' comes after the first tensor's data", w->out.path, lc_shown(key).s);
   if (json_object_set_new(w->meta, key, json_string(value)))
     return REFUSE(w, "%s: metadata '%s' is no UTF-8", w->out.path, lc_shown(key).s);
   return LC_OK;
@@ -62,8 +67,8 @@ lc_status lc_safetensors_add_meta(lc_safetensors_writer *w, const char *key, con
 static json_t *describe(const lc_dtype_info *info, int ndim, const int64_t *shape, size_t begin, size_t end) {
   json_t *dims = json_array();
   for (int i = 0; i < ndim; i++) json_array_append_new(dims, json_integer(shape[i]));
-  return json_pack("{s:s, s:o, s:[I,I]}", "dtype", info->safetensors, "shape", dims, "data_offsets", (json_int_t)begin,
-                   (json_int_t)end);
+  return json_pack("{s:s, s:o, s:[I,I]}", "dtype", info->safetensors, "shape", dims, "data_offsets",
+                   (json_int_t)begin, (json_int_t)end);
 }
 
 static lc_status grow(lc_safetensors_writer *w) {
@@ -79,7 +84,8 @@ static lc_status grow(lc_safetensors_writer *w) {
   return LC_OK;
 }
 
-lc_status lc_safetensors_declare(lc_safetensors_writer *w, const char *name, lc_dtype dtype, int ndim, const int64_t *shape) {
+lc_status lc_safetensors_declare(lc_safetensors_writer *w, const char *name, lc_dtype dtype, int ndim,
+                                 const int64_t *shape) {
   const lc_dtype_info *info = lc_dtype_get(dtype);
   const char *path = w->out.path;
   lc_shown_name shown = lc_shown(name);
@@ -87,9 +93,11 @@ lc_status lc_safetensors_declare(lc_safetensors_writer *w, const char *name, lc_
   size_t bytes, end;
   if (w->begun) return REFUSE(w, "%s: tensor '%s': declared after the first tensor's data", path, shown.s);
   if (!info || !*info->safetensors)
-    return REFUSE(w, "%s: tensor '%s': safetensors has no dtype for %s", path, shown.s, info ? info->name : "it");
+    return REFUSE(w, "%s: tensor '%s': safetensors has no dtype for %s", path, shown.s,
+                  info ? info->name : "it");
   if (json_object_get(w->header, name)) return REFUSE(w, "%s: tensor '%s' is declared twice", path, shown.s);
-  if (ndim < 0 || ndim > LC_MAX_DIM) return REFUSE(w, "%s: tensor '%s': %d dimensions, at most %d", path, shown.s, ndim, LC_MAX_DIM);
+  if (ndim < 0 || ndim > LC_MAX_DIM)
+    return REFUSE(w, "%s: tensor '%s': %d dimensions, at most %d", path, shown.s, ndim, LC_MAX_DIM);
   for (int i = 0; i < ndim; i++) {
     if (shape[i] < 0) return REFUSE(w, "%s: tensor '%s': dimension %d is negative", path, shown.s, i);
     t.shape[i] = shape[i];
@@ -98,8 +106,10 @@ lc_status lc_safetensors_declare(lc_safetensors_writer *w, const char *name, lc_
   if (count < 0 || !lc_dtype_bytes(dtype, count, &bytes) || !lc_add(w->size, bytes, &end) || end > INT64_MAX)
     return REFUSE(w, "%s: tensor '%s': its shape is larger than any file", path, shown.s);
   if (w->size % (size_t)info->bytes)
-    return REFUSE(w, "%s: tensor '%s': would begin at offset %s, no multiple of its %d bytes: declare wider dtypes first", path, shown.s,
-                  lc_commas(w->size).s, info->bytes);
+    return REFUSE(
+        w,
+        "%s: tensor '%s': would begin at offset %s, no multiple of its %d bytes: declare wider dtypes first",
+        path, shown.s, lc_commas(w->size).s, info->bytes);
   LC_TRY(grow(w));
   declared *d = &w->tensor[w->n];
   *d = (declared){lc_strdup(w->ctx, name), bytes};
@@ -123,7 +133,8 @@ static lc_status write_header(lc_safetensors_writer *w) {
   uint64_t padded = (n + 7) & ~(uint64_t)7;
   lc_status st = LC_OK;
   if (padded > HEADER_MOST_BYTES)
-    st = REFUSE(w, "%s: a header of %s bytes, the format allows %s", w->out.path, lc_commas(padded).s, lc_commas(HEADER_MOST_BYTES).s);
+    st = REFUSE(w, "%s: a header of %s bytes, the format allows %s", w->out.path, lc_commas(padded).s,
+                lc_commas(HEADER_MOST_BYTES).s);
   if (!st) st = lc_out_write(&w->out, &padded, 8);
   if (!st) st = lc_out_write(&w->out, text, n);
   if (!st) st = lc_out_write(&w->out, spaces, padded - n);
@@ -146,11 +157,12 @@ lc_status lc_safetensors_append(lc_safetensors_writer *w, const void *data, size
     step(w);
   }
   if (!bytes) return LC_OK;
-  if (w->at == w->n) return REFUSE(w, "%s: %s bytes more than all its tensors hold", w->out.path, lc_commas(bytes).s);
+  if (w->at == w->n)
+    return REFUSE(w, "%s: %s bytes more than all its tensors hold", w->out.path, lc_commas(bytes).s);
   const declared *d = &w->tensor[w->at];
   if (bytes > d->bytes - w->given)
-    return REFUSE(w, "%s: tensor '%s': holds %s bytes, %s were given", w->out.path, lc_shown(d->name).s, lc_commas(d->bytes).s,
-                  lc_commas(w->given + bytes).s);
+    return REFUSE(w, "%s: tensor '%s': holds %s bytes, %s were given", w->out.path, lc_shown(d->name).s,
+                  lc_commas(d->bytes).s, lc_commas(w->given + bytes).s);
   lc_status st = lc_out_write(&w->out, data, bytes);
   if (st) w->failed = true;
   w->given += bytes;
@@ -162,8 +174,9 @@ static lc_status commit(lc_safetensors_writer *w) {
   if (w->failed) return LC_FAILED; /* the sentence was left when it failed */
   LC_TRY(lc_safetensors_append(w, NULL, 0));
   if (w->at < w->n)
-    return lc_fail(w->ctx, "%s: tensor '%s': holds %s bytes, %s were given", w->out.path, lc_shown(w->tensor[w->at].name).s,
-                   lc_commas(w->tensor[w->at].bytes).s, lc_commas(w->given).s);
+    return lc_fail(w->ctx, "%s: tensor '%s': holds %s bytes, %s were given", w->out.path,
+                   lc_shown(w->tensor[w->at].name).s, lc_commas(w->tensor[w->at].bytes).s,
+                   lc_commas(w->given).s);
   return lc_out_commit(&w->out);
 }
 
@@ -180,7 +193,9 @@ lc_status lc_safetensors_finish(lc_safetensors_writer *w, bool ok) {
   return st;
 }
 
-/* ---- all at once ------------------------------------------------------------------------------------------------------------- */
+/* ---- all at once
+ * -------------------------------------------------------------------------------------------------------------
+ */
 
 static int wide_first(const void *a, const void *b) {
   const lc_named_tensor *const *x = a, *const *y = b;
@@ -189,7 +204,8 @@ static int wide_first(const void *a, const void *b) {
 }
 
 static lc_status write_all(lc_safetensors_writer *w, const lc_named_tensor **t, int n) {
-  for (int i = 0; i < n; i++) LC_TRY(lc_safetensors_declare(w, t[i]->name, t[i]->t.dtype, t[i]->t.ndim, t[i]->t.shape));
+  for (int i = 0; i < n; i++)
+    LC_TRY(lc_safetensors_declare(w, t[i]->name, t[i]->t.dtype, t[i]->t.ndim, t[i]->t.shape));
   for (int i = 0; i < n; i++) LC_TRY(lc_safetensors_append(w, t[i]->t.data, w->tensor[i].bytes));
   return LC_OK;
 }
