@@ -64,9 +64,7 @@ static lc_status check_count(cursor *c, const char *what, uint64_t n, size_t lea
   return LC_OK;
 }
 
-/* ---- pairs
- * ---------------------------------------------------------------------------------------------------------------------
- */
+/* ---- pairs ---- */
 
 static lc_status read_type(cursor *c, const char *what, lc_gguf_type *type) {
   uint32_t t;
@@ -138,9 +136,7 @@ static lc_status read_alignment(cursor *c, lc_gguf *g) {
   return LC_OK;
 }
 
-/* ---- tensors
- * -------------------------------------------------------------------------------------------------------------------
- */
+/* ---- tensors ---- */
 
 typedef struct {
   uint64_t begin, end; /* in the data */
@@ -270,9 +266,7 @@ done:
   return st;
 }
 
-/* ---- a file
- * --------------------------------------------------------------------------------------------------------------------
- */
+/* ---- a file ---- */
 
 static lc_status read_preamble(cursor *c, lc_gguf *g, uint64_t *n_tensors, uint64_t *n_kv) {
   const uint8_t *magic;

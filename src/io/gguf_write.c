@@ -79,9 +79,7 @@ lc_status lc_gguf_create(lc_ctx *ctx, const char *path, lc_gguf_writer **out) {
   return st;
 }
 
-/* ---- pairs
- * ---------------------------------------------------------------------------------------------------------------------
- */
+/* ---- pairs ---- */
 
 /* Begins a pair: remembers the key for the check on repeated ones, adds key and type. */
 static lc_status add_key(lc_gguf_writer *w, const char *key, size_t n, lc_gguf_type type) {
@@ -171,9 +169,7 @@ lc_status lc_gguf_put_kv(lc_gguf_writer *w, const lc_gguf_kv *kv) {
   return LC_OK;
 }
 
-/* ---- tensors
- * -------------------------------------------------------------------------------------------------------------------
- */
+/* ---- tensors ---- */
 
 static lc_status remember(lc_gguf_writer *w, const char *name, size_t size) {
   if (w->n == w->room) {

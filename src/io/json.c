@@ -103,9 +103,7 @@ done:
   return st;
 }
 
-/* ---- typed members
- * ----------------------------------------------------------------------------------------------------------
- */
+/* ---- typed members ---- */
 
 static const json_t *member(const json_t *j, const char *key) {
   const json_t *v = json_object_get(j, key);

@@ -99,9 +99,7 @@ static bool encode_q4_1(const float *x, void *dst) {
   return true;
 }
 
-/* ---- decode
- * --------------------------------------------------------------------------------------------------------------------
- */
+/* ---- decode ---- */
 
 static void decode_q8_0(const void *src, float *x) {
   block_q8_0 b;
@@ -130,9 +128,7 @@ static void decode_q4_1(const void *src, float *x) {
   }
 }
 
-/* ---- rows
- * ----------------------------------------------------------------------------------------------------------------------
- */
+/* ---- rows ---- */
 
 static lc_status encode_blocks(lc_ctx *ctx, lc_dtype dtype, bool (*encode)(const float *, void *),
                                const float *src, int64_t n, uint8_t *dst) {

@@ -25,9 +25,7 @@ typedef struct {
   int tensor;
 } span;
 
-/* ---- header
- * ------------------------------------------------------------------------------------------------------------------
- */
+/* ---- header ---- */
 
 static lc_status read_header(lc_ctx *ctx, const lc_map *map, json_t **header, size_t *data_at) {
   const char *path = map->path;
@@ -126,9 +124,7 @@ static lc_status read_metadata(lc_ctx *ctx, const char *path, json_t *meta, lc_s
   return LC_OK;
 }
 
-/* ---- layout
- * ------------------------------------------------------------------------------------------------------------------
- */
+/* ---- layout ---- */
 
 static int by_offset(const void *a, const void *b) {
   const span *x = a, *y = b;
@@ -188,9 +184,7 @@ static int by_name(const void *a, const void *b) {
   return strcmp(((const lc_named_tensor *)a)->name, ((const lc_named_tensor *)b)->name);
 }
 
-/* ---- one file
- * ------------------------------------------------------------------------------------------------------------------
- */
+/* ---- one file ---- */
 
 static lc_status read_entries(lc_ctx *ctx, json_t *header, size_t data_at, lc_safetensors *f, span *s) {
   const lc_map *map = f->map;

@@ -193,9 +193,7 @@ lc_status lc_safetensors_finish(lc_safetensors_writer *w, bool ok) {
   return st;
 }
 
-/* ---- all at once
- * -------------------------------------------------------------------------------------------------------------
- */
+/* ---- all at once ---- */
 
 static int wide_first(const void *a, const void *b) {
   const lc_named_tensor *const *x = a, *const *y = b;
