@@ -285,7 +285,7 @@ static lc_status read_preamble(cursor *c, lc_gguf *g, uint64_t *n_tensors, uint6
 lc_status lc_gguf_open(lc_ctx *ctx, const char *path, lc_gguf *out) {
   lc_gguf g = {0};
   cursor c = {.ctx = ctx, .path = path};
-  uint64_t n_tensors, n_kv;
+  uint64_t n_tensors = 0, n_kv = 0;
   lc_status st;
   *out = g;
   LC_TRY(lc_map_open(ctx, path, &g.map));

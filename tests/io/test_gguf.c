@@ -1,7 +1,9 @@
-/* GGUF: what is written is read back; nothing half-written stays; whatever is wrong with a file is refused with a sentence; a file
- * cut at any byte or with any bit flipped never does harm. LACUNA_TEST_GGUF may name a real file, which is then read and copied. */
+/* GGUF: what is written is read back; nothing half-written stays; whatever is wrong with a file is refused
+ * with a sentence; a file cut at any byte or with any bit flipped never does harm. LACUNA_TEST_GGUF may name
+ * a real file, which is then read and copied. */
 #include <stdarg.h>
 #include <setjmp.h>
+#include <stddef.h>
 #include <cmocka.h>
 #include <stdlib.h>
 #include <string.h>
@@ -49,10 +51,12 @@ typedef struct {
 
 /* Every dtype GGUF shares with us, odd shapes. */
 static const want wanted[] = {
-    {"f32", LC_F32, 2, {3, 5}},        {"empty", LC_F32, 2, {0, 7}},     {"f16", LC_F16, 1, {7}},
-    {"bf16", LC_BF16, 4, {2, 1, 3, 5}}, {"q4_0", LC_Q4_0, 2, {3, 64}},   {"scalar", LC_F32, 0, {0}},
-    {"q4_1", LC_Q4_1, 3, {2, 1, 32}},  {"q8_0", LC_Q8_0, 2, {5, 96}},    {"i32", LC_I32, 1, {3}},
-    {"i64", LC_I64, 1, {3}},           {"f64", LC_F64, 2, {1, 1}},       {"last.empty", LC_Q8_0, 2, {4, 0}},
+    {"f32", LC_F32, 2, {3, 5}},       {"empty", LC_F32, 2, {0, 7}},
+    {"f16", LC_F16, 1, {7}},          {"bf16", LC_BF16, 4, {2, 1, 3, 5}},
+    {"q4_0", LC_Q4_0, 2, {3, 64}},    {"scalar", LC_F32, 0, {0}},
+    {"q4_1", LC_Q4_1, 3, {2, 1, 32}}, {"q8_0", LC_Q8_0, 2, {5, 96}},
+    {"i32", LC_I32, 1, {3}},          {"i64", LC_I64, 1, {3}},
+    {"f64", LC_F64, 2, {1, 1}},       {"last.empty", LC_Q8_0, 2, {4, 0}},
 };
 enum { WANTED = sizeof wanted / sizeof *wanted };
 
@@ -113,7 +117,8 @@ static void check_pairs(const lc_gguf *g) {
 
 static void declare_wanted(lc_gguf_writer *w) {
   for (int i = 0; i < WANTED; i++)
-    assert_int_equal(lc_gguf_declare(w, wanted[i].name, wanted[i].dtype, wanted[i].ndim, wanted[i].shape), LC_OK);
+    assert_int_equal(lc_gguf_declare(w, wanted[i].name, wanted[i].dtype, wanted[i].ndim, wanted[i].shape),
+                     LC_OK);
 }
 
 static void append_wanted(lc_gguf_writer *w, size_t piece) {
@@ -198,10 +203,14 @@ static void copy_of_a_file(void **state) {
 
 static void nothing_half_written(void **state) {
   const int64_t shape[] = {3};
-  const char *says[] = {"tensor 'a': holds 12 bytes, 13 were given", "tensor 'a': holds 12 bytes, 11 were given",
-                        "tensor 'a': holds 12 bytes, 0 were given", "1 bytes more than all its tensors hold",
-                        "key 'late': comes after",                  "tensor 'late': declared after",
-                        "key 'k' is put twice",                     "tensor 'a' is declared twice"};
+  const char *says[] = {"tensor 'a': holds 12 bytes, 13 were given",
+                        "tensor 'a': holds 12 bytes, 11 were given",
+                        "tensor 'a': holds 12 bytes, 0 were given",
+                        "1 bytes more than all its tensors hold",
+                        "key 'late': comes after",
+                        "tensor 'late': declared after",
+                        "key 'k' is put twice",
+                        "tensor 'a' is declared twice"};
   t_put(t_path("kept.gguf"), "as it was", 9);
   for (int wrong = 0; wrong < 8; wrong++) {
     lc_gguf_writer *w;
@@ -238,7 +247,11 @@ static void declarations_refused(void **state) {
     const char *says;
   } row[] = {
       {"", LC_F32, 1, {1}, "0 bytes: 1 to 63"},
-      {"0123456789012345678901234567890123456789012345678901234567890123", LC_F32, 1, {1}, "64 bytes: 1 to 63"},
+      {"0123456789012345678901234567890123456789012345678901234567890123",
+       LC_F32,
+       1,
+       {1},
+       "64 bytes: 1 to 63"},
       {"u8", LC_U8, 1, {1}, "GGUF has no type for u8"},
       {"five", LC_F32, 5, {1, 1, 1, 1, 1}, "5 dimensions"},
       {"minus", LC_F32, 1, {-1}, "dimension 0 is negative"},
@@ -275,7 +288,8 @@ static void pair_u32(t_bytes *b, const char *key, uint32_t x) {
   t_u32(b, LC_GGUF_U32);
   t_u32(b, x);
 }
-static void info(t_bytes *b, const char *name, uint32_t ndim, uint64_t n0, uint64_t n1, uint32_t type, uint64_t offset) {
+static void info(t_bytes *b, const char *name, uint32_t ndim, uint64_t n0, uint64_t n1, uint32_t type,
+                 uint64_t offset) {
   t_str(b, name);
   t_u32(b, ndim);
   for (uint32_t i = 0; i < ndim; i++) t_u64(b, i == 0 ? n0 : i == 1 ? n1 : 1);
@@ -350,11 +364,13 @@ static const char *wrong_file(int i, t_bytes *b) {
     return "of them need more than the 100 bytes left";
   case 12:
     head(b, 0, 1);
-    t_str(b, "a\nlong key that goes on and on, and that no error sentence should have to show in full to its reader");
+    t_str(b, "a\nlong key that goes on and on, and that no error sentence should have to show in full to its "
+             "reader");
     t_u32(b, LC_GGUF_STRING);
     t_u64(b, 9);
     t_zeros(b, 8);
-    return "key 'a?long key that goes on and on, and that no error sentence should have to show i...' needs 9";
+    return "key 'a?long key that goes on and on, and that no error sentence should have to show i...' needs "
+           "9";
   case 13:
     head(b, 0, 2);
     pair_u32(b, "k", 1);
@@ -493,9 +509,15 @@ static void unusual_but_right(void **state) {
     lc_gguf_type type;
     size_t n;
     uint64_t value;
-  } row[] = {{"u8", LC_GGUF_U8, 1, 200},    {"i8", LC_GGUF_I8, 1, 200},   {"u16", LC_GGUF_U16, 2, 65000},
-             {"i16", LC_GGUF_I16, 2, 65000}, {"u64", LC_GGUF_U64, 8, 1},  {"big", LC_GGUF_U64, 8, UINT64_MAX},
-             {"i64", LC_GGUF_I64, 8, UINT64_MAX}, {"f64", LC_GGUF_F64, 8, 0x3fe0000000000000}, {"b", LC_GGUF_BOOL, 1, 1}};
+  } row[] = {{"u8", LC_GGUF_U8, 1, 200},
+             {"i8", LC_GGUF_I8, 1, 200},
+             {"u16", LC_GGUF_U16, 2, 65000},
+             {"i16", LC_GGUF_I16, 2, 65000},
+             {"u64", LC_GGUF_U64, 8, 1},
+             {"big", LC_GGUF_U64, 8, UINT64_MAX},
+             {"i64", LC_GGUF_I64, 8, UINT64_MAX},
+             {"f64", LC_GGUF_F64, 8, 0x3fe0000000000000},
+             {"b", LC_GGUF_BOOL, 1, 1}};
   for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
     t_str(&b, row[i].key);
     t_u32(&b, row[i].type);
@@ -595,7 +617,8 @@ static void real_file(void **state) {
   double start = lc_now();
   if (lc_gguf_open(ctx, path, &g)) fail_msg("%s", lc_error(ctx));
   double seconds = lc_now() - start;
-  print_message("%s: %d tensors, %lld pairs, opened in %.2f ms\n", path, g.n, (long long)g.n_kv, 1e3 * seconds);
+  print_message("%s: %d tensors, %lld pairs, opened in %.2f ms\n", path, g.n, (long long)g.n_kv,
+                1e3 * seconds);
   assert_true(g.n > 0 && g.n_kv > 0);
   copy_file(&g, t_path("copy.gguf"));
   if (lc_gguf_open(ctx, t_path("copy.gguf"), &copy)) fail_msg("%s", lc_error(ctx));

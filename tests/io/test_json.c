@@ -1,6 +1,7 @@
 /* JSON files: positions in errors, limits, typed members, what is written is read back exactly. */
 #include <stdarg.h>
 #include <setjmp.h>
+#include <stddef.h>
 #include <cmocka.h>
 #include <math.h>
 #include <string.h>
@@ -33,11 +34,13 @@ static json_t *read_text(const char *text) {
 }
 
 static void bad_files(void **state) {
-  static const struct { const char *text, *says; } row[] = {
+  static const struct {
+    const char *text, *says;
+  } row[] = {
       {"", "config.json: "},
       {"{\n  \"a\": 1,\n  \"b\": }\n", "config.json: line 3, column 8: "},
       {"{\"a\": 1} {", "line 1, column 10: end of file expected"},
-      {"[1]", "an object expected, a list found"},
+      {"[1]", "a JSON object expected, a list found"},
       {"3", "'[' or '{' expected"},
       {"{\"a\": 1, \"a\": 2}", "duplicate object key"},
       {"{\"a\": \"\xff\"}", "line 1"},
@@ -47,8 +50,7 @@ static void bad_files(void **state) {
   for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
     lc_error_clear(ctx);
     assert_null(read_text(row[i].text));
-    if (i) assert_says(row[i].says);
-    assert_true(*lc_error(ctx));
+    assert_says(row[i].says);
   }
   t_bytes b = {0};
   for (int i = 0; i < 100000; i++) t_text(&b, "{\"a\":");
@@ -59,7 +61,8 @@ static void bad_files(void **state) {
 }
 
 static void members(void **state) {
-  json_t *j = read_text("{\"i\": 7, \"r\": 2048.0, \"f\": 1e-05, \"t\": true, \"s\": \"x\", \"n\": null, \"o\": {}, \"h\": 1e300}");
+  json_t *j = read_text("{\"i\": 7, \"r\": 2048.0, \"f\": 1e-05, \"t\": true, \"s\": \"x\", \"n\": null, "
+                        "\"o\": {}, \"h\": 1e300}");
   assert_non_null(j);
   int64_t i;
   double f;
@@ -91,7 +94,8 @@ static void members(void **state) {
 }
 
 static void written_and_read(void **state) {
-  static const double value[] = {1e-05, 0.1, 1.0 / 3, 5e-324, 1.7976931348623157e308, 2.0, -0.0, 1e22, 123456789.123456789};
+  static const double value[] = {
+      1e-05, 0.1, 1.0 / 3, 5e-324, 1.7976931348623157e308, 2.0, -0.0, 1e22, 123456789.123456789};
   enum { N = sizeof value / sizeof *value };
   for (int each = 0; each <= N; each++) { /* each alone, then all together */
     json_t *j = json_object(), *list = json_array();
@@ -109,9 +113,9 @@ static void written_and_read(void **state) {
   json_t *j = json_pack("{s:f, s:i}", "eps", 1e-05, "a", 1);
   assert_int_equal(lc_json_write(ctx, t_path("out.json"), j), LC_OK);
   t_bytes b = t_get(t_path("out.json"));
-  const char *text = "{\n  \"a\": 1,\n  \"eps\": 1.0000000000000001e-5\n}\n", *brief = "{\n  \"a\": 1,\n  \"eps\": 1e-05\n}\n";
-  assert_int_not_equal(b.n, strlen(text));
-  if (b.n != strlen(brief) || memcmp(b.data, brief, b.n)) print_message("%.*s", (int)b.n, (char *)b.data);
+  const char *text = "{\n  \"a\": 1,\n  \"eps\": 1e-5\n}\n"; /* not 1.0000000000000001e-5 */
+  assert_int_equal(b.n, strlen(text));
+  assert_memory_equal(b.data, text, b.n);
   t_free(&b);
   assert_int_equal(lc_json_write(ctx, t_path("no/such/dir.json"), j), LC_FAILED);
   json_decref(j);

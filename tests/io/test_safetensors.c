@@ -1,7 +1,9 @@
-/* safetensors: what is written is read back, streaming or at once; nothing half-written stays; whatever is wrong with a file is
- * refused with a sentence; a file cut at any byte or with any bit flipped never does harm (run under the sanitizers, too). */
+/* safetensors: what is written is read back, streaming or at once; nothing half-written stays; whatever is
+ * wrong with a file is refused with a sentence; a file cut at any byte or with any bit flipped never does
+ * harm (run under the sanitizers, too). */
 #include <stdarg.h>
 #include <setjmp.h>
+#include <stddef.h>
 #include <cmocka.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,8 +36,8 @@ static void put_header(const char *path, const char *header, size_t n) {
   t_free(&b);
 }
 
-static lc_named_tensor tensor(const char *name, lc_dtype dtype, int ndim, int64_t a, int64_t b, int64_t c, int64_t d,
-                              const void *data) {
+static lc_named_tensor tensor(const char *name, lc_dtype dtype, int ndim, int64_t a, int64_t b, int64_t c,
+                              int64_t d, const void *data) {
   lc_named_tensor t = {(char *)name, {data, dtype, ndim, {0}}};
   const int64_t shape[] = {a, b, c, d};
   for (int i = 0; i < ndim; i++) t.t.shape[i] = shape[i];
@@ -192,7 +194,8 @@ static void declarations_refused(void **state) {
     lc_safetensors_writer *w;
     assert_int_equal(lc_safetensors_create(ctx, t_path("bad.safetensors"), &w), LC_OK);
     assert_int_equal(lc_safetensors_declare(w, "odd", LC_U8, 1, odd), LC_OK);
-    assert_int_equal(lc_safetensors_declare(w, row[i].name, row[i].dtype, row[i].ndim, row[i].shape), LC_FAILED);
+    assert_int_equal(lc_safetensors_declare(w, row[i].name, row[i].dtype, row[i].ndim, row[i].shape),
+                     LC_FAILED);
     assert_says(row[i].says);
     assert_says("bad.safetensors: ");
     assert_int_equal(lc_safetensors_finish(w, true), LC_FAILED);
@@ -220,12 +223,18 @@ static void bad_headers(void **state) {
       {"{\"a\":{\"dtype\":7,\"shape\":[1],\"data_offsets\":[0,1]}}", 1, "dtype '' is not known"},
       {"{\"a\":{\"dtype\":\"U8\",\"data_offsets\":[0,1]}}", 1, "no list 'shape'"},
       {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1,1,1,1,1],\"data_offsets\":[0,1]}}", 1, "5 dimensions"},
-      {"{\"a\":{\"dtype\":\"U8\",\"shape\":[-1],\"data_offsets\":[0,1]}}", 1, "dimension 0 is not a whole number"},
-      {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1,1.0],\"data_offsets\":[0,1]}}", 1, "dimension 1 is not a whole"},
-      {"{\"a\":{\"dtype\":\"U8\",\"shape\":[99999999999999999999],\"data_offsets\":[0,1]}}", 1, "too big integer"},
-      {"{\"a\":{\"dtype\":\"U8\",\"shape\":[4294967296,4294967296,0],\"data_offsets\":[0,1]}}", 1, "tensor 'a'"},
-      {"{\"a\":{\"dtype\":\"U8\",\"shape\":[4294967296,4294967296],\"data_offsets\":[0,1]}}", 1, "larger than any"},
-      {"{\"a\":{\"dtype\":\"F64\",\"shape\":[2305843009213693952],\"data_offsets\":[0,1]}}", 1, "larger than any"},
+      {"{\"a\":{\"dtype\":\"U8\",\"shape\":[-1],\"data_offsets\":[0,1]}}", 1,
+       "dimension 0 is not a whole number"},
+      {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1,1.0],\"data_offsets\":[0,1]}}", 1,
+       "dimension 1 is not a whole"},
+      {"{\"a\":{\"dtype\":\"U8\",\"shape\":[99999999999999999999],\"data_offsets\":[0,1]}}", 1,
+       "too big integer"},
+      {"{\"a\":{\"dtype\":\"U8\",\"shape\":[4294967296,4294967296,0],\"data_offsets\":[0,1]}}", 1,
+       "tensor 'a'"},
+      {"{\"a\":{\"dtype\":\"U8\",\"shape\":[4294967296,4294967296],\"data_offsets\":[0,1]}}", 1,
+       "larger than any"},
+      {"{\"a\":{\"dtype\":\"F64\",\"shape\":[2305843009213693952],\"data_offsets\":[0,1]}}", 1,
+       "larger than any"},
       {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1]}}", 1, "not a pair"},
       {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0]}}", 1, "not a pair"},
       {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1,2]}}", 1, "not a pair"},
@@ -245,8 +254,10 @@ static void bad_headers(void **state) {
       {"{\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]},"
        "\"b\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[3,5]}}",
        5, "tensor 'b': begins at offset 3 of the data, the bytes from 2 on belong to no tensor"},
-      {"{\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[1,3]}}", 3, "the bytes from 0 on belong to no"},
-      {"{\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]}}", 3, "3 bytes of data, its tensors take 2"},
+      {"{\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[1,3]}}", 3,
+       "the bytes from 0 on belong to no"},
+      {"{\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]}}", 3,
+       "3 bytes of data, its tensors take 2"},
       {"{}", 1, "1 bytes of data, its tensors take 0"},
       {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]},"
        "\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[1,2]}}",
@@ -300,7 +311,8 @@ static void bad_lengths(void **state) {
   assert_says("absent.safetensors");
 }
 
-/* The header is 2 bytes short of 8-alignment: f32 data is copied to where it may be read; U8 data stays a view. BOOL is U8. */
+/* The header is 2 bytes short of 8-alignment: f32 data is copied to where it may be read; U8 data stays a
+ * view. BOOL is U8. */
 static void unaligned_and_bool(void **state) {
   lc_safetensors f;
   put_header(t_path("odd.safetensors"),
@@ -361,7 +373,8 @@ static void cut_and_flipped(void **state) {
 /* ---- index ---- */
 
 static void put_shards(void) {
-  lc_named_tensor one[] = {tensor("b", LC_F32, 1, 4, 0, 0, 0, noise), tensor("x", LC_U8, 1, 3, 0, 0, 0, noise + 50)};
+  lc_named_tensor one[] = {tensor("b", LC_F32, 1, 4, 0, 0, 0, noise),
+                           tensor("x", LC_U8, 1, 3, 0, 0, 0, noise + 50)};
   lc_named_tensor two[] = {tensor("a", LC_BF16, 2, 3, 3, 0, 0, noise + 99)};
   assert_int_equal(lc_safetensors_write(ctx, t_path("one.safetensors"), one, 2), LC_OK);
   assert_int_equal(lc_safetensors_write(ctx, t_path("two.safetensors"), two, 1), LC_OK);
@@ -392,14 +405,17 @@ static void index_of_shards(void **state) {
 }
 
 static void bad_index(void **state) {
-  static const struct { const char *text, *says; } row[] = {
+  static const struct {
+    const char *text, *says;
+  } row[] = {
       {"", "index.json"},
       {"[]", "object expected"},
       {"{\n \"weight_map\": {,}}", "line 2"},
       {"{}", "no object 'weight_map'"},
       {"{\"weight_map\":{}}", "'weight_map' names 0 tensors"},
       {"{\"weight_map\":{\"a\":1}}", "tensor 'a': its shard is not a string"},
-      {"{\"weight_map\":{\"a\":\"../one.safetensors\"}}", "shard '../one.safetensors' is not the name of a file"},
+      {"{\"weight_map\":{\"a\":\"../one.safetensors\"}}",
+       "shard '../one.safetensors' is not the name of a file"},
       {"{\"weight_map\":{\"a\":\"/etc/passwd\"}}", "is not the name of a file"},
       {"{\"weight_map\":{\"a\":\"..\"}}", "is not the name of a file"},
       {"{\"weight_map\":{\"a\":\"\"}}", "is not the name of a file"},
@@ -430,9 +446,9 @@ static int each_clean(void **state) {
 int main(void) {
 #define T(f) cmocka_unit_test_setup(f, each_clean)
   const struct CMUnitTest tests[] = {
-      T(round_trip),  T(empty_file_round_trip), T(in_pieces),       T(nothing_half_written), T(declarations_refused),
-      T(bad_headers), T(deep_header),           T(bad_lengths),     T(unaligned_and_bool),   T(cut_and_flipped),
-      T(index_of_shards), T(bad_index),
+      T(round_trip),           T(empty_file_round_trip), T(in_pieces),       T(nothing_half_written),
+      T(declarations_refused), T(bad_headers),           T(deep_header),     T(bad_lengths),
+      T(unaligned_and_bool),   T(cut_and_flipped),       T(index_of_shards), T(bad_index),
   };
   return cmocka_run_group_tests(tests, setup, teardown);
 }

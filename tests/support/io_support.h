@@ -18,7 +18,8 @@ void t_str(t_bytes *, const char *);  /* a GGUF string: u64 length, characters *
 void t_zeros(t_bytes *, size_t n);
 void t_free(t_bytes *);
 
-/* A new directory; t_dir_remove removes it and what is in it. t_path: "dir/name" in one of 4 static buffers. */
+/* A new directory; t_dir_remove removes it and what is in it. t_path: "dir/name" in one of 4 static buffers.
+ */
 const char *t_dir(void);
 void t_dir_remove(void);
 const char *t_path(const char *name);
@@ -26,7 +27,7 @@ int t_dir_entries(void); /* files in it */
 void t_put(const char *path, const void *data, size_t n);
 t_bytes t_get(const char *path);
 
-size_t t_memory(const lc_ctx *);                       /* bytes now, all categories */
-uint64_t t_sum(const void *data, size_t n);            /* touches every byte */
-uint32_t t_random(uint32_t *state);                    /* xorshift */
+size_t t_memory(const lc_ctx *);            /* bytes now, all categories */
+uint64_t t_sum(const void *data, size_t n); /* touches every byte */
+uint32_t t_random(uint32_t *state);         /* xorshift */
 #endif
