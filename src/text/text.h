@@ -18,6 +18,9 @@ lc_status lc_tokenize(const lc_tokenizer *, const char *text, size_t n, bool spe
 /* Appends the bytes of ids to a growing buffer (lc_free); an id out of range is an error. skip_special leaves special tokens out. */
 typedef struct { char *data; size_t n, cap; } lc_bytes; /* always NUL-terminated when data != NULL */
 lc_status lc_bytes_add(lc_ctx *, lc_bytes *, const void *, size_t n);
+/* Where UTF-8 is wanted of bytes that need not be: each wrong byte becomes U+FFFD. Appends. */
+lc_status lc_utf8_lossy(lc_ctx *, const char *, size_t n, lc_bytes *);
+bool lc_utf8_valid(const char *, size_t n, size_t *bad_at /* may be NULL */);
 lc_status lc_detokenize(const lc_tokenizer *, const int32_t *ids, int64_t n, bool skip_special, lc_bytes *);
 int32_t lc_token_bos(const lc_tokenizer *);  /* -1 when none */
 int32_t lc_token_eos(const lc_tokenizer *);
@@ -35,7 +38,8 @@ lc_status lc_tokenizer_write_dir(const lc_tokenizer *, const char *dir);
 /* Puts tokenizer.ggml.* and tokenizer.chat_template. */
 lc_status lc_tokenizer_write_gguf(const lc_tokenizer *, lc_gguf_writer *);
 
-/* Streaming decode: bytes of complete UTF-8 characters only; the rest is held back until the next call (flush: give all). */
+/* Streaming decode: bytes of complete UTF-8 characters only; the rest is held back until the next call (flush: give all). Bytes that cannot
+ * become a character are passed on as they are. id -1: nothing new (to flush). */
 typedef struct { char held[8]; int n_held; } lc_utf8_stream;
 lc_status lc_detokenize_next(const lc_tokenizer *, lc_utf8_stream *, int32_t id, bool flush, lc_bytes *);
 
@@ -65,7 +69,7 @@ lc_status lc_data_open(lc_ctx *, const lc_tokenizer *, const char *path, const l
 void lc_data_free(lc_dataset *);
 int64_t lc_data_count(const lc_dataset *);
 lc_example lc_data_get(const lc_dataset *, int64_t i);
-typedef struct { lc_row_kind kind; int64_t rows, tokens, targets, cut, dropped, bad; const char *template_name /* or NULL */; uint32_t checksum; /* of ids and masks: a resume compares it */ } lc_data_info;
+typedef struct { lc_row_kind kind; int64_t rows, tokens, targets, cut, dropped, bad, apart /* prompts whose tokens change when the completion follows */; const char *template_name /* or NULL */; uint32_t checksum; /* of ids and masks: a resume compares it */ } lc_data_info;
 lc_data_info lc_data_describe(const lc_dataset *);
 /* The i-th example of an epoch in the order given by the seed: a function of (seed, epoch, i) alone. out[n]. shuffle=false: identity. */
 void lc_data_order(const lc_dataset *, uint64_t seed, int64_t epoch, bool shuffle, int64_t *out);

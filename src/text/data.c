@@ -1,0 +1,164 @@
+/* Training data: examples of ids with targets marked, from a plain text or JSON rows.
+ *
+ * A plain text is mapped and tokenised as one stream, then cut into consecutive rows. JSON rows are read in a stream (rows.c). Ids are
+ * int32 in one array and marks one byte each: 5 bytes a token, plus 16 an example, is what stays in memory. The first id of an example is
+ * never a target: nothing comes before it. */
+#include "text/data.h"
+#include <string.h>
+#include <strings.h>
+#include <zlib.h>
+
+lc_status lc_data_commit(lc_dataset *d) {
+  int64_t n = d->row.n, targets = 0;
+  if (n > d->opts.seq) n = d->opts.seq;
+  for (int64_t i = 1; i < n; i++) targets += d->mask.id[i] != 0;
+  if (targets == 0) {
+    d->info.dropped++;
+    return LC_OK;
+  }
+  d->info.cut += d->row.n > n;
+  if (d->n == d->cap) {
+    int64_t cap = d->cap < 64 ? 64 : 2 * d->cap;
+    int64_t *start = lc_realloc(d->ctx, LC_MEM_OTHER, d->start, (size_t)(cap + 1) * sizeof *start);
+    if (start) d->start = start;
+    int64_t *count = lc_realloc(d->ctx, LC_MEM_OTHER, d->targets, (size_t)cap * sizeof *count);
+    if (count) d->targets = count;
+    if (!start || !count) return LC_FAILED;
+    d->cap = cap;
+  }
+  for (int64_t i = 0; i < n; i++) {
+    char mark = (char)(i > 0 && d->mask.id[i]);
+    LC_TRY(lc_ids_push(d->ctx, &d->ids, d->row.id[i]));
+    LC_TRY(lc_bytes_add(d->ctx, &d->target, &mark, 1));
+  }
+  d->targets[d->n++] = targets;
+  d->start[d->n] = d->ids.n;
+  d->info.targets += targets;
+  return LC_OK;
+}
+
+/* ---- plain text --------------------------------------------------------------------------------------------------------------------------- */
+
+/* The stream is tokenised straight into the store; rows are only places in it. */
+static lc_status load_text(lc_dataset *d) {
+  lc_map map = {0};
+  size_t bad;
+  lc_status st = LC_OK;
+  LC_GO(lc_map_open(d->ctx, d->path, &map));
+  const char *text = (const char *)map.data;
+  if (map.size >= 4 && memcmp(text, "PAR1", 4) == 0) {
+    st = lc_fail(d->ctx, "%s: this is a Parquet file; write it as JSON lines first (pandas: read_parquet, then to_json with orient='records', lines=True)", d->path);
+    goto done;
+  }
+  if (!lc_utf8_valid(text, map.size, &bad)) {
+    st = lc_fail(d->ctx, "%s: not UTF-8 at byte %zu (0x%02X)", d->path, bad, map.data[bad]);
+    goto done;
+  }
+  LC_GO(lc_tokenize(d->tok, text, map.size, true, &d->ids));
+  if (!d->opts.whole_text && lc_token_eos(d->tok) >= 0) LC_GO(lc_ids_push(d->ctx, &d->ids, lc_token_eos(d->tok)));
+  int64_t total = d->ids.n, seq = d->opts.whole_text ? lc_max64(total, 1) : d->opts.seq;
+  d->target.data = lc_alloc(d->ctx, LC_MEM_OTHER, (size_t)total);
+  d->start = lc_alloc_n(d->ctx, LC_MEM_OTHER, (size_t)lc_ceil_div(total, seq) + 1, sizeof *d->start);
+  d->targets = lc_alloc_n(d->ctx, LC_MEM_OTHER, (size_t)lc_ceil_div(total, seq) + 1, sizeof *d->targets);
+  if (!d->target.data || !d->start || !d->targets) {
+    st = LC_FAILED;
+    goto done;
+  }
+  memset(d->target.data, 1, (size_t)total);
+  for (int64_t at = 0; at < total; at += seq) {
+    int64_t n = lc_min64(seq, total - at);
+    d->target.data[at] = 0;
+    if (n == 1) { /* the last token alone has nothing to be predicted from */
+      d->info.dropped++;
+      d->ids.n--;
+      break;
+    }
+    d->targets[d->n++] = n - 1;
+    d->start[d->n] = at + n;
+    d->info.targets += n - 1;
+  }
+done:
+  lc_map_close(d->ctx, &map);
+  return st;
+}
+
+/* A file is rows when its name says so or its first line is an object; only one called .txt is never looked into. */
+static lc_status looks_like_rows(lc_dataset *d, bool *rows) {
+  const char *dot = strrchr(d->path, '.');
+  *rows = dot && (strcasecmp(dot, ".jsonl") == 0 || strcasecmp(dot, ".json") == 0 || strcasecmp(dot, ".ndjson") == 0);
+  if (*rows || (dot && strcasecmp(dot, ".txt") == 0)) return LC_OK;
+  char head[4096];
+  FILE *f = fopen(d->path, "rb");
+  size_t n = f ? fread(head, 1, sizeof head, f) : 0, i = 0;
+  if (f) fclose(f); /* what cannot be opened is reported by who reads it */
+  while (i < n && strchr(" \t\r\n", head[i]) && head[i]) i++;
+  if (i == n || head[i] != '{') return LC_OK;
+  *rows = true;
+  return LC_OK;
+}
+
+lc_status lc_data_open(lc_ctx *ctx, const lc_tokenizer *tok, const char *path, const lc_data_opts *opts, lc_dataset **out) {
+  lc_status st = LC_OK;
+  bool rows = false;
+  *out = NULL;
+  if (opts->seq < 2 && !opts->whole_text) return lc_usage(ctx, "rows of %lld tokens hold nothing to learn (at least 2)", (long long)opts->seq);
+  lc_dataset *d = lc_alloc(ctx, LC_MEM_OTHER, sizeof *d);
+  if (!d) return LC_FAILED;
+  d->ctx = ctx, d->tok = tok, d->path = path, d->opts = *opts, d->end = -1;
+  if (d->opts.seq < 2) d->opts.seq = INT64_MAX;
+  LC_GO(looks_like_rows(d, &rows));
+  LC_GO(rows ? lc_rows_load(d) : load_text(d));
+  if (d->n == 0) {
+    st = lc_fail(ctx, "%s: there is nothing to learn in it (%lld rows dropped for want of a target, %lld malformed)", path,
+                 (long long)d->info.dropped, (long long)d->info.bad);
+    goto done;
+  }
+  d->info.rows = d->n, d->info.tokens = d->ids.n;
+  uLong sum = crc32(0, Z_NULL, 0);
+  sum = crc32_z(sum, (const Bytef *)d->ids.id, (size_t)d->ids.n * sizeof *d->ids.id);
+  sum = crc32_z(sum, (const Bytef *)d->target.data, (size_t)d->ids.n);
+  sum = crc32_z(sum, (const Bytef *)d->start, (size_t)(d->n + 1) * sizeof *d->start);
+  d->info.checksum = (uint32_t)sum;
+  if (d->tmpl) d->info.template_name = lc_template_name(d->tmpl);
+  *out = d;
+done:
+  lc_ids_free(ctx, &d->row);
+  lc_ids_free(ctx, &d->mask);
+  d->path = NULL;
+  if (st) lc_data_free(d);
+  return st;
+}
+
+void lc_data_free(lc_dataset *d) {
+  if (!d) return;
+  lc_ctx *ctx = d->ctx;
+  lc_ids_free(ctx, &d->ids);
+  lc_ids_free(ctx, &d->row);
+  lc_ids_free(ctx, &d->mask);
+  lc_free(ctx, d->target.data);
+  lc_free(ctx, d->start);
+  lc_free(ctx, d->targets);
+  lc_free(ctx, d);
+}
+
+int64_t lc_data_count(const lc_dataset *d) {
+  return d->n;
+}
+
+lc_example lc_data_get(const lc_dataset *d, int64_t i) {
+  int64_t at = d->start[i];
+  return (lc_example){d->ids.id + at, (const uint8_t *)d->target.data + at, d->start[i + 1] - at, d->targets[i]};
+}
+
+lc_data_info lc_data_describe(const lc_dataset *d) {
+  return d->info;
+}
+
+void lc_data_order(const lc_dataset *d, uint64_t seed, int64_t epoch, bool shuffle, int64_t *out) {
+  lc_rng rng = {.seed = seed, .step = (uint32_t)epoch, .tensor = lc_fnv1a32("data"), .purpose = LC_RNG_SHUFFLE};
+  if (shuffle) {
+    lc_rng_permutation(&rng, d->n, out);
+    return;
+  }
+  for (int64_t i = 0; i < d->n; i++) out[i] = i;
+}

@@ -1,0 +1,25 @@
+/* Training data from inside: shared by data.c (storage, order) and rows.c (JSON rows to examples). */
+#ifndef LC_TEXT_DATA_H
+#define LC_TEXT_DATA_H
+#include "text/tokenizer.h"
+
+/* All ids lie in one array, all target marks in another; start[i] is where example i begins. */
+struct lc_dataset {
+  lc_ctx *ctx;
+  const lc_tokenizer *tok;
+  const char *path; /* valid while loading */
+  lc_data_opts opts;
+  lc_ids ids;
+  lc_bytes target;
+  int64_t *start, *targets;
+  int64_t n, cap;
+  lc_data_info info;
+  const lc_template *tmpl;
+  int32_t end; /* after completions */
+  lc_ids row, mask; /* one row in the making */
+};
+
+/* Adds the row in the making: cut, counted, or dropped for want of a target. */
+lc_status lc_data_commit(lc_dataset *);
+lc_status lc_rows_load(lc_dataset *); /* rows.c */
+#endif
