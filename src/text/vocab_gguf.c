@@ -19,7 +19,7 @@ static lc_status array(lc_tokenizer *t, const lc_gguf *g, const char *key, lc_gg
 }
 
 static lc_status read_tokens(lc_tokenizer *t, const lc_gguf *g) {
-  const lc_gguf_kv *tokens, *types;
+  const lc_gguf_kv *tokens = NULL, *types = NULL;
   LC_TRY(array(t, g, KEY("tokens"), LC_GGUF_STRING, &tokens));
   LC_TRY(array(t, g, KEY("token_type"), LC_GGUF_I32, &types));
   if (types->n != tokens->n)
@@ -42,7 +42,7 @@ static lc_status read_tokens(lc_tokenizer *t, const lc_gguf *g) {
 }
 
 static lc_status read_merges(lc_tokenizer *t, const lc_gguf *g) {
-  const lc_gguf_kv *kv;
+  const lc_gguf_kv *kv = NULL;
   LC_TRY(array(t, g, KEY("merges"), LC_GGUF_STRING, &kv));
   if (kv->n > INT32_MAX) return lc_fail(t->ctx, "%s: %llu merges", t->source, (unsigned long long)kv->n);
   LC_TRY(lc_merges_begin(t, (int64_t)kv->n));
