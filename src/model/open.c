@@ -145,6 +145,20 @@ static lc_status map_rows(lc_model *m, int i) {
   return m->maps[which] ? LC_OK : LC_FAILED;
 }
 
+/* A configuration may say "tied" of a file that holds two different tensors (training untied them): transformers 5 believes the file. */
+static void untie(lc_model *m) {
+  lc_tensor_decl embedding = {.name = (char *)m->config.family->head(&m->config)};
+  const char *stored;
+  size_t bytes;
+  if (m->is_gguf || !m->config.tied) return;
+  const lc_tensor *head = lc_safetensors_find(&m->st, "lm_head.weight"), *e = find(m, &embedding, &stored);
+  if (!head || !e || head->ndim != 2 || e->ndim != 2 || head->shape[0] != e->shape[0] || head->shape[1] != e->shape[1]) return;
+  if (head->dtype == e->dtype && lc_dtype_bytes(e->dtype, lc_tensor_count(e), &bytes) && !memcmp(head->data, e->data, bytes)) return;
+  lc_log(m->ctx, LC_LOG_WARN, "%s: 'tie_word_embeddings' is true, but 'lm_head.weight' differs from '%s': read as untied", m->path, stored);
+  m->config.tied = false;
+  json_object_set_new(m->config.json, "tie_word_embeddings", json_false());
+}
+
 static lc_status find_tensors(lc_model *m, bool *used) {
   lc_decls d = {.ctx = m->ctx};
   m->config.family->tensors(&m->config, &d);
@@ -181,6 +195,7 @@ static lc_status resolve(lc_model *m) {
   int n = m->is_gguf ? m->gguf.n : m->st.n;
   const lc_named_tensor *all = m->is_gguf ? m->gguf.tensor : m->st.tensor;
   bool *used = lc_alloc_n(m->ctx, LC_MEM_OTHER, (size_t)n, sizeof *used);
+  untie(m);
   lc_status st = used ? find_tensors(m, used) : LC_FAILED;
   for (int i = 0; !st && i < n; i++)
     if (!used[i] && !of_no_use(m, all[i].name))
