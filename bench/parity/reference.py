@@ -135,6 +135,15 @@ def edited_config(config, set_=None, remove=()):
     return out
 
 
+def old_spelling(config):
+    """config.json as transformers 4 wrote it."""
+    rope = dict(config["rope_parameters"])
+    theta, kind = rope.pop("rope_theta"), rope.pop("rope_type")
+    scaling = None if kind == "default" else {"type": kind, **rope}
+    return edited_config(config, dict(rope_theta=theta, rope_scaling=scaling, torch_dtype=config["dtype"]),
+                             remove=("rope_parameters", "dtype"))
+
+
 def read_json(path):
     with open(path) as f:
         return json.load(f)

@@ -15,11 +15,12 @@ import argparse
 import json
 import math
 import os
-import subprocess
 import sys
 import tempfile
 
 import numpy as np
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 PROMPTS = [
     "The capital of France is",
@@ -193,54 +194,36 @@ def reference(args):
     print(f"perplexity {out['perplexity']:.6f} over {n} tokens of {args.text}")
 
 
-def lacuna_json(bin_, *argv):
-    r = subprocess.run([bin_, *argv, "--json"], capture_output=True, text=True)
-    if r.returncode != 0:
-        sys.exit(f"{bin_} {' '.join(argv)}: exit {r.returncode}: {r.stderr.strip()}")
-    return json.loads(r.stdout.strip().splitlines()[-1])
-
-
 def check(args):
     """lacuna against the reference: probe logits 1e-4 relative, perplexity 0.05 % (0.5 % through the KV cache)."""
-    from safetensors.numpy import load_file
-    ref = json.load(open(args.reference))
-    bad = 0
-
-    def verdict(what, value, limit):
-        nonlocal bad
-        ok = value <= limit
-        bad += not ok
-        print(f"{'ok  ' if ok else 'FAIL'} {what}: {value:.3g} (limit {limit:g})")
-
+    import harness
+    with open(args.reference) as f:
+        ref = json.load(f)
+    lacuna, score = harness.Lacuna(args.lacuna), harness.Score()
     with tempfile.TemporaryDirectory() as tmp:
         text = os.path.join(tmp, "text.txt")
         with open(text, "w", encoding="utf-8", newline="") as f:
             f.write(ref["text_prefix"])
         for model in args.model:
-            out = os.path.join(tmp, "logits.safetensors")
-            lacuna_json(args.lacuna, "logits", "-m", model, "--ids", ",".join(map(str, ref["probe"]["ids"])), "-o", out)
-            got = load_file(out)["logits"][ref["probe"]["rows"]]
-            want = np.array(ref["probe"]["logits"])
-            verdict(f"{model}: logits", np.linalg.norm(got - want) / np.linalg.norm(want), 1e-4)
-            ppl = ["eval", "-m", model, "-d", text, "--metric", "perplexity", "--context", str(ref["context"])]
-            r = lacuna_json(args.lacuna, *ppl)
-            if r["n"] != ref["n"]:
-                bad += 1
-                print(f"FAIL {model}: {ref['n']} scored tokens expected, {r['n']} found")
-            verdict(f"{model}: perplexity {r['value']:.5f} for {ref['perplexity']:.5f}",
-                    abs(r["value"] / ref["perplexity"] - 1), 5e-4)
-            if args.incremental:
-                r = lacuna_json(args.lacuna, *ppl, "--incremental")
-                verdict(f"{model}: perplexity through the KV cache {r['value']:.5f}",
-                        abs(r["value"] / ref["perplexity"] - 1), 5e-3)
-            for g in ref["greedy"]:
-                # teacher-forced: at each of the 64 steps our arg max is theirs, or the two candidates are within 1e-2
-                ids = g["prompt_ids"] + g["tokens"][:-1]
-                lacuna_json(args.lacuna, "logits", "-m", model, "--ids", ",".join(map(str, ids)), "-o", out)
-                rows = load_file(out)["logits"][len(g["prompt_ids"]) - 1:]
-                gap = max(float(row.max() - row[t]) for row, t in zip(rows, g["tokens"]))
-                verdict(f"{model}: 64 greedy tokens after {g['prompt'][:24]!r}, largest gap", gap, 1e-2)
-    sys.exit(1 if bad else 0)
+            score.attempt(model, check_one, score, lacuna, model, ref, text, os.path.join(tmp, "l.safetensors"), args.incremental)
+    sys.exit(score.done())
+
+
+def check_one(score, lacuna, model, ref, text, scratch, incremental):
+    got, _ = lacuna.logits(model, ref["probe"]["ids"], scratch)
+    want = np.array(ref["probe"]["logits"])
+    score.limit(f"{model}: logits", np.linalg.norm(got[ref["probe"]["rows"]] - want) / np.linalg.norm(want), 1e-4)
+    for g in ref["greedy"]:
+        # along their tokens: at each of the 64 steps our arg max is theirs, or the two candidates are within 1e-2
+        logits, _ = lacuna.logits(model, g["prompt_ids"] + g["tokens"][:-1], scratch)
+        gap = max(float(row.max() - row[t]) for row, t in zip(logits[len(g["prompt_ids"]) - 1:], g["tokens"]))
+        score.limit(f"{model}: 64 greedy tokens after {g['prompt'][:24]!r}, largest gap", gap, 1e-2)
+    ppl = ["eval", "-m", model, "-d", text, "--metric", "perplexity", "--context", ref["context"], "--dtype", "f32"]
+    for more, limit in (([], 5e-4), (["--incremental"], 5e-3)) if incremental else (([], 5e-4),):
+        r = lacuna.json(*ppl, *more)
+        score.true(f"{model}: scored tokens", r["n"] == ref["n"], f"{ref['n']} expected, {r['n']} found")
+        score.limit(f"{model}: perplexity {r['value']:.5f} for {ref['perplexity']:.5f} {' '.join(more)}",
+                    abs(r["value"] / ref["perplexity"] - 1), limit)
 
 
 def main():

@@ -58,15 +58,6 @@ MODELS = {
 STORED = {"llama-bf16": torch.bfloat16, "llama-f16": torch.float16}
 
 
-def old_spelling(config):
-    """config.json as transformers 4 wrote it."""
-    rope = dict(config["rope_parameters"])
-    theta, kind = rope.pop("rope_theta"), rope.pop("rope_type")
-    scaling = None if kind == "default" else {"type": kind, **rope}
-    return ref.edited_config(config, dict(rope_theta=theta, rope_scaling=scaling, torch_dtype=config["dtype"]),
-                             remove=("rope_parameters", "dtype"))
-
-
 def features():
     """Edits of config.json and what they must do to the logits: see README.md."""
     out = []
@@ -148,7 +139,7 @@ def make_model(name, config):
         model.save_pretrained(out, max_shard_size="8KB" if name == "llama-sharded" else "1GB")
     if name == "llama-oldspelling":
         path = os.path.join(out, "config.json")
-        ref.write_json(path, old_spelling(ref.read_json(path)))
+        ref.write_json(path, ref.old_spelling(ref.read_json(path)))
     for f in os.listdir(out):
         os.chmod(os.path.join(out, f), 0o644)
     model = ref.load_model(out)                  # what the files hold, not what was in memory
