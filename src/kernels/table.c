@@ -22,8 +22,10 @@ static const layer layers[] = {
 };
 
 static lc_kernels tables[LC_ISA_COUNT];
+static lc_isa best;
 
 static void make_tables(void) {
+  best = lc_isa_detect(); /* asking the CPU is slow under a hypervisor: once */
   for (lc_isa isa = LC_ISA_SCALAR; isa < LC_ISA_COUNT; isa++) {
     for (size_t i = 0; i < sizeof layers / sizeof *layers; i++)
       if (layers[i].isa <= isa) layers[i].fill(&tables[isa]);
@@ -34,7 +36,7 @@ static void make_tables(void) {
 const lc_kernels *lc_kernels_for(lc_isa isa) {
   static pthread_once_t once = PTHREAD_ONCE_INIT;
   pthread_once(&once, make_tables);
-  return isa <= lc_isa_detect() ? &tables[isa] : NULL;
+  return isa <= best ? &tables[isa] : NULL;
 }
 
 const lc_kernels *lc_kernels_get(const lc_ctx *ctx) {

@@ -23,8 +23,7 @@ static const choice choices[] = {
 /* OpenBLAS picks its kernels when it is loaded, by what the CPU has: under a forced lower instruction set it
  * may not run. Its f32 kernels know no difference above AVX-512. */
 static bool openblas_would_exceed(lc_isa isa) {
-  lc_isa best = lc_isa_detect();
-  return (isa < LC_ISA_AVX512 ? isa : LC_ISA_AVX512) < (best < LC_ISA_AVX512 ? best : LC_ISA_AVX512);
+  return isa < LC_ISA_AVX512 && lc_kernels_for(isa + 1);
 }
 
 const lc_gemm_provider_row *lc_gemm_choose(const lc_ctx *ctx, const lc_gemm_shape *s) {

@@ -159,8 +159,8 @@ static void LC_SIMD(attention)(int64_t tq, int64_t tk, int64_t D, int64_t q0, in
       LC_SIMD(attn_row)(&g, scale, q + i * ldq, k, ldk, v, ldv, out + i * ldo, lse + i);
     else
       LC_SIMD(attn_group)
-      (&g, scale, q + i * ldq, ldq, k, ldk, v, ldv, out + i * ldo, ldo, lse + i,
-       LC_SIMD(attn_aligned)(scratch));
+    (&g, scale, q + i * ldq, ldq, k, ldk, v, ldv, out + i * ldo, ldo, lse + i,
+     LC_SIMD(attn_aligned)(scratch));
   }
 }
 

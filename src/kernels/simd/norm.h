@@ -55,14 +55,10 @@ static void LC_SIMD(norm_back)(int64_t C, const float *x, const float *w, float 
   }
   vf mean_g = v_set(centred ? v_sum(v_add(sum_g, sum_g2)) / (float)C : 0),
      mean_gx = v_set(v_sum(v_add(sum_gx, sum_gx2)) / (float)C);
-  for (i = 0; i + LANES <= C; i += LANES)
-    LC_SIMD(norm_back_step)
-    (x + i, w + i, dy + i, beta, dx + i, dw ? dw + i : NULL, db ? db + i : NULL, m, r, mean_g, mean_gx,
-     LANES);
-  if (i < C)
-    LC_SIMD(norm_back_step)
-    (x + i, w + i, dy + i, beta, dx + i, dw ? dw + i : NULL, db ? db + i : NULL, m, r, mean_g, mean_gx,
-     C - i);
+  for (i = 0; i + LANES <= C; i += LANES) LC_SIMD(norm_back_step)
+  (x + i, w + i, dy + i, beta, dx + i, dw ? dw + i : NULL, db ? db + i : NULL, m, r, mean_g, mean_gx, LANES);
+  if (i < C) LC_SIMD(norm_back_step)
+  (x + i, w + i, dy + i, beta, dx + i, dw ? dw + i : NULL, db ? db + i : NULL, m, r, mean_g, mean_gx, C - i);
 }
 
 static void LC_SIMD(rmsnorm_back)(int64_t C, const float *x, const float *w, float rstd, const float *dy,
