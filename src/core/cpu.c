@@ -23,7 +23,7 @@ static uint64_t xcr0(void) {
 
 static bool amx_permitted(void) { return syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* tile data */) == 0; }
 
-lc_isa lc_isa_detect(void) {
+static lc_isa detect(void) {
   uint32_t a, b, c, d, b7, c7, d7, a71 = 0, x, y, z;
   if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE) || !(c & bit_FMA) || !(c & bit_F16C)) return LC_ISA_SCALAR;
   if (!__get_cpuid_count(7, 0, &a, &b7, &c7, &d7)) return LC_ISA_SCALAR;
@@ -37,8 +37,15 @@ lc_isa lc_isa_detect(void) {
   return amx && amx_permitted() ? LC_ISA_AMX : LC_ISA_AVX512_BF16;
 }
 #else
-lc_isa lc_isa_detect(void) { return LC_ISA_SCALAR; }
+static lc_isa detect(void) { return LC_ISA_SCALAR; }
 #endif
+
+/* Asked for every kernel, and CPUID takes tens of microseconds in a virtual machine: once is enough. */
+lc_isa lc_isa_detect(void) {
+  static _Atomic int known = -1;
+  if (known < 0) known = (int)detect();
+  return (lc_isa)known;
+}
 
 /* Cores by (package, core) among the CPUs that we may run on. */
 static int cores_in_affinity(void) {
