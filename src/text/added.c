@@ -1,8 +1,10 @@
-/* Added tokens are cut out of the text before normalisation and words (or after normalisation, those marked so).
+/* Added tokens are cut out of the text before normalisation and words (or after normalisation, those marked
+ * so).
  *
- * The rule is the tokenizers library's: from left to right, at each place the longest token that matches there; a match is consumed even
- * when it is then not taken (special tokens, when the caller wants them as plain text); lstrip and rstrip let a token swallow the white
- * space around it. Tokens lie in one array by first byte, longest first, so that a place costs one look-up when none begins there. */
+ * The rule is the tokenizers library's: from left to right, at each place the longest token that matches
+ * there; a match is consumed even when it is then not taken (special tokens, when the caller wants them as
+ * plain text); lstrip and rstrip let a token swallow the white space around it. Tokens lie in one array by
+ * first byte, longest first, so that a place costs one look-up when none begins there. */
 #include "text/tokenizer.h"
 #include <string.h>
 
@@ -15,7 +17,8 @@ static int32_t match_at(const lc_tokenizer *t, const lc_added_set *set, const ch
   return -1;
 }
 
-lc_status lc_added_split(lc_tok_run *r, const lc_added_set *set, const char *s, size_t n, lc_fragment_fn next) {
+lc_status lc_added_split(lc_tok_run *r, const lc_added_set *set, const char *s, size_t n,
+                         lc_fragment_fn next) {
   const lc_tokenizer *t = r->t;
   size_t done = 0; /* everything before is emitted */
   for (size_t i = 0; set->n && i < n;) {

@@ -1,9 +1,10 @@
 /* Byte-pair encoding of one word (Sennrich et al. 2016; on bytes: Radford et al. 2019).
  *
- * The word begins as its bytes. Of all neighbouring pairs that merge, the one of the lowest rank, leftmost among equals, is replaced by
- * its merge, until none is left. A heap of candidates keyed by (rank, place) makes that O(n log n): symbols are a linked list, a merge
- * keeps the left symbol's place, and a candidate whose two symbols are no longer the ones that it was made for is skipped when it comes up.
- * A byte without a token becomes the model's unk_token or, when there is none, is left out, as in the tokenizers library. */
+ * The word begins as its bytes. Of all neighbouring pairs that merge, the one of the lowest rank, leftmost
+ * among equals, is replaced by its merge, until none is left. A heap of candidates keyed by (rank, place)
+ * makes that O(n log n): symbols are a linked list, a merge keeps the left symbol's place, and a candidate
+ * whose two symbols are no longer the ones that it was made for is skipped when it comes up. A byte without a
+ * token becomes the model's unk_token or, when there is none, is left out, as in the tokenizers library. */
 #include "text/tokenizer.h"
 #include <string.h>
 
@@ -43,7 +44,8 @@ static lc_status room(lc_tok_run *r, size_t n) {
   lc_free(r->t->ctx, r->heap);
   r->sym_cap = 0;
   r->sym = lc_alloc_n(r->t->ctx, LC_MEM_OTHER, cap, sizeof *r->sym);
-  r->heap = lc_alloc_n(r->t->ctx, LC_MEM_OTHER, cap, 3 * sizeof *r->heap); /* n-1 pairs at first, two more a merge */
+  r->heap = lc_alloc_n(r->t->ctx, LC_MEM_OTHER, cap,
+                       3 * sizeof *r->heap); /* n-1 pairs at first, two more a merge */
   if (!r->sym || !r->heap) return LC_FAILED;
   r->sym_cap = cap;
   return LC_OK;
@@ -51,7 +53,8 @@ static lc_status room(lc_tok_run *r, size_t n) {
 
 static void warn_once(const lc_tokenizer *t, uint8_t byte) {
   if (__atomic_exchange_n((bool *)&t->warned, true, __ATOMIC_RELAXED)) return;
-  lc_log(t->ctx, LC_LOG_WARN, "%s: the vocabulary has no token for byte 0x%02X: it is left out of the ids", t->source, byte);
+  lc_log(t->ctx, LC_LOG_WARN, "%s: the vocabulary has no token for byte 0x%02X: it is left out of the ids",
+         t->source, byte);
 }
 
 /* Fills the list with the word's bytes; returns their number. */
@@ -127,6 +130,7 @@ lc_status lc_bpe_word(lc_tok_run *r, const char *s, size_t n) {
   LC_TRY(room(r, n));
   int32_t k = first_symbols(r, s, n);
   merge_all(r, k);
-  for (int32_t i = k ? 0 : -1; i >= 0; i = r->sym[i].next) LC_TRY(lc_tok_emit(r, r->sym[i].id, s + r->sym[i].end));
+  for (int32_t i = k ? 0 : -1; i >= 0; i = r->sym[i].next)
+    LC_TRY(lc_tok_emit(r, r->sym[i].id, s + r->sym[i].end));
   return LC_OK;
 }

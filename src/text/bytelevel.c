@@ -1,5 +1,6 @@
-/* The 256 bytes as printable characters, as GPT-2 fixed them (Radford et al. 2019): the visible characters of Latin-1 stand for
- * themselves; the 68 others, in ascending order, are U+0100 to U+0143, so that a space is U+0120 (a G with a dot). */
+/* The 256 bytes as printable characters, as GPT-2 fixed them (Radford et al. 2019): the visible characters of
+ * Latin-1 stand for themselves; the 68 others, in ascending order, are U+0100 to U+0143, so that a space is
+ * U+0120 (a G with a dot). */
 #include "text/tokenizer.h"
 
 static bool visible(int b) {

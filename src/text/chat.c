@@ -1,31 +1,36 @@
 /* Chat templates: built in, and chosen by the exact text of the model's own.
  *
- * A template is a row of data, enough for the family "mark role newline content mark": what opens a turn, what stands between role and
- * content, what ends a turn (the end token, inside the loss) and what follows it (outside), and the system turn that is put in front when
- * the first message is none. A model whose template text is no row's is refused: a nearly right prompt is a silent loss of quality.
+ * A template is a row of data, enough for the family "mark role newline content mark": what opens a turn,
+ * what stands between role and content, what ends a turn (the end token, inside the loss) and what follows it
+ * (outside), and the system turn that is put in front when the first message is none. A model whose template
+ * text is no row's is refused: a nearly right prompt is a silent loss of quality.
  *
- * The whole rendered text is tokenised at once, as transformers does it, so a role's newline and a content that begins with one may share
- * a token; a token is a target when any of its bytes belongs to an assistant's content or the end token after it. */
+ * The whole rendered text is tokenised at once, as transformers does it, so a role's newline and a content
+ * that begins with one may share a token; a token is a target when any of its bytes belongs to an assistant's
+ * content or the end token after it. */
 #include "text/tokenizer.h"
 #include <string.h>
 
 struct lc_template {
   const char *name;
-  const char *text;   /* the model's template; a newline in it may be spelt \n as well: both occur, and mean the same in Jinja */
+  const char *text; /* the model's template; a newline in it may be spelt \n as well: both occur, and mean the
+                       same in Jinja */
   const char *system; /* content of the turn that is put in front, or NULL */
   const char *open, *between, *end, *after;
 };
 
-#define CHATML_MESSAGE "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
-#define CHATML_PROMPT "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+#define CHATML_MESSAGE                                                                                       \
+  "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+#define CHATML_PROMPT  "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 #define SMOLLM2_SYSTEM "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
 
 static const lc_template rows[] = {
     {"smollm2",
-     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\n" SMOLLM2_SYSTEM
-     "<|im_end|>\n' }}{% endif %}" CHATML_MESSAGE CHATML_PROMPT,
+     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ "
+     "'<|im_start|>system\n" SMOLLM2_SYSTEM "<|im_end|>\n' }}{% endif %}" CHATML_MESSAGE CHATML_PROMPT,
      SMOLLM2_SYSTEM, "<|im_start|>", "\n", "<|im_end|>", "\n"},
-    {"chatml", "{% for message in messages %}" CHATML_MESSAGE CHATML_PROMPT, NULL, "<|im_start|>", "\n", "<|im_end|>", "\n"},
+    {"chatml", "{% for message in messages %}" CHATML_MESSAGE CHATML_PROMPT, NULL, "<|im_start|>", "\n",
+     "<|im_end|>", "\n"},
     {"chatml",
      "{% if not add_generation_prompt is defined %}{% set add_generation_prompt = false %}{% endif %}"
      "{% for message in messages %}" CHATML_MESSAGE CHATML_PROMPT,
@@ -54,13 +59,14 @@ lc_status lc_template_for(const lc_tokenizer *t, const lc_template **out) {
   const lc_template *k = lc_template_known(t->chat_template);
   if (!k) {
     int line = (int)strcspn(t->chat_template, "\n");
-    return lc_fail(t->ctx, "%s: the model's chat template is not built in; it begins '%.*s'", t->source, line < 120 ? line : 120,
-                   t->chat_template);
+    return lc_fail(t->ctx, "%s: the model's chat template is not built in; it begins '%.*s'", t->source,
+                   line < 120 ? line : 120, t->chat_template);
   }
   const char *need[] = {k->open, k->end};
   for (int i = 0; i < 2; i++)
     if (lc_token_id(t, need[i]) < 0)
-      return lc_fail(t->ctx, "%s: the chat template '%s' needs the token '%s', which the vocabulary lacks", t->source, k->name, need[i]);
+      return lc_fail(t->ctx, "%s: the chat template '%s' needs the token '%s', which the vocabulary lacks",
+                     t->source, k->name, need[i]);
   *out = k;
   return LC_OK;
 }
@@ -81,7 +87,7 @@ lc_status lc_stops_finish(lc_tokenizer *t) {
   return k ? lc_stops_add(t, lc_template_end(k, t)) : LC_OK;
 }
 
-/* ---- rendering ------------------------------------------------------------------------------------------------------------------------------ */
+/* ---- rendering ----------------------------------------------------------------------------------------- */
 
 typedef struct {
   lc_ctx *ctx;
@@ -98,7 +104,8 @@ static lc_status put_turn(page *p, const lc_tokenizer *t, const char *role, cons
   LC_TRY(put(p, role));
   LC_TRY(put(p, p->k->between));
   int64_t span[2] = {(int64_t)p->text.n, 0};
-  LC_TRY(t->nfc ? lc_nfc(p->ctx, content, strlen(content), &p->text) : put(p, content)); /* offsets are in the normalised text */
+  LC_TRY(t->nfc ? lc_nfc(p->ctx, content, strlen(content), &p->text)
+                : put(p, content)); /* offsets are in the normalised text */
   LC_TRY(put(p, p->k->end));
   span[1] = (int64_t)p->text.n;
   if (strcmp(role, "assistant") == 0) LC_TRY(lc_bytes_add(p->ctx, &p->spans, span, sizeof span));
@@ -117,8 +124,8 @@ static lc_status put_mask(page *p, const lc_bytes *ends, lc_ids *mask) {
   return LC_OK;
 }
 
-lc_status lc_template_render(const lc_template *k, const lc_tokenizer *t, const lc_message *m, int n, bool add_prompt, lc_ids *ids,
-                             lc_ids *mask) {
+lc_status lc_template_render(const lc_template *k, const lc_tokenizer *t, const lc_message *m, int n,
+                             bool add_prompt, lc_ids *ids, lc_ids *mask) {
   page p = {.ctx = t->ctx, .k = k};
   lc_bytes ends = {0};
   lc_status st = LC_OK;

@@ -1,8 +1,8 @@
 /* Training data: examples of ids with targets marked, from a plain text or JSON rows.
  *
- * A plain text is mapped and tokenised as one stream, then cut into consecutive rows. JSON rows are read in a stream (rows.c). Ids are
- * int32 in one array and marks one byte each: 5 bytes a token, plus 16 an example, is what stays in memory. The first id of an example is
- * never a target: nothing comes before it. */
+ * A plain text is mapped and tokenised as one stream, then cut into consecutive rows. JSON rows are read in a
+ * stream (rows.c). Ids are int32 in one array and marks one byte each: 5 bytes a token, plus 16 an example,
+ * is what stays in memory. The first id of an example is never a target: nothing comes before it. */
 #include "text/data.h"
 #include <string.h>
 #include <strings.h>
@@ -37,7 +37,7 @@ lc_status lc_data_commit(lc_dataset *d) {
   return LC_OK;
 }
 
-/* ---- plain text --------------------------------------------------------------------------------------------------------------------------- */
+/* ---- plain text ---------------------------------------------------------------------------------------- */
 
 /* The stream is tokenised straight into the store; rows are only places in it. */
 static lc_status load_text(lc_dataset *d) {
@@ -47,7 +47,10 @@ static lc_status load_text(lc_dataset *d) {
   LC_GO(lc_map_open(d->ctx, d->path, &map));
   const char *text = (const char *)map.data;
   if (map.size >= 4 && memcmp(text, "PAR1", 4) == 0) {
-    st = lc_fail(d->ctx, "%s: this is a Parquet file; write it as JSON lines first (pandas: read_parquet, then to_json with orient='records', lines=True)", d->path);
+    st = lc_fail(d->ctx,
+                 "%s: this is a Parquet file; write it as JSON lines first (pandas: read_parquet, then "
+                 "to_json with orient='records', lines=True)",
+                 d->path);
     goto done;
   }
   if (!lc_utf8_valid(text, map.size, &bad)) {
@@ -55,7 +58,8 @@ static lc_status load_text(lc_dataset *d) {
     goto done;
   }
   LC_GO(lc_tokenize(d->tok, text, map.size, true, &d->ids));
-  if (!d->opts.whole_text && lc_token_eos(d->tok) >= 0) LC_GO(lc_ids_push(d->ctx, &d->ids, lc_token_eos(d->tok)));
+  if (!d->opts.whole_text && lc_token_eos(d->tok) >= 0)
+    LC_GO(lc_ids_push(d->ctx, &d->ids, lc_token_eos(d->tok)));
   int64_t total = d->ids.n, seq = d->opts.whole_text ? lc_max64(total, 1) : d->opts.seq;
   d->target.data = lc_alloc(d->ctx, LC_MEM_OTHER, (size_t)total);
   d->start = lc_alloc_n(d->ctx, LC_MEM_OTHER, (size_t)lc_ceil_div(total, seq) + 1, sizeof *d->start);
@@ -82,10 +86,12 @@ done:
   return st;
 }
 
-/* A file is rows when its name says so or its first line is an object; only one called .txt is never looked into. */
+/* A file is rows when its name says so or its first line is an object; only one called .txt is never looked
+ * into. */
 static lc_status looks_like_rows(lc_dataset *d, bool *rows) {
   const char *dot = strrchr(d->path, '.');
-  *rows = dot && (strcasecmp(dot, ".jsonl") == 0 || strcasecmp(dot, ".json") == 0 || strcasecmp(dot, ".ndjson") == 0);
+  *rows = dot && (strcasecmp(dot, ".jsonl") == 0 || strcasecmp(dot, ".json") == 0 ||
+                  strcasecmp(dot, ".ndjson") == 0);
   if (*rows || (dot && strcasecmp(dot, ".txt") == 0)) return LC_OK;
   char head[4096];
   FILE *f = fopen(d->path, "rb");
@@ -97,11 +103,13 @@ static lc_status looks_like_rows(lc_dataset *d, bool *rows) {
   return LC_OK;
 }
 
-lc_status lc_data_open(lc_ctx *ctx, const lc_tokenizer *tok, const char *path, const lc_data_opts *opts, lc_dataset **out) {
+lc_status lc_data_open(lc_ctx *ctx, const lc_tokenizer *tok, const char *path, const lc_data_opts *opts,
+                       lc_dataset **out) {
   lc_status st = LC_OK;
   bool rows = false;
   *out = NULL;
-  if (opts->seq < 2 && !opts->whole_text) return lc_usage(ctx, "rows of %lld tokens hold nothing to learn (at least 2)", (long long)opts->seq);
+  if (opts->seq < 2 && !opts->whole_text)
+    return lc_usage(ctx, "rows of %lld tokens hold nothing to learn (at least 2)", (long long)opts->seq);
   lc_dataset *d = lc_alloc(ctx, LC_MEM_OTHER, sizeof *d);
   if (!d) return LC_FAILED;
   d->ctx = ctx, d->tok = tok, d->path = path, d->opts = *opts, d->end = -1;
@@ -109,8 +117,9 @@ lc_status lc_data_open(lc_ctx *ctx, const lc_tokenizer *tok, const char *path, c
   LC_GO(looks_like_rows(d, &rows));
   LC_GO(rows ? lc_rows_load(d) : load_text(d));
   if (d->n == 0) {
-    st = lc_fail(ctx, "%s: there is nothing to learn in it (%lld rows dropped for want of a target, %lld malformed)", path,
-                 (long long)d->info.dropped, (long long)d->info.bad);
+    st = lc_fail(
+        ctx, "%s: there is nothing to learn in it (%lld rows dropped for want of a target, %lld malformed)",
+        path, (long long)d->info.dropped, (long long)d->info.bad);
     goto done;
   }
   d->info.rows = d->n, d->info.tokens = d->ids.n;
@@ -147,7 +156,8 @@ int64_t lc_data_count(const lc_dataset *d) {
 
 lc_example lc_data_get(const lc_dataset *d, int64_t i) {
   int64_t at = d->start[i];
-  return (lc_example){d->ids.id + at, (const uint8_t *)d->target.data + at, d->start[i + 1] - at, d->targets[i]};
+  return (lc_example){d->ids.id + at, (const uint8_t *)d->target.data + at, d->start[i + 1] - at,
+                      d->targets[i]};
 }
 
 lc_data_info lc_data_describe(const lc_dataset *d) {
@@ -155,7 +165,8 @@ lc_data_info lc_data_describe(const lc_dataset *d) {
 }
 
 void lc_data_order(const lc_dataset *d, uint64_t seed, int64_t epoch, bool shuffle, int64_t *out) {
-  lc_rng rng = {.seed = seed, .step = (uint32_t)epoch, .tensor = lc_fnv1a32("data"), .purpose = LC_RNG_SHUFFLE};
+  lc_rng rng = {
+      .seed = seed, .step = (uint32_t)epoch, .tensor = lc_fnv1a32("data"), .purpose = LC_RNG_SHUFFLE};
   if (shuffle) {
     lc_rng_permutation(&rng, d->n, out);
     return;

@@ -15,7 +15,7 @@ struct lc_dataset {
   int64_t n, cap;
   lc_data_info info;
   const lc_template *tmpl;
-  int32_t end; /* after completions */
+  int32_t end;      /* after completions */
   lc_ids row, mask; /* one row in the making */
 };
 

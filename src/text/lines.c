@@ -25,7 +25,8 @@ static lc_status fill(lc_lines *l) {
   l->buf.n -= l->at;
   l->at = 0;
   size_t had = l->buf.n;
-  if (had > MAX_LINE) return lc_fail(l->ctx, "%s: line %lld is longer than 1 GiB", l->path, (long long)l->line + 1);
+  if (had > MAX_LINE)
+    return lc_fail(l->ctx, "%s: line %lld is longer than 1 GiB", l->path, (long long)l->line + 1);
   LC_TRY(lc_bytes_add(l->ctx, &l->buf, zero, CHUNK));
   size_t got = fread(l->buf.data + had, 1, CHUNK, l->f);
   l->buf.n = had + got;
@@ -59,7 +60,8 @@ lc_status lc_lines_next(lc_lines *l, const char **line, size_t *n) {
     l->at += len + (end != NULL);
     l->line++;
     seen = 0;
-    if (l->line == 1 && len >= 3 && memcmp(from, "\xEF\xBB\xBF", 3) == 0) from += 3, len -= 3; /* a byte order mark */
+    if (l->line == 1 && len >= 3 && memcmp(from, "\xEF\xBB\xBF", 3) == 0)
+      from += 3, len -= 3; /* a byte order mark */
     if (blank(from, len)) continue;
     *line = from, *n = len;
     return LC_OK;

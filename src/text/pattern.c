@@ -1,13 +1,16 @@
 /* A pattern of tokenizer.json's dialect, rewritten for PCRE2.
  *
- * The tokenizers library compiles patterns with Oniguruma (Ruby's syntax); ours is PCRE2 with UTF and UCP. The common part means the same in
- * both; this pass lets only that part through, and spells out what would differ: \s is Unicode's White_Space (PCRE2's has U+180E too), and
- * \uHHHH is \x{HHHH}. Not let through, because the two disagree or the meaning depends on versions: \w \b \h \v, ^ and $ (Ruby's are always
- * by line), POSIX and nested classes, && in a class, properties other than general categories, possessive intervals, back references. */
+ * The tokenizers library compiles patterns with Oniguruma (Ruby's syntax); ours is PCRE2 with UTF and UCP.
+ * The common part means the same in both; this pass lets only that part through, and spells out what would
+ * differ: \s is Unicode's White_Space (PCRE2's has U+180E too), and \uHHHH is \x{HHHH}. Not let through,
+ * because the two disagree or the meaning depends on versions: \w \b \h \v, ^ and $ (Ruby's are always by
+ * line), POSIX and nested classes, && in a class, properties other than general categories, possessive
+ * intervals, back references. */
 #include "text/tokenizer.h"
 #include <string.h>
 
-#define WHITE_SPACE "\\t-\\r\\x{20}\\x{85}\\x{A0}\\x{1680}\\x{2000}-\\x{200A}\\x{2028}\\x{2029}\\x{202F}\\x{205F}\\x{3000}"
+#define WHITE_SPACE                                                                                          \
+  "\\t-\\r\\x{20}\\x{85}\\x{A0}\\x{1680}\\x{2000}-\\x{200A}\\x{2028}\\x{2029}\\x{202F}\\x{205F}\\x{3000}"
 
 typedef struct {
   lc_ctx *ctx;
@@ -40,8 +43,10 @@ static bool is_hex(char c) {
 
 /* \p{Lu}, \P{N}, \p{^L}: general categories only. */
 static lc_status property(reader *r) {
-  static const char *categories = " C Cc Cf Cn Co L Ll Lm Lo Lt Lu M Mc Me Mn N Nd Nl No P Pc Pd Pe Pf Pi Po Ps S Sc Sk Sm So Z Zl Zp Zs ";
-  const char *open = r->s + r->i + 2, *end = r->s + r->n, *close = open < end ? memchr(open, '}', (size_t)(end - open)) : NULL;
+  static const char *categories = " C Cc Cf Cn Co L Ll Lm Lo Lt Lu M Mc Me Mn N Nd Nl No P Pc Pd Pe Pf Pi Po "
+                                  "Ps S Sc Sk Sm So Z Zl Zp Zs ";
+  const char *open = r->s + r->i + 2, *end = r->s + r->n,
+             *close = open < end ? memchr(open, '}', (size_t)(end - open)) : NULL;
   if (!close || *open != '{') return refuse(r, 3);
   const char *name = open + 1 + (open[1] == '^');
   char want[5];
@@ -65,7 +70,8 @@ static lc_status code_point(reader *r) {
     LC_TRY(put_str(r, "}"));
   } else {
     if (r->i + k >= r->n || r->s[r->i + k] != '{') return refuse(r, 4);
-    for (k++; r->i + k < r->n && is_hex(r->s[r->i + k]); k++) {}
+    for (k++; r->i + k < r->n && is_hex(r->s[r->i + k]); k++) {
+    }
     if (k == 3 || r->i + k >= r->n || r->s[r->i + k] != '}') return refuse(r, k + 1);
     LC_TRY(put(r, r->s + r->i, ++k));
   }
@@ -83,7 +89,8 @@ static lc_status escape(reader *r) {
   } else if (c == 'S') {
     /* In a class PCRE2's own \S and the one character that it has less. */
     LC_TRY(put_str(r, r->in_class ? "\\S\\x{180E}" : "[^" WHITE_SPACE "]"));
-  } else if ((c && strchr("rntfdD", c)) || (c > ' ' && c < 127 && !(c >= '0' && c <= '9') && !(c >= 'A' && c <= 'Z') && !(c >= 'a' && c <= 'z'))) {
+  } else if ((c && strchr("rntfdD", c)) || (c > ' ' && c < 127 && !(c >= '0' && c <= '9') &&
+                                            !(c >= 'A' && c <= 'Z') && !(c >= 'a' && c <= 'z'))) {
     LC_TRY(put(r, r->s + r->i, 2));
   } else {
     return refuse(r, 2);
@@ -140,7 +147,8 @@ static lc_status interval(reader *r) {
   return LC_OK;
 }
 
-lc_status lc_pattern_translate(lc_ctx *ctx, const char *source, const char *pattern, size_t n, lc_bytes *out) {
+lc_status lc_pattern_translate(lc_ctx *ctx, const char *source, const char *pattern, size_t n,
+                               lc_bytes *out) {
   reader r = {.ctx = ctx, .source = source, .s = pattern, .n = n, .out = out};
   while (r.i < n) {
     char c = pattern[r.i];

@@ -1,10 +1,12 @@
 /* Cutting a text into words: tokenizer.json's pre_tokenizer as a list of steps, and its execution.
  *
- * Every step cuts each piece that the step before left, and sees nothing beyond the piece, so pieces are handed down depth first and no
- * list of them is ever built. Digits and ByteLevel's own expression are patterns like any other. ByteLevel's mapping of bytes to
- * characters is not done here: merging works on bytes (bpe.c), which is why ByteLevel must come last.
+ * Every step cuts each piece that the step before left, and sees nothing beyond the piece, so pieces are
+ * handed down depth first and no list of them is ever built. Digits and ByteLevel's own expression are
+ * patterns like any other. ByteLevel's mapping of bytes to characters is not done here: merging works on
+ * bytes (bpe.c), which is why ByteLevel must come last.
  *
- * Patterns run in PCRE2 with JIT code where it has it, else interpreted, under limits; the result is the same. */
+ * Patterns run in PCRE2 with JIT code where it has it, else interpreted, under limits; the result is the
+ * same. */
 #include "text/tokenizer.h"
 #include <jansson.h>
 #include <string.h>
@@ -20,7 +22,7 @@ typedef struct {
   bool byte_level; /* seen */
 } builder;
 
-/* ---- building ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- building ------------------------------------------------------------------------------------------ */
 
 static void *pcre_alloc(size_t n, void *ctx) {
   return lc_alloc(ctx, LC_MEM_OTHER, n);
@@ -44,8 +46,9 @@ static lc_status compile(const builder *b, const char *pattern, size_t n, pcre2_
   }
   pcre2_set_newline(how, PCRE2_NEWLINE_LF);
   pcre2_set_max_pattern_length(how, 1 << 16);
-  *code = pcre2_compile((PCRE2_SPTR)ours.data, ours.n, PCRE2_UTF | PCRE2_UCP | PCRE2_NO_AUTO_CAPTURE | PCRE2_NEVER_BACKSLASH_C,
-                        &error, &at, how);
+  *code = pcre2_compile((PCRE2_SPTR)ours.data, ours.n,
+                        PCRE2_UTF | PCRE2_UCP | PCRE2_NO_AUTO_CAPTURE | PCRE2_NEVER_BACKSLASH_C, &error, &at,
+                        how);
   if (!*code) {
     char why[128] = "";
     pcre2_get_error_message(error, (PCRE2_UCHAR *)why, sizeof why);
@@ -61,7 +64,8 @@ done:
   return st;
 }
 
-static lc_status add_step(builder *b, lc_step_kind kind, const char *pattern, size_t n, bool drop_match, bool drop_between) {
+static lc_status add_step(builder *b, lc_step_kind kind, const char *pattern, size_t n, bool drop_match,
+                          bool drop_between) {
   if (b->pre->n == LC_MAX_STEPS)
     return lc_fail(b->ctx, "%s: the pre-tokenizer has more than %d steps", b->source, LC_MAX_STEPS);
   lc_step *s = &b->pre->step[b->pre->n];
@@ -110,14 +114,17 @@ static lc_status literal_pattern(const builder *b, const json_t *text, lc_bytes 
 }
 
 static lc_status add_split(builder *b, const json_t *o) {
-  const json_t *p = json_object_get(o, "pattern"), *regex = json_object_get(p, "Regex"), *text = json_object_get(p, "String");
+  const json_t *p = json_object_get(o, "pattern"), *regex = json_object_get(p, "Regex"),
+               *text = json_object_get(p, "String");
   const char *behavior = json_string_value(json_object_get(o, "behavior"));
   bool invert, removed = behavior && strcmp(behavior, "Removed") == 0;
   LC_TRY(flag(b, o, "invert", false, &invert));
   if (!removed && !(behavior && strcmp(behavior, "Isolated") == 0))
-    return lc_fail(b->ctx, "%s: a pre-tokenizer's Split with behavior '%s' is not supported", b->source, behavior ? behavior : "");
+    return lc_fail(b->ctx, "%s: a pre-tokenizer's Split with behavior '%s' is not supported", b->source,
+                   behavior ? behavior : "");
   if (json_is_string(regex))
-    return add_step(b, LC_STEP_SPLIT, json_string_value(regex), json_string_length(regex), removed && !invert, removed && invert);
+    return add_step(b, LC_STEP_SPLIT, json_string_value(regex), json_string_length(regex), removed && !invert,
+                    removed && invert);
   if (!json_is_string(text)) return lc_fail(b->ctx, "%s: a pre-tokenizer's Split has no pattern", b->source);
   lc_bytes literal = {0};
   lc_status st = literal_pattern(b, text, &literal);
@@ -130,7 +137,8 @@ static lc_status add(builder *b, const json_t *o, int depth);
 
 static lc_status add_sequence(builder *b, const json_t *o, int depth) {
   const json_t *list = json_object_get(o, "pretokenizers");
-  if (!json_is_array(list)) return lc_fail(b->ctx, "%s: a pre-tokenizer's Sequence has no pretokenizers", b->source);
+  if (!json_is_array(list))
+    return lc_fail(b->ctx, "%s: a pre-tokenizer's Sequence has no pretokenizers", b->source);
   for (size_t i = 0; i < json_array_size(list); i++) LC_TRY(add(b, json_array_get(list, i), depth + 1));
   return LC_OK;
 }
@@ -139,7 +147,8 @@ static lc_status add(builder *b, const json_t *o, int depth) {
   const char *type = json_string_value(json_object_get(o, "type"));
   if (!type || depth > 4) return lc_fail(b->ctx, "%s: the pre-tokenizer is malformed", b->source);
   if (strcmp(type, "Sequence") == 0) return add_sequence(b, o, depth);
-  if (b->byte_level) return lc_fail(b->ctx, "%s: a pre-tokenizer '%s' after ByteLevel is not supported", b->source, type);
+  if (b->byte_level)
+    return lc_fail(b->ctx, "%s: a pre-tokenizer '%s' after ByteLevel is not supported", b->source, type);
   if (strcmp(type, "ByteLevel") == 0) return add_byte_level(b, o);
   if (strcmp(type, "Digits") == 0) return add_digits(b, o);
   if (strcmp(type, "Split") == 0) return add_split(b, o);
@@ -148,15 +157,19 @@ static lc_status add(builder *b, const json_t *o, int depth) {
 
 lc_status lc_pre_build(lc_ctx *ctx, const char *source, const json_t *json, lc_pre *pre) {
   builder b = {.ctx = ctx, .source = source, .pre = pre};
-  if (!json || json_is_null(json)) return lc_fail(ctx, "%s: there is no pre-tokenizer: only byte-level ones are supported", source);
+  if (!json || json_is_null(json))
+    return lc_fail(ctx, "%s: there is no pre-tokenizer: only byte-level ones are supported", source);
   LC_TRY(add(&b, json, 0));
-  if (!b.byte_level) return lc_fail(ctx, "%s: the pre-tokenizer does not end in ByteLevel: only byte-level ones are supported", source);
+  if (!b.byte_level)
+    return lc_fail(ctx, "%s: the pre-tokenizer does not end in ByteLevel: only byte-level ones are supported",
+                   source);
   return LC_OK;
 }
 
 lc_status lc_pre_from_row(lc_ctx *ctx, const char *source, const lc_pre_row *row, lc_pre *pre) {
   json_t *json = json_loads(row->json, 0, NULL);
-  lc_status st = json ? lc_pre_build(ctx, source, json, pre) : lc_fail(ctx, "out of memory for the pre-tokenizer");
+  lc_status st =
+      json ? lc_pre_build(ctx, source, json, pre) : lc_fail(ctx, "out of memory for the pre-tokenizer");
   json_decref(json);
   return st;
 }
@@ -173,13 +186,14 @@ bool lc_pre_same(const lc_pre *a, const lc_pre *b) {
   if (a->n != b->n) return false;
   for (int i = 0; i < a->n; i++) {
     const lc_step *x = &a->step[i], *y = &b->step[i];
-    if (x->kind != y->kind || x->drop_match != y->drop_match || x->drop_between != y->drop_between) return false;
+    if (x->kind != y->kind || x->drop_match != y->drop_match || x->drop_between != y->drop_between)
+      return false;
     if (x->pattern && strcmp(x->pattern, y->pattern) != 0) return false;
   }
   return true;
 }
 
-/* ---- running -------------------------------------------------------------------------------------------------------------------------- */
+/* ---- running ------------------------------------------------------------------------------------------- */
 
 lc_status lc_pre_run_begin(lc_tok_run *r) {
   r->general = pcre2_general_context_create(pcre_alloc, pcre_free, r->t->ctx);
@@ -199,16 +213,19 @@ void lc_pre_run_end(lc_tok_run *r) {
 static lc_status run_step(lc_tok_run *r, int k, const char *s, size_t n);
 
 /* The next match at or after `from`; *found false when there is none. */
-static lc_status next_match(lc_tok_run *r, const lc_step *step, const char *s, size_t n, size_t from, size_t *a, size_t *b, bool *found) {
+static lc_status next_match(lc_tok_run *r, const lc_step *step, const char *s, size_t n, size_t from,
+                            size_t *a, size_t *b, bool *found) {
   int rc = pcre2_match(step->code, (PCRE2_SPTR)s, n, from, PCRE2_NO_UTF_CHECK, r->match, r->limits);
   if (rc == PCRE2_ERROR_JIT_STACKLIMIT) /* the interpreter keeps its stack on the heap */
-    rc = pcre2_match(step->code, (PCRE2_SPTR)s, n, from, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, r->match, r->limits);
+    rc = pcre2_match(step->code, (PCRE2_SPTR)s, n, from, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, r->match,
+                     r->limits);
   *found = rc >= 0;
   if (rc == PCRE2_ERROR_NOMATCH) return LC_OK;
   if (rc < 0) {
     char why[128] = "";
     pcre2_get_error_message(rc, (PCRE2_UCHAR *)why, sizeof why);
-    return lc_fail(r->t->ctx, "%s: the pre-tokenizer's pattern gives up on a text of %zu bytes: %s", r->t->source, n, why);
+    return lc_fail(r->t->ctx, "%s: the pre-tokenizer's pattern gives up on a text of %zu bytes: %s",
+                   r->t->source, n, why);
   }
   const PCRE2_SIZE *v = pcre2_get_ovector_pointer(r->match);
   *a = v[0], *b = v[1];

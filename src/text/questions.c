@@ -1,5 +1,6 @@
-/* Rows for evaluation: by choice, {"prompt": s or [s …, one a choice], "choices": [s …], "answer": index or letter}, and by answer,
- * {"prompt": s, "answer": s}. Read in a stream; a malformed row is an error by line number. */
+/* Rows for evaluation, read in a stream: by choice, {"prompt": s or [s …, one a choice], "choices": [s …],
+ * "answer": index or letter}, and by answer, {"prompt": s, "answer": s}. A malformed row is an error by its
+ * line number. */
 #include "text/tokenizer.h"
 #include <jansson.h>
 #include <string.h>
@@ -60,9 +61,12 @@ static lc_status malformed(reader *r, const char *why, bool *bad) {
 
 static lc_status read_choice(reader *r, const json_t *row, lc_question *q, bool *bad) {
   const json_t *p = json_object_get(row, "prompt"), *c = json_object_get(row, "choices");
-  if (!json_is_string(p) && !strings_only(p)) return malformed(r, "\"prompt\" must be a string or a list of strings", bad);
-  if (!json_is_array(c) || !strings_only(c)) return malformed(r, "\"choices\" must be a list of strings", bad);
-  if (json_is_array(p) && json_array_size(p) != json_array_size(c)) return malformed(r, "a list of prompts must have one for each choice", bad);
+  if (!json_is_string(p) && !strings_only(p))
+    return malformed(r, "\"prompt\" must be a string or a list of strings", bad);
+  if (!json_is_array(c) || !strings_only(c))
+    return malformed(r, "\"choices\" must be a list of strings", bad);
+  if (json_is_array(p) && json_array_size(p) != json_array_size(c))
+    return malformed(r, "a list of prompts must have one for each choice", bad);
   LC_TRY(copy(r, p, &q->prompt, &q->n_prompts));
   LC_TRY(copy(r, c, &q->choice, &q->n_choices));
   q->answer = answer_index(json_object_get(row, "answer"), q->n_choices);
@@ -71,7 +75,8 @@ static lc_status read_choice(reader *r, const json_t *row, lc_question *q, bool 
 
 static lc_status read_answer(reader *r, const json_t *row, lc_question *q, bool *bad) {
   const json_t *p = json_object_get(row, "prompt"), *a = json_object_get(row, "answer");
-  if (!json_is_string(p) || !json_is_string(a)) return malformed(r, "\"prompt\" and \"answer\" must be strings", bad);
+  if (!json_is_string(p) || !json_is_string(a))
+    return malformed(r, "\"prompt\" and \"answer\" must be strings", bad);
   LC_TRY(copy(r, p, &q->prompt, &q->n_prompts));
   q->answer = -1;
   q->answer_text = lc_strdup(r->ctx, json_string_value(a));

@@ -2,11 +2,13 @@
  *
  *   {"text": s}                        every token a target; EOS at the end
  *   {"prompt": s, "completion": s}     both as they stand, the completion and the end token targets
- *   {"messages": [{role, content} …]}  through the model's template; the assistant's contents and their end tokens targets
+ *   {"messages": [{role, content} …]}  through the model's template; the assistant's contents and their end
+ * tokens targets
  *
- * A tokenizer that opens texts with BOS does so here too (a template has its own opening). Prompt and completion are tokenised together, as
- * TRL does, so that the boundary is what generation will see; where the prompt's own ids are no prefix of that, the two are tokenised
- * apart and the row is counted. A malformed row stops the loading by its line number, or is counted when the caller wants that. */
+ * A tokenizer that opens texts with BOS does so here too (a template has its own opening). Prompt and
+ * completion are tokenised together, as TRL does, so that the boundary is what generation will see; where the
+ * prompt's own ids are no prefix of that, the two are tokenised apart and the row is counted. A malformed row
+ * stops the loading by its line number, or is counted when the caller wants that. */
 #include "text/data.h"
 #include <jansson.h>
 #include <string.h>
@@ -60,7 +62,8 @@ static lc_status add_text(loader *l, const json_t *row) {
 static lc_status add_completion(loader *l, const json_t *row) {
   lc_dataset *d = l->d;
   const json_t *p = json_object_get(row, "prompt"), *c = json_object_get(row, "completion");
-  if (!json_is_string(p) || !json_is_string(c)) return malformed(l, "\"prompt\" and \"completion\" must be strings");
+  if (!json_is_string(p) || !json_is_string(c))
+    return malformed(l, "\"prompt\" and \"completion\" must be strings");
   lc_ids prompt = {0}, both = {0};
   lc_bytes text = {0};
   lc_status st = LC_OK;
@@ -70,7 +73,8 @@ static lc_status add_completion(loader *l, const json_t *row) {
   LC_GO(lc_tokenize(d->tok, json_string_value(p), json_string_length(p), true, &prompt));
   LC_GO(lc_tokenize(d->tok, text.data, text.n, true, &both));
   LC_GO(add_ids(l, &prompt, 0, 0));
-  if (prompt.n <= both.n && (prompt.n == 0 || memcmp(prompt.id, both.id, (size_t)prompt.n * sizeof *prompt.id) == 0)) {
+  if (prompt.n <= both.n &&
+      (prompt.n == 0 || memcmp(prompt.id, both.id, (size_t)prompt.n * sizeof *prompt.id) == 0)) {
     LC_GO(add_ids(l, &both, prompt.n, 1));
   } else {
     d->info.apart++;
@@ -101,7 +105,8 @@ static lc_status add_messages(loader *l, const json_t *row) {
   lc_status st = LC_OK;
   for (size_t i = 0; i < n && !l->bad; i++) {
     const json_t *o = json_array_get(list, i);
-    m[i] = (lc_message){json_string_value(json_object_get(o, "role")), json_string_value(json_object_get(o, "content"))};
+    m[i] = (lc_message){json_string_value(json_object_get(o, "role")),
+                        json_string_value(json_object_get(o, "content"))};
     if (!m[i].role || !m[i].content) {
       malformed(l, "a message must have a \"role\" and a \"content\" that are strings");
     } else if (!known_role(m[i].role)) {
@@ -114,7 +119,7 @@ static lc_status add_messages(loader *l, const json_t *row) {
   return st;
 }
 
-/* ---- kinds --------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- kinds --------------------------------------------------------------------------------------------- */
 
 static const struct {
   lc_row_kind kind;
@@ -138,7 +143,8 @@ static lc_status set_kind(loader *l, int k) {
   if (kinds[k].kind == LC_ROWS_MESSAGES) return lc_template_for(d->tok, &d->tmpl);
   if (kinds[k].kind == LC_ROWS_COMPLETION && tmpl) d->end = lc_template_end(tmpl, d->tok);
   if (d->end < 0) d->end = lc_token_eos(d->tok);
-  if (d->end < 0) return lc_fail(d->ctx, "%s: rows end in an end token, and the tokenizer names none (eos_token)", d->path);
+  if (d->end < 0)
+    return lc_fail(d->ctx, "%s: rows end in an end token, and the tokenizer names none (eos_token)", d->path);
   return LC_OK;
 }
 
@@ -173,7 +179,8 @@ static lc_status load_line(loader *l, const char *line, size_t n) {
   json_decref(row);
   if (st) return st;
   if (!l->bad) return lc_data_commit(d);
-  if (!d->opts.skip_bad) return lc_fail(d->ctx, "%s: line %lld: %s", d->path, (long long)l->lines.line, l->why);
+  if (!d->opts.skip_bad)
+    return lc_fail(d->ctx, "%s: line %lld: %s", d->path, (long long)l->lines.line, l->why);
   d->info.bad++;
   return LC_OK;
 }
@@ -194,8 +201,9 @@ lc_status lc_rows_load(lc_dataset *d) {
     }
   }
   if (d->info.apart)
-    lc_log(d->ctx, LC_LOG_WARN, "%s: in %lld rows the prompt's tokens change when the completion follows: tokenised apart", d->path,
-           (long long)d->info.apart);
+    lc_log(d->ctx, LC_LOG_WARN,
+           "%s: in %lld rows the prompt's tokens change when the completion follows: tokenised apart",
+           d->path, (long long)d->info.apart);
 done:
   lc_lines_close(&l.lines);
   return st;

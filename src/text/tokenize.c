@@ -1,4 +1,5 @@
-/* Text to ids and back: the way through added tokens, normalisation, words and merges (see tokenizer.h), and the public accessors. */
+/* Text to ids and back: the way through added tokens, normalisation, words and merges (see tokenizer.h), and
+ * the public accessors. */
 #include "text/tokenizer.h"
 #include <string.h>
 #include <utf8proc.h>
@@ -59,7 +60,8 @@ static void run_end(lc_tok_run *r) {
   lc_free(ctx, r->heap);
 }
 
-lc_status lc_tokenize_ends(const lc_tokenizer *t, const char *text, size_t n, bool special, lc_ids *ids, lc_bytes *ends) {
+lc_status lc_tokenize_ends(const lc_tokenizer *t, const char *text, size_t n, bool special, lc_ids *ids,
+                           lc_bytes *ends) {
   size_t bad;
   lc_status st = LC_OK;
   if (n == 0) return LC_OK;
@@ -77,11 +79,13 @@ lc_status lc_tokenize(const lc_tokenizer *t, const char *text, size_t n, bool sp
   return lc_tokenize_ends(t, text, n, special, ids, NULL);
 }
 
-lc_status lc_detokenize(const lc_tokenizer *t, const int32_t *ids, int64_t n, bool skip_special, lc_bytes *out) {
+lc_status lc_detokenize(const lc_tokenizer *t, const int32_t *ids, int64_t n, bool skip_special,
+                        lc_bytes *out) {
   LC_TRY(lc_bytes_add(t->ctx, out, "", 0));
   for (int64_t i = 0; i < n; i++) {
     if (ids[i] < 0 || ids[i] >= t->n)
-      return lc_fail(t->ctx, "%s: token id %d is out of range (0 to %lld)", t->source, ids[i], (long long)t->n - 1);
+      return lc_fail(t->ctx, "%s: token id %d is out of range (0 to %lld)", t->source, ids[i],
+                     (long long)t->n - 1);
     const lc_token *k = &t->tok[ids[i]];
     if (!k->flags || (skip_special && (k->flags & LC_TOK_SPECIAL))) continue;
     LC_TRY(lc_bytes_add(t->ctx, out, t->arena.data + k->bytes, k->n_bytes));

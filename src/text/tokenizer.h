@@ -1,12 +1,12 @@
 /* The tokenizer from inside: what the files of this room share, and nobody else includes.
  *
- * A byte-level BPE vocabulary writes every byte as one printable character (bytelevel.c), so token texts are valid UTF-8 and merges never
- * meet a space. The text of a token is kept as the file has it; its bytes, what it decodes to, beside it. Added tokens (special and
- * plain ones) are raw text: their bytes are their text.
+ * A byte-level BPE vocabulary writes every byte as one printable character (bytelevel.c), so token texts are
+ * valid UTF-8 and merges never meet a space. The text of a token is kept as the file has it; its bytes, what
+ * it decodes to, beside it. Added tokens (special and plain ones) are raw text: their bytes are their text.
  *
- * The way from text to ids: added tokens are cut out (added.c), the rest is normalised (NFC or not at all), cut into words by a list of
- * steps (pretokenize.c), and each word is merged from its bytes (bpe.c). A tokenizer is constant once loaded: what a call needs to write
- * is in its lc_tok_run. */
+ * The way from text to ids: added tokens are cut out (added.c), the rest is normalised (NFC or not at all),
+ * cut into words by a list of steps (pretokenize.c), and each word is merged from its bytes (bpe.c). A
+ * tokenizer is constant once loaded: what a call needs to write is in its lc_tok_run. */
 #ifndef LC_TEXT_TOKENIZER_H
 #define LC_TEXT_TOKENIZER_H
 #include "text/text.h"
@@ -17,7 +17,7 @@ struct pcre2_real_match_data_8;
 struct pcre2_real_match_context_8;
 struct pcre2_real_general_context_8;
 
-/* ---- vocabulary (vocab.c) ------------------------------------------------------------------------------------------------------ */
+/* ---- vocabulary (vocab.c) ------------------------------------------------------------------------------ */
 enum {
   LC_TOK_VOCAB = 1,       /* in the model's own vocabulary */
   LC_TOK_ADDED = 2,       /* cut out of the text before anything else */
@@ -28,7 +28,7 @@ enum {
   LC_TOK_UNUSED = 64      /* a padding row of the embedding */
 };
 typedef struct {
-  size_t text, bytes; /* offsets in the arena */
+  size_t text, bytes;              /* offsets in the arena */
   uint32_t n_text, n_bytes, flags; /* flags 0: no token has this id */
 } lc_token;
 
@@ -45,12 +45,12 @@ typedef struct {
   int32_t n, first[257];
 } lc_added_set;
 
-/* ---- pre-tokenizer (pretokenize.c, pretokenizers.c) -------------------------------------------------------------------------------- */
+/* ---- pre-tokenizer (pretokenize.c, pretokenizers.c) ---------------------------------------------------- */
 typedef enum { LC_STEP_SPLIT, LC_STEP_PREFIX } lc_step_kind;
 typedef struct {
-  lc_step_kind kind;            /* SPLIT: by a pattern; PREFIX: a space before a piece that has none */
+  lc_step_kind kind;             /* SPLIT: by a pattern; PREFIX: a space before a piece that has none */
   bool drop_match, drop_between; /* pieces left out: Removed, and Removed inverted */
-  char *pattern;                /* as the file has it */
+  char *pattern;                 /* as the file has it */
   struct pcre2_real_code_8 *code;
 } lc_step;
 #define LC_MAX_STEPS 16
@@ -59,26 +59,26 @@ typedef struct {
   int n;
 } lc_pre;
 
-/* A known pre-tokenizer: its names in GGUF and its structure in tokenizer.json's terms, from which both kinds of file are read and
- * written. */
+/* A known pre-tokenizer: its names in GGUF and its structure in tokenizer.json's terms, from which both kinds
+ * of file are read and written. */
 typedef struct {
-  const char *names[6]; /* tokenizer.ggml.pre; the first is written */
-  const char *json;     /* tokenizer.json's pre_tokenizer */
+  const char *names[6];        /* tokenizer.ggml.pre; the first is written */
+  const char *json;            /* tokenizer.json's pre_tokenizer */
   bool ignore_merges, add_bos; /* what the name implies in llama.cpp */
 } lc_pre_row;
-const lc_pre_row *lc_pre_by_name(lc_str name);        /* NULL when unknown */
-const lc_pre_row *lc_pre_at(int i);                   /* NULL after the last */
+const lc_pre_row *lc_pre_by_name(lc_str name); /* NULL when unknown */
+const lc_pre_row *lc_pre_at(int i);            /* NULL after the last */
 
 /* Builds the steps from tokenizer.json's pre_tokenizer. `source` names the file in errors. */
 lc_status lc_pre_build(lc_ctx *, const char *source, const struct json_t *, lc_pre *);
 lc_status lc_pre_from_row(lc_ctx *, const char *source, const lc_pre_row *, lc_pre *);
 void lc_pre_free(lc_ctx *, lc_pre *);
 bool lc_pre_same(const lc_pre *, const lc_pre *);
-/* Rewrites a pattern of the dialect of tokenizer.json (Oniguruma) in PCRE2's, with the same meaning; a construct that it does not know to
- * mean the same is refused by name. */
+/* Rewrites a pattern of the dialect of tokenizer.json (Oniguruma) in PCRE2's, with the same meaning; a
+ * construct that it does not know to mean the same is refused by name. */
 lc_status lc_pattern_translate(lc_ctx *, const char *source, const char *pattern, size_t n, lc_bytes *out);
 
-/* ---- the tokenizer ------------------------------------------------------------------------------------------------------------------ */
+/* ---- the tokenizer ------------------------------------------------------------------------------------- */
 struct lc_tokenizer {
   lc_ctx *ctx;
   char *source;   /* the file, for errors */
@@ -104,7 +104,7 @@ struct lc_tokenizer {
   int n_stops;
   char *chat_template;
   int64_t context_length; /* 0: unknown */
-  bool warned; /* of a byte without a token: once is enough (atomic access) */
+  bool warned;            /* of a byte without a token: once is enough (atomic access) */
 };
 
 lc_status lc_vocab_put(lc_tokenizer *, int64_t id, const char *text, size_t n, uint32_t flags);
@@ -125,12 +125,13 @@ lc_status lc_stops_finish(lc_tokenizer *);
 uint64_t lc_hash_bytes(const char *, size_t n);
 int32_t lc_merge_rank(const lc_tokenizer *, int32_t left, int32_t right); /* -1: the pair never merges */
 
-/* ---- bytes as characters (bytelevel.c) ------------------------------------------------------------------------------------------------ */
-int lc_byte_char(uint8_t byte, char out[2]);                  /* length of the UTF-8 of a byte's character */
-/* Token text -> bytes, in place of `out` (room for n). False when a character stands for no byte: the text is then meant literally. */
+/* ---- bytes as characters (bytelevel.c) ----------------------------------------------------------------- */
+int lc_byte_char(uint8_t byte, char out[2]); /* length of the UTF-8 of a byte's character */
+/* Token text -> bytes, in place of `out` (room for n). False when a character stands for no byte: the text is
+ * then meant literally. */
 bool lc_chars_to_bytes(const char *text, size_t n, char *out, size_t *n_out);
 
-/* ---- one call of lc_tokenize ------------------------------------------------------------------------------------------------------------ */
+/* ---- one call of lc_tokenize --------------------------------------------------------------------------- */
 typedef struct {
   int32_t id, prev, next;
   uint32_t end; /* byte offset in the word, after the symbol */
@@ -154,8 +155,10 @@ typedef struct {
   struct pcre2_real_match_context_8 *limits;
 } lc_tok_run;
 
-/* As lc_tokenize, with the end of each id's bytes in the text (exact for a text that the normaliser leaves alone). */
-lc_status lc_tokenize_ends(const lc_tokenizer *, const char *text, size_t n, bool special, lc_ids *, lc_bytes *ends);
+/* As lc_tokenize, with the end of each id's bytes in the text (exact for a text that the normaliser leaves
+ * alone). */
+lc_status lc_tokenize_ends(const lc_tokenizer *, const char *text, size_t n, bool special, lc_ids *,
+                           lc_bytes *ends);
 lc_status lc_tok_emit(lc_tok_run *, int32_t id, const char *end);
 /* Calls `next` for the text between added tokens and emits the ids of those. */
 typedef lc_status (*lc_fragment_fn)(lc_tok_run *, const char *s, size_t n);
@@ -166,21 +169,24 @@ lc_status lc_pretokenize(lc_tok_run *, const char *s, size_t n); /* words to lc_
 lc_status lc_bpe_word(lc_tok_run *, const char *s, size_t n);
 lc_status lc_nfc(lc_ctx *, const char *s, size_t n, lc_bytes *out); /* appends */
 
-/* ---- UTF-8 (utf8.c) ------------------------------------------------------------------------------------------------------------------- */
-int lc_utf8_step(const char *s, size_t n);         /* length of the character; 0: not UTF-8; -1: cut short by the end */
+/* ---- UTF-8 (utf8.c) ------------------------------------------------------------------------------------ */
+int lc_utf8_step(const char *s,
+                 size_t n); /* length of the character; 0: not UTF-8; -1: cut short by the end */
 uint32_t lc_utf8_char(const char *s, int n_bytes); /* its code point */
 size_t lc_space_at(const char *s, size_t n);       /* length of the white space character at s, 0 when none */
 size_t lc_space_before(const char *s, size_t n);   /* … that ends at s + n */
 
-/* ---- files of a Hugging Face directory --------------------------------------------------------------------------------------------------- */
-lc_status lc_tokenizer_json(lc_tokenizer *, const struct json_t *root); /* vocab_json.c: tokenizer.json, parsed, but for the finish */
+/* ---- files of a Hugging Face directory ----------------------------------------------------------------- */
+lc_status
+lc_tokenizer_json(lc_tokenizer *,
+                  const struct json_t *root); /* vocab_json.c: tokenizer.json, parsed, but for the finish */
 lc_status lc_added_from_json(lc_tokenizer *, int64_t id, const struct json_t *);
 lc_status lc_token_make_special(lc_tokenizer *, const char *key, const char *text, size_t n, int32_t *id);
 
-/* ---- chat (chat.c) ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- chat (chat.c) ------------------------------------------------------------------------------------- */
 const lc_template *lc_template_known(const char *text); /* NULL when it is not built in */
 
-/* ---- JSON lines (lines.c) ------------------------------------------------------------------------------------------------------------------ */
+/* ---- JSON lines (lines.c) ------------------------------------------------------------------------------ */
 typedef struct {
   lc_ctx *ctx;
   const char *path;

@@ -1,6 +1,7 @@
 /* UTF-8: stepping, validity, the growing buffers of bytes and ids, and decoding as a stream.
  *
- * Well-formed is what table 3-7 of the Unicode standard says: no overlong forms, no surrogates, nothing above U+10FFFF. */
+ * Well-formed is what table 3-7 of the Unicode standard says: no overlong forms, no surrogates, nothing above
+ * U+10FFFF. */
 #include "text/tokenizer.h"
 #include <string.h>
 
@@ -51,8 +52,9 @@ bool lc_utf8_valid(const char *s, size_t n, size_t *bad_at) {
 
 /* Unicode's White_Space property, which is what \s means to the tokenizers library. */
 static bool is_space(uint32_t c) {
-  return (c >= 9 && c <= 13) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200A) ||
-         c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
+  return (c >= 9 && c <= 13) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680 ||
+         (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F ||
+         c == 0x3000;
 }
 
 size_t lc_space_at(const char *s, size_t n) {
@@ -68,7 +70,8 @@ size_t lc_space_before(const char *s, size_t n) {
 
 lc_status lc_bytes_add(lc_ctx *ctx, lc_bytes *b, const void *data, size_t n) {
   size_t want;
-  if (!lc_add(b->n, n, &want) || !lc_add(want, 1, &want)) return lc_fail(ctx, "a text of more bytes than memory has");
+  if (!lc_add(b->n, n, &want) || !lc_add(want, 1, &want))
+    return lc_fail(ctx, "a text of more bytes than memory has");
   if (want > b->cap) {
     size_t cap = b->cap < 64 ? 64 : b->cap;
     while (cap < want) cap = cap > SIZE_MAX / 2 ? want : cap + cap / 2;
@@ -101,7 +104,8 @@ lc_status lc_ids_push(lc_ctx *ctx, lc_ids *v, int32_t id) {
   if (v->n == v->cap) {
     int64_t cap = v->cap < 64 ? 64 : v->cap + v->cap / 2;
     size_t bytes;
-    if (!lc_mul((size_t)cap, sizeof *v->id, &bytes)) return lc_fail(ctx, "%lld ids are too many", (long long)cap);
+    if (!lc_mul((size_t)cap, sizeof *v->id, &bytes))
+      return lc_fail(ctx, "%lld ids are too many", (long long)cap);
     int32_t *p = lc_realloc(ctx, LC_MEM_OTHER, v->id, bytes);
     if (!p) return LC_FAILED;
     v->id = p, v->cap = cap;
@@ -115,9 +119,10 @@ void lc_ids_free(lc_ctx *ctx, lc_ids *v) {
   *v = (lc_ids){0};
 }
 
-/* A character's bytes may come with different tokens. What cannot become a character any more is passed on as it is: nothing is lost,
- * and nothing waits for ever. At most three bytes are held. */
-lc_status lc_detokenize_next(const lc_tokenizer *t, lc_utf8_stream *s, int32_t id, bool flush, lc_bytes *out) {
+/* A character's bytes may come with different tokens. What cannot become a character any more is passed on as
+ * it is: nothing is lost, and nothing waits for ever. At most three bytes are held. */
+lc_status lc_detokenize_next(const lc_tokenizer *t, lc_utf8_stream *s, int32_t id, bool flush,
+                             lc_bytes *out) {
   lc_bytes b = {0};
   lc_status st = LC_OK;
   size_t i = 0;

@@ -1,7 +1,8 @@
 /* The vocabulary: tokens by id and by text, merges by pair, the added tokens' search sets.
  *
- * Three tables: tok[id]; an open-addressing table from token text to id; one from (left id, right id) to rank. All are sized by powers of
- * two and kept at most half full. Ids and counts from a file are checked before anything is sized by them. */
+ * Three tables: tok[id]; an open-addressing table from token text to id; one from (left id, right id) to
+ * rank. All are sized by powers of two and kept at most half full. Ids and counts from a file are checked
+ * before anything is sized by them. */
 #include "text/tokenizer.h"
 #include <stdlib.h>
 #include <string.h>
@@ -37,13 +38,13 @@ void lc_tokenizer_free(lc_tokenizer *t) {
   if (!t) return;
   lc_ctx *ctx = t->ctx;
   lc_pre_free(ctx, &t->pre);
-  void *own[] = {t->source, t->dir, t->pre_name, t->tok, t->arena.data, t->slot, t->merge, t->pair,
-                 t->added[0].id, t->added[1].id, t->stop, t->chat_template};
+  void *own[] = {t->source, t->dir,  t->pre_name,    t->tok,         t->arena.data, t->slot,
+                 t->merge,  t->pair, t->added[0].id, t->added[1].id, t->stop,       t->chat_template};
   for (size_t i = 0; i < sizeof own / sizeof *own; i++) lc_free(ctx, own[i]);
   lc_free(ctx, t);
 }
 
-/* ---- texts --------------------------------------------------------------------------------------------------------------------------- */
+/* ---- texts --------------------------------------------------------------------------------------------- */
 
 static size_t slot_of(const lc_tokenizer *t, const char *text, size_t n) {
   size_t i = lc_hash_bytes(text, n) & (t->n_slots - 1);
@@ -85,16 +86,19 @@ static lc_status grow_ids(lc_tokenizer *t, int64_t id) {
 }
 
 lc_status lc_vocab_reserve(lc_tokenizer *t, int64_t n) {
-  if (n > MAX_IDS) return lc_fail(t->ctx, "%s: a vocabulary of %lld (at most %d)", t->source, (long long)n, MAX_IDS);
+  if (n > MAX_IDS)
+    return lc_fail(t->ctx, "%s: a vocabulary of %lld (at most %d)", t->source, (long long)n, MAX_IDS);
   return n > t->n ? grow_ids(t, n - 1) : LC_OK;
 }
 
 lc_status lc_vocab_put(lc_tokenizer *t, int64_t id, const char *text, size_t n, uint32_t flags) {
   size_t bad;
   if (id < 0 || id >= MAX_IDS)
-    return lc_fail(t->ctx, "%s: token id %lld is out of range (0 to %d)", t->source, (long long)id, MAX_IDS - 1);
+    return lc_fail(t->ctx, "%s: token id %lld is out of range (0 to %d)", t->source, (long long)id,
+                   MAX_IDS - 1);
   if (n > MAX_TOKEN_BYTES)
-    return lc_fail(t->ctx, "%s: token %lld is %zu bytes long (at most %d)", t->source, (long long)id, n, MAX_TOKEN_BYTES);
+    return lc_fail(t->ctx, "%s: token %lld is %zu bytes long (at most %d)", t->source, (long long)id, n,
+                   MAX_TOKEN_BYTES);
   if (n == 0) return lc_fail(t->ctx, "%s: token %lld is empty", t->source, (long long)id);
   if (memchr(text, 0, n) || !lc_utf8_valid(text, n, &bad))
     return lc_fail(t->ctx, "%s: the text of token %lld is not UTF-8 without NUL", t->source, (long long)id);
@@ -116,7 +120,7 @@ lc_status lc_vocab_put(lc_tokenizer *t, int64_t id, const char *text, size_t n, 
   return LC_OK;
 }
 
-/* ---- what follows from the tokens ------------------------------------------------------------------------------------------------------ */
+/* ---- what follows from the tokens ---------------------------------------------------------------------- */
 
 static lc_status token_bytes(lc_tokenizer *t, lc_token *k) {
   k->bytes = k->text, k->n_bytes = k->n_text;
@@ -179,14 +183,16 @@ lc_status lc_vocab_finish(lc_tokenizer *t) {
     t->byte_id[b] = lc_vocab_find(t, c, (size_t)n);
     bytes += t->byte_id[b] >= 0;
   }
-  if (bytes == 0) return lc_fail(t->ctx, "%s: no token stands for a single byte: this is no byte-level vocabulary", t->source);
+  if (bytes == 0)
+    return lc_fail(t->ctx, "%s: no token stands for a single byte: this is no byte-level vocabulary",
+                   t->source);
   for (int64_t id = 0; id < t->n; id++)
     if (t->tok[id].flags) LC_TRY(token_bytes(t, &t->tok[id]));
   LC_TRY(added_set(t, &t->added[0], 0));
   return added_set(t, &t->added[1], LC_TOK_NORMALIZED);
 }
 
-/* ---- merges ---------------------------------------------------------------------------------------------------------------------------- */
+/* ---- merges -------------------------------------------------------------------------------------------- */
 
 lc_status lc_merges_begin(lc_tokenizer *t, int64_t n) {
   if (n > MAX_IDS) return lc_fail(t->ctx, "%s: %lld merges (at most %d)", t->source, (long long)n, MAX_IDS);
@@ -216,19 +222,21 @@ lc_status lc_merges_add(lc_tokenizer *t, const char *left, size_t n_left, const 
     return lc_fail(t->ctx, "%s: merge %lld is malformed", t->source, rank);
   memcpy(both, left, n_left);
   memcpy(both + n_left, right, n_right);
-  lc_merge m = {lc_vocab_find(t, left, n_left), lc_vocab_find(t, right, n_right), lc_vocab_find(t, both, n_left + n_right)};
+  lc_merge m = {lc_vocab_find(t, left, n_left), lc_vocab_find(t, right, n_right),
+                lc_vocab_find(t, both, n_left + n_right)};
   if (m.left < 0 || m.right < 0 || m.made < 0)
-    return lc_fail(t->ctx, "%s: merge %lld ('%.*s' with '%.*s') needs a token that the vocabulary lacks", t->source, rank,
-                   (int)n_left, left, (int)n_right, right);
+    return lc_fail(t->ctx, "%s: merge %lld ('%.*s' with '%.*s') needs a token that the vocabulary lacks",
+                   t->source, rank, (int)n_left, left, (int)n_right, right);
   uint64_t key = (uint64_t)(uint32_t)m.left << 32 | (uint32_t)m.right;
   lc_merge_slot *s = pair_slot(t, key);
-  if (s->rank >= 0) return lc_fail(t->ctx, "%s: merges %d and %lld are the same pair", t->source, s->rank, rank);
+  if (s->rank >= 0)
+    return lc_fail(t->ctx, "%s: merges %d and %lld are the same pair", t->source, s->rank, rank);
   *s = (lc_merge_slot){key, (int32_t)t->n_merges};
   t->merge[t->n_merges++] = m;
   return LC_OK;
 }
 
-/* ---- stops ------------------------------------------------------------------------------------------------------------------------------ */
+/* ---- stops --------------------------------------------------------------------------------------------- */
 
 lc_status lc_stops_add(lc_tokenizer *t, int32_t id) {
   if (id < 0) return LC_OK;

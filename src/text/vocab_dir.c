@@ -1,9 +1,11 @@
-/* A tokenizer from a Hugging Face directory: tokenizer.json makes the ids; the files around it say which ids mean what.
+/* A tokenizer from a Hugging Face directory: tokenizer.json makes the ids; the files around it say which ids
+ * mean what.
  *
- *   tokenizer_config.json   bos_token, eos_token, pad_token, unk_token (strings or {"content"}), added_tokens_decoder, chat_template
- *   chat_template.jinja     the newer place of the template; it wins
- *   generation_config.json  eos_token_id (one or a list): the stop ids; bos and pad where the tokenizer names none
- *   config.json             the same ids, and vocab_size: rows of the embedding beyond the last token are ids without a text */
+ *   tokenizer_config.json   bos_token, eos_token, pad_token, unk_token (strings or {"content"}),
+ * added_tokens_decoder, chat_template chat_template.jinja     the newer place of the template; it wins
+ *   generation_config.json  eos_token_id (one or a list): the stop ids; bos and pad where the tokenizer names
+ * none config.json             the same ids, and vocab_size: rows of the embedding beyond the last token are
+ * ids without a text */
 #include "text/tokenizer.h"
 #include <jansson.h>
 #include <stdlib.h>
@@ -20,7 +22,8 @@ static lc_status read_optional(lc_ctx *ctx, const char *dir, const char *name, j
   return st;
 }
 
-/* tokenizer_config.json may hold a model_max_length of 1e30 written as an integer, which Jansson takes as a real only. */
+/* tokenizer_config.json may hold a model_max_length of 1e30 written as an integer, which Jansson takes as a
+ * real only. */
 static lc_status read_config(lc_tokenizer *t, json_t **out) {
   char *path = lc_path_join(t->ctx, t->dir, "tokenizer_config.json"), *text = NULL;
   size_t n = 0;
@@ -36,7 +39,7 @@ done:
   return st;
 }
 
-/* ---- tokenizer_config.json ----------------------------------------------------------------------------------------------------------------- */
+/* ---- tokenizer_config.json ----------------------------------------------------------------------------- */
 
 static lc_status named_token(lc_tokenizer *t, const json_t *config, const char *key, int32_t *id) {
   const json_t *v = json_object_get(config, key);
@@ -46,8 +49,9 @@ static lc_status named_token(lc_tokenizer *t, const json_t *config, const char *
   int32_t found = -1;
   LC_TRY(lc_token_make_special(t, key, json_string_value(v), json_string_length(v), &found));
   if (*id >= 0 && *id != found)
-    return lc_fail(t->ctx, "%s: %s is '%s' in tokenizer_config.json, and tokenizer.json puts '%s' in front of a text", t->dir, key,
-                   json_string_value(v), lc_token_text(t, *id));
+    return lc_fail(t->ctx,
+                   "%s: %s is '%s' in tokenizer_config.json, and tokenizer.json puts '%s' in front of a text",
+                   t->dir, key, json_string_value(v), lc_token_text(t, *id));
   *id = found;
   return LC_OK;
 }
@@ -59,7 +63,8 @@ static lc_status more_added(lc_tokenizer *t, json_t *list) {
     char *end;
     long long id = strtoll(key, &end, 10);
     if (*end || end == key || !json_is_object(o))
-      return lc_fail(t->ctx, "%s/tokenizer_config.json: added_tokens_decoder is malformed at '%s'", t->dir, key);
+      return lc_fail(t->ctx, "%s/tokenizer_config.json: added_tokens_decoder is malformed at '%s'", t->dir,
+                     key);
     if (id >= 0 && id < t->n && (t->tok[id].flags & LC_TOK_ADDED)) continue; /* tokenizer.json has it */
     LC_TRY(lc_added_from_json(t, id, o));
   }
@@ -97,12 +102,13 @@ static lc_status read_template_file(lc_tokenizer *t) {
   char *path = lc_path_join(t->ctx, t->dir, "chat_template.jinja");
   if (!path) return LC_FAILED;
   size_t n;
-  lc_status st = lc_path_exists(path) ? lc_read_file(t->ctx, path, MAX_TEMPLATE, &t->chat_template, &n) : LC_OK;
+  lc_status st =
+      lc_path_exists(path) ? lc_read_file(t->ctx, path, MAX_TEMPLATE, &t->chat_template, &n) : LC_OK;
   lc_free(t->ctx, path);
   return st;
 }
 
-/* ---- generation_config.json and config.json ---------------------------------------------------------------------------------------------- */
+/* ---- generation_config.json and config.json ------------------------------------------------------------ */
 
 static lc_status id_member(lc_tokenizer *t, const char *file, const json_t *v, const char *key, int32_t *id) {
   if (!v || json_is_null(v)) return LC_OK;
@@ -110,7 +116,8 @@ static lc_status id_member(lc_tokenizer *t, const char *file, const json_t *v, c
   json_int_t k = json_integer_value(v);
   if (k < 0) return LC_OK; /* some write -1 for none */
   if (k >= t->n)
-    return lc_fail(t->ctx, "%s/%s: %s is %lld, and the vocabulary ends at %lld", t->dir, file, key, (long long)k, (long long)t->n - 1);
+    return lc_fail(t->ctx, "%s/%s: %s is %lld, and the vocabulary ends at %lld", t->dir, file, key,
+                   (long long)k, (long long)t->n - 1);
   if (*id < 0) *id = (int32_t)k;
   return LC_OK;
 }
@@ -156,7 +163,8 @@ lc_status lc_tokenizer_from_dir(lc_ctx *ctx, const char *dir, lc_tokenizer **out
   LC_GO(lc_tokenizer_json(t, root));
   LC_GO(read_template_file(t));
   LC_GO(read_tokenizer_config(t));
-  /* config.json first: it has the size that ids are checked against; its eos is the stop only where no other file names one. */
+  /* config.json first: it has the size that ids are checked against; its eos is the stop only where no other
+   * file names one. */
   int32_t named = t->eos;
   LC_GO(read_ids(t, "config.json", false));
   int32_t from_config = t->eos;

@@ -1,19 +1,22 @@
 /* A tokenizer from GGUF's metadata, and back (ggml/docs/gguf.md, tokenizer.ggml.*).
  *
- * tokens and token_type are arrays by id, merges are "a b" in order of rank, pre names the pre-tokenizer (pretokenizers.c). Token types:
- * 1 normal, 2 unknown, 3 control (special), 4 user-defined (added, plain), 5 unused, 6 byte (of other kinds of vocabulary). */
+ * tokens and token_type are arrays by id, merges are "a b" in order of rank, pre names the pre-tokenizer
+ * (pretokenizers.c). Token types: 1 normal, 2 unknown, 3 control (special), 4 user-defined (added, plain), 5
+ * unused, 6 byte (of other kinds of vocabulary). */
 #include "text/tokenizer.h"
 #include <string.h>
 
 enum { TYPE_NORMAL = 1, TYPE_UNKNOWN, TYPE_CONTROL, TYPE_USER, TYPE_UNUSED, TYPE_BYTE };
 #define KEY(name) "tokenizer.ggml." name
 
-static lc_status array(lc_tokenizer *t, const lc_gguf *g, const char *key, lc_gguf_type item, const lc_gguf_kv **out) {
+static lc_status array(lc_tokenizer *t, const lc_gguf *g, const char *key, lc_gguf_type item,
+                       const lc_gguf_kv **out) {
   const lc_gguf_kv *kv = lc_gguf_key(g, key);
   if (!kv) return lc_fail(t->ctx, "%s: the metadata lack '%s'", t->source, key);
   bool same_width = item == LC_GGUF_I32 && kv->item == LC_GGUF_U32;
   if (kv->type != LC_GGUF_ARRAY || (kv->item != item && !same_width))
-    return lc_fail(t->ctx, "%s: '%s' is no array of %s", t->source, key, item == LC_GGUF_STRING ? "strings" : "32-bit integers");
+    return lc_fail(t->ctx, "%s: '%s' is no array of %s", t->source, key,
+                   item == LC_GGUF_STRING ? "strings" : "32-bit integers");
   *out = kv;
   return LC_OK;
 }
@@ -34,8 +37,8 @@ static lc_status read_tokens(lc_tokenizer *t, const lc_gguf *g) {
                                      [TYPE_USER] = LC_TOK_VOCAB | LC_TOK_ADDED,
                                      [TYPE_UNUSED] = LC_TOK_VOCAB | LC_TOK_UNUSED};
     if (type < TYPE_NORMAL || type > TYPE_UNUSED)
-      return lc_fail(t->ctx, "%s: token %llu has type %d, which a byte-level vocabulary does not have", t->source,
-                     (unsigned long long)i, type);
+      return lc_fail(t->ctx, "%s: token %llu has type %d, which a byte-level vocabulary does not have",
+                     t->source, (unsigned long long)i, type);
     LC_TRY(lc_vocab_put(t, (int64_t)i, tokens->strings[i].data, tokens->strings[i].n, flags[type]));
   }
   return LC_OK;
@@ -49,7 +52,9 @@ static lc_status read_merges(lc_tokenizer *t, const lc_gguf *g) {
   for (uint64_t i = 0; i < kv->n; i++) {
     lc_str m = kv->strings[i];
     const char *gap = m.n > 1 ? memchr(m.data + 1, ' ', m.n - 1) : NULL;
-    if (!gap) return lc_fail(t->ctx, "%s: merge %llu, '%.*s', has no space", t->source, (unsigned long long)i, (int)lc_min64((int64_t)m.n, 80), m.data);
+    if (!gap)
+      return lc_fail(t->ctx, "%s: merge %llu, '%.*s', has no space", t->source, (unsigned long long)i,
+                     (int)lc_min64((int64_t)m.n, 80), m.data);
     size_t left = (size_t)(gap - m.data);
     LC_TRY(lc_merges_add(t, m.data, left, gap + 1, m.n - left - 1));
   }
@@ -59,7 +64,8 @@ static lc_status read_merges(lc_tokenizer *t, const lc_gguf *g) {
 static lc_status read_id(lc_tokenizer *t, const lc_gguf *g, const char *key, int32_t *id) {
   int64_t k = lc_gguf_i64_or(g, key, -1);
   if (lc_gguf_key(g, key) && (k < 0 || k >= t->n))
-    return lc_fail(t->ctx, "%s: '%s' is %lld, and there are %lld tokens", t->source, key, (long long)k, (long long)t->n);
+    return lc_fail(t->ctx, "%s: '%s' is %lld, and there are %lld tokens", t->source, key, (long long)k,
+                   (long long)t->n);
   *id = (int32_t)k;
   if (k >= 0) t->tok[k].flags |= LC_TOK_SPECIAL | LC_TOK_ADDED;
   return LC_OK;
@@ -74,8 +80,8 @@ static lc_status read_pre(lc_tokenizer *t, const lc_gguf *g) {
   lc_str model, pre;
   LC_TRY(lc_gguf_string(t->ctx, g, KEY("model"), &model));
   if (!lc_str_eq(model, "gpt2"))
-    return lc_fail(t->ctx, "%s: a tokenizer of model '%.*s' is not supported (byte-level BPE, 'gpt2', is)", t->source,
-                   (int)lc_min64((int64_t)model.n, 80), model.data);
+    return lc_fail(t->ctx, "%s: a tokenizer of model '%.*s' is not supported (byte-level BPE, 'gpt2', is)",
+                   t->source, (int)lc_min64((int64_t)model.n, 80), model.data);
   LC_TRY(lc_gguf_string(t->ctx, g, KEY("pre"), &pre));
   LC_TRY(copy_string(t, pre, &t->pre_name));
   const lc_pre_row *row = lc_pre_by_name(pre);
@@ -135,7 +141,7 @@ done:
   return st;
 }
 
-/* ---- writing ---------------------------------------------------------------------------------------------------------------------------- */
+/* ---- writing ------------------------------------------------------------------------------------------- */
 
 /* The name under which GGUF knows what this tokenizer does. */
 static lc_status pre_name(const lc_tokenizer *t, const char **name) {
@@ -143,7 +149,8 @@ static lc_status pre_name(const lc_tokenizer *t, const char **name) {
   if (t->unk >= 0) return lc_fail(t->ctx, "%s: a GGUF has no place for the model's unk_token", t->source);
   for (int64_t i = 0; i < t->n; i++)
     if (t->tok[i].flags & (LC_TOK_LSTRIP | LC_TOK_RSTRIP))
-      return lc_fail(t->ctx, "%s: a GGUF has no place for lstrip or rstrip of the token '%s'", t->source, lc_token_text(t, (int32_t)i));
+      return lc_fail(t->ctx, "%s: a GGUF has no place for lstrip or rstrip of the token '%s'", t->source,
+                     lc_token_text(t, (int32_t)i));
   *name = t->pre_name;
   const lc_pre_row *row;
   for (int i = 0; !*name && (row = lc_pre_at(i)); i++) {
@@ -169,7 +176,9 @@ static lc_status put_tokens(const lc_tokenizer *t, lc_gguf_writer *w) {
   }
   for (int64_t i = 0; i < t->n; i++) {
     char name[32];
-    if (!t->tok[i].flags) LC_GO(lc_bytes_add(t->ctx, &pads, name, (size_t)snprintf(name, sizeof name, "[PAD%lld]", (long long)i)));
+    if (!t->tok[i].flags)
+      LC_GO(
+          lc_bytes_add(t->ctx, &pads, name, (size_t)snprintf(name, sizeof name, "[PAD%lld]", (long long)i)));
   }
   size_t at = 0;
   for (int64_t i = 0; i < t->n; i++) {
@@ -219,8 +228,9 @@ lc_status lc_tokenizer_write_gguf(const lc_tokenizer *t, lc_gguf_writer *w) {
   const struct {
     const char *key;
     int32_t id;
-  } ids[] = {{KEY("bos_token_id"), t->bos},         {KEY("eos_token_id"), t->eos}, {KEY("unknown_token_id"), t->unknown},
-             {KEY("padding_token_id"), t->pad}, {KEY("eot_token_id"), t->eot}, {KEY("eom_token_id"), t->eom}};
+  } ids[] = {{KEY("bos_token_id"), t->bos},         {KEY("eos_token_id"), t->eos},
+             {KEY("unknown_token_id"), t->unknown}, {KEY("padding_token_id"), t->pad},
+             {KEY("eot_token_id"), t->eot},         {KEY("eom_token_id"), t->eom}};
   LC_TRY(pre_name(t, &pre));
   LC_TRY(lc_gguf_put_string(w, KEY("model"), "gpt2", 4));
   LC_TRY(lc_gguf_put_string(w, KEY("pre"), pre, strlen(pre)));

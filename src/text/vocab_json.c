@@ -1,12 +1,10 @@
 /* tokenizer.json, the tokenizers library's own file: what of it is supported, and refusing the rest by name.
  *
- *   model          BPE without byte_fallback, dropout, prefix or suffix; merges as "a b" or ["a", "b"]; ignore_merges, unk_token, fuse_unk
- *   added_tokens   content, special, normalized, lstrip, rstrip (single_word is refused)
- *   normalizer     none or NFC
- *   pre_tokenizer  see pretokenize.c
- *   post_processor ByteLevel (offsets only) and TemplateProcessing with at most one token, BOS, in front
- *   decoder        ByteLevel
- * truncation and padding are the caller's business and not read. */
+ *   model          BPE without byte_fallback, dropout, prefix or suffix; merges as "a b" or ["a", "b"];
+ * ignore_merges, unk_token, fuse_unk added_tokens   content, special, normalized, lstrip, rstrip (single_word
+ * is refused) normalizer     none or NFC pre_tokenizer  see pretokenize.c post_processor ByteLevel (offsets
+ * only) and TemplateProcessing with at most one token, BOS, in front decoder        ByteLevel truncation and
+ * padding are the caller's business and not read. */
 #include "text/tokenizer.h"
 #include <jansson.h>
 #include <string.h>
@@ -28,14 +26,15 @@ static lc_status flag(lc_tokenizer *t, const json_t *o, const char *key, bool *o
   return LC_OK;
 }
 
-/* ---- model ------------------------------------------------------------------------------------------------------------------------------ */
+/* ---- model --------------------------------------------------------------------------------------------- */
 
 static lc_status read_vocab(lc_tokenizer *t, json_t *vocab) {
   const char *text;
   json_t *id;
   if (!json_is_object(vocab)) return lc_fail(t->ctx, "%s: the model has no vocab", t->source);
   json_object_foreach(vocab, text, id) {
-    if (!json_is_integer(id)) return lc_fail(t->ctx, "%s: the id of token '%s' is no integer", t->source, text);
+    if (!json_is_integer(id))
+      return lc_fail(t->ctx, "%s: the id of token '%s' is no integer", t->source, text);
     LC_TRY(lc_vocab_put(t, json_integer_value(id), text, strlen(text), LC_TOK_VOCAB));
   }
   return LC_OK;
@@ -44,13 +43,16 @@ static lc_status read_vocab(lc_tokenizer *t, json_t *vocab) {
 static lc_status read_merge(lc_tokenizer *t, const json_t *m) {
   if (json_is_string(m)) {
     const char *s = json_string_value(m), *gap = strchr(s, ' ');
-    if (!gap) return lc_fail(t->ctx, "%s: merge %lld, '%s', has no space", t->source, (long long)t->n_merges, s);
+    if (!gap)
+      return lc_fail(t->ctx, "%s: merge %lld, '%s', has no space", t->source, (long long)t->n_merges, s);
     return lc_merges_add(t, s, (size_t)(gap - s), gap + 1, strlen(gap + 1));
   }
   const json_t *a = json_array_get(m, 0), *b = json_array_get(m, 1);
   if (json_array_size(m) != 2 || !json_is_string(a) || !json_is_string(b))
-    return lc_fail(t->ctx, "%s: merge %lld is neither \"a b\" nor [\"a\", \"b\"]", t->source, (long long)t->n_merges);
-  return lc_merges_add(t, json_string_value(a), json_string_length(a), json_string_value(b), json_string_length(b));
+    return lc_fail(t->ctx, "%s: merge %lld is neither \"a b\" nor [\"a\", \"b\"]", t->source,
+                   (long long)t->n_merges);
+  return lc_merges_add(t, json_string_value(a), json_string_length(a), json_string_value(b),
+                       json_string_length(b));
 }
 
 static lc_status read_merges(lc_tokenizer *t, const json_t *merges) {
@@ -70,12 +72,14 @@ static lc_status empty_string(lc_tokenizer *t, const json_t *model, const char *
 static lc_status read_model(lc_tokenizer *t, const json_t *model) {
   bool byte_fallback;
   if (!json_is_object(model)) return lc_fail(t->ctx, "%s: there is no model", t->source);
-  if (json_object_get(model, "type") && strcmp(type_of(model), "BPE") != 0) return refuse(t, "a model of type", type_of(model));
+  if (json_object_get(model, "type") && strcmp(type_of(model), "BPE") != 0)
+    return refuse(t, "a model of type", type_of(model));
   LC_TRY(flag(t, model, "byte_fallback", &byte_fallback));
   if (byte_fallback) return refuse(t, "a BPE model with", "byte_fallback");
   LC_TRY(empty_string(t, model, "continuing_subword_prefix"));
   LC_TRY(empty_string(t, model, "end_of_word_suffix"));
-  if (json_number_value(json_object_get(model, "dropout")) != 0) return refuse(t, "a BPE model with", "dropout");
+  if (json_number_value(json_object_get(model, "dropout")) != 0)
+    return refuse(t, "a BPE model with", "dropout");
   LC_TRY(flag(t, model, "ignore_merges", &t->ignore_merges));
   LC_TRY(flag(t, model, "fuse_unk", &t->fuse_unk));
   LC_TRY(read_vocab(t, json_object_get(model, "vocab")));
@@ -88,7 +92,7 @@ static lc_status read_model(lc_tokenizer *t, const json_t *model) {
   return LC_OK;
 }
 
-/* ---- added tokens ------------------------------------------------------------------------------------------------------------------------- */
+/* ---- added tokens -------------------------------------------------------------------------------------- */
 
 static lc_status nfc_stable(lc_tokenizer *t, const char *s, size_t n) {
   lc_bytes b = {0};
@@ -118,13 +122,15 @@ lc_status lc_added_from_json(lc_tokenizer *t, int64_t id, const json_t *o) {
   int32_t known = lc_vocab_find(t, s, n);
   if (known < 0) return lc_vocab_put(t, id, s, n, flags);
   if (known != id)
-    return lc_fail(t->ctx, "%s: the added token '%s' has id %lld, and %d in the vocabulary", t->source, s, (long long)id, known);
+    return lc_fail(t->ctx, "%s: the added token '%s' has id %lld, and %d in the vocabulary", t->source, s,
+                   (long long)id, known);
   t->tok[id].flags |= flags;
   return LC_OK;
 }
 
 static lc_status read_added(lc_tokenizer *t, const json_t *list) {
-  if (list && !json_is_null(list) && !json_is_array(list)) return lc_fail(t->ctx, "%s: added_tokens is no list", t->source);
+  if (list && !json_is_null(list) && !json_is_array(list))
+    return lc_fail(t->ctx, "%s: added_tokens is no list", t->source);
   for (size_t i = 0; i < json_array_size(list); i++) {
     const json_t *o = json_array_get(list, i), *id = json_object_get(o, "id");
     if (!json_is_integer(id)) return lc_fail(t->ctx, "%s: added token number %zu has no id", t->source, i);
@@ -133,16 +139,19 @@ static lc_status read_added(lc_tokenizer *t, const json_t *list) {
   return LC_OK;
 }
 
-/* The token of this text gets an id's role and is special from now on, as transformers does with the tokens that a configuration names. */
+/* The token of this text gets an id's role and is special from now on, as transformers does with the tokens
+ * that a configuration names. */
 lc_status lc_token_make_special(lc_tokenizer *t, const char *key, const char *text, size_t n, int32_t *id) {
   int32_t k = lc_vocab_find(t, text, n);
-  if (k < 0) return lc_fail(t->ctx, "%s: the vocabulary lacks the %s '%.*s'", t->source, key, (int)lc_min64((int64_t)n, 80), text);
+  if (k < 0)
+    return lc_fail(t->ctx, "%s: the vocabulary lacks the %s '%.*s'", t->source, key,
+                   (int)lc_min64((int64_t)n, 80), text);
   t->tok[k].flags |= LC_TOK_SPECIAL | LC_TOK_ADDED;
   if (id) *id = k;
   return LC_OK;
 }
 
-/* ---- the stages around the model ----------------------------------------------------------------------------------------------------------- */
+/* ---- the stages around the model ----------------------------------------------------------------------- */
 
 static lc_status read_normalizer(lc_tokenizer *t, const json_t *o, int depth) {
   if (!o || json_is_null(o)) return LC_OK;
@@ -152,7 +161,8 @@ static lc_status read_normalizer(lc_tokenizer *t, const json_t *o, int depth) {
   }
   if (strcmp(type_of(o), "Sequence") != 0 || depth > 4) return refuse(t, "the normalizer", type_of(o));
   const json_t *list = json_object_get(o, "normalizers");
-  for (size_t i = 0; i < json_array_size(list); i++) LC_TRY(read_normalizer(t, json_array_get(list, i), depth + 1));
+  for (size_t i = 0; i < json_array_size(list); i++)
+    LC_TRY(read_normalizer(t, json_array_get(list, i), depth + 1));
   return LC_OK;
 }
 
@@ -160,9 +170,11 @@ static lc_status read_normalizer(lc_tokenizer *t, const json_t *o, int depth) {
 static lc_status read_template(lc_tokenizer *t, const json_t *o) {
   const json_t *single = json_object_get(o, "single");
   bool text_seen = false;
-  if (!json_is_array(single)) return lc_fail(t->ctx, "%s: the post-processor's template is malformed", t->source);
+  if (!json_is_array(single))
+    return lc_fail(t->ctx, "%s: the post-processor's template is malformed", t->source);
   for (size_t i = 0; i < json_array_size(single); i++) {
-    const json_t *item = json_array_get(single, i), *name = json_object_get(json_object_get(item, "SpecialToken"), "id");
+    const json_t *item = json_array_get(single, i),
+                 *name = json_object_get(json_object_get(item, "SpecialToken"), "id");
     if (json_is_object(json_object_get(item, "Sequence"))) {
       if (text_seen) return lc_fail(t->ctx, "%s: the post-processor's template repeats the text", t->source);
       text_seen = true;
@@ -171,7 +183,8 @@ static lc_status read_template(lc_tokenizer *t, const json_t *o) {
     } else if (text_seen || t->adds_bos) {
       return refuse(t, "a post-processor that adds more than BOS in front:", json_string_value(name));
     } else {
-      LC_TRY(lc_token_make_special(t, "post-processor's token", json_string_value(name), json_string_length(name), &t->bos));
+      LC_TRY(lc_token_make_special(t, "post-processor's token", json_string_value(name),
+                                   json_string_length(name), &t->bos));
       t->adds_bos = true;
     }
   }
@@ -183,7 +196,8 @@ static lc_status read_post_processor(lc_tokenizer *t, const json_t *o, int depth
   if (strcmp(type_of(o), "TemplateProcessing") == 0) return read_template(t, o);
   if (strcmp(type_of(o), "Sequence") != 0 || depth > 4) return refuse(t, "the post-processor", type_of(o));
   const json_t *list = json_object_get(o, "processors");
-  for (size_t i = 0; i < json_array_size(list); i++) LC_TRY(read_post_processor(t, json_array_get(list, i), depth + 1));
+  for (size_t i = 0; i < json_array_size(list); i++)
+    LC_TRY(read_post_processor(t, json_array_get(list, i), depth + 1));
   return LC_OK;
 }
 
@@ -192,7 +206,8 @@ lc_status lc_tokenizer_json(lc_tokenizer *t, const json_t *root) {
   if (!json_is_object(root)) return lc_fail(t->ctx, "%s: this is no JSON object", t->source);
   LC_TRY(read_normalizer(t, json_object_get(root, "normalizer"), 0));
   LC_TRY(lc_pre_build(t->ctx, t->source, json_object_get(root, "pre_tokenizer"), &t->pre));
-  if (decoder && !json_is_null(decoder) && strcmp(type_of(decoder), "ByteLevel") != 0) return refuse(t, "the decoder", type_of(decoder));
+  if (decoder && !json_is_null(decoder) && strcmp(type_of(decoder), "ByteLevel") != 0)
+    return refuse(t, "the decoder", type_of(decoder));
   LC_TRY(read_model(t, json_object_get(root, "model")));
   LC_TRY(read_added(t, json_object_get(root, "added_tokens")));
   return read_post_processor(t, json_object_get(root, "post_processor"), 0);

@@ -1,4 +1,5 @@
-/* Chat templates: rendered ids and masks against Jinja and Hugging Face tokenizers (golden files), stops, refusals. */
+/* Chat templates: rendered ids and masks against Jinja and Hugging Face tokenizers (golden files), stops,
+ * refusals. */
 #include "text/text_test.h"
 
 static void check_chats(const lc_tokenizer *t, const char *name) {
@@ -16,7 +17,8 @@ static void check_chats(const lc_tokenizer *t, const char *name) {
     assert_true(n <= 8);
     for (size_t j = 0; j < n; j++) {
       const json_t *o = json_array_get(messages, j);
-      m[j] = (lc_message){json_string_value(json_object_get(o, "role")), json_string_value(json_object_get(o, "content"))};
+      m[j] = (lc_message){json_string_value(json_object_get(o, "role")),
+                          json_string_value(json_object_get(o, "content"))};
     }
     bool prompt = json_is_true(json_object_get(c, "prompt"));
     assert_ok(lc_template_render(k, t, m, (int)n, prompt, &ids, &mask));
@@ -55,13 +57,15 @@ static void test_chatml(void **state) {
   lc_tokenizer_free(t);
 }
 
-/* The end token is a target, what follows it is none; the injected system turn and the user's turn are none. */
+/* The end token is a target, what follows it is none; the injected system turn and the user's turn are none.
+ */
 static void test_mask(void **state) {
   lc_tokenizer *t = golden("smollm");
   const lc_template *k;
   lc_ids ids = {0}, mask = {0};
   assert_ok(lc_template_for(t, &k));
-  assert_ok(lc_template_render(k, t, (lc_message[]){{"user", "a"}, {"assistant", "b"}}, 2, false, &ids, &mask));
+  assert_ok(
+      lc_template_render(k, t, (lc_message[]){{"user", "a"}, {"assistant", "b"}}, 2, false, &ids, &mask));
   int32_t b = lc_token_id(t, "b"), end = lc_token_id(t, "<|im_end|>");
   for (int64_t i = 0; i < ids.n; i++) assert_int_equal(mask.id[i], i >= ids.n - 3 && i < ids.n - 1);
   assert_int_equal(ids.id[ids.n - 3], b);
@@ -92,6 +96,7 @@ static void test_refused(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_smollm2), cmocka_unit_test(test_chatml), cmocka_unit_test(test_mask), cmocka_unit_test(test_refused)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_smollm2), cmocka_unit_test(test_chatml),
+                                     cmocka_unit_test(test_mask), cmocka_unit_test(test_refused)};
   return cmocka_run_group_tests(tests, text_setup, text_teardown);
 }

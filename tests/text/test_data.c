@@ -1,4 +1,5 @@
-/* Data rows: what becomes of a text, of each kind of JSON row, of what is malformed; cutting, counting, order, memory. */
+/* Data rows: what becomes of a text, of each kind of JSON row, of what is malformed; cutting, counting,
+ * order, memory. */
 #include "text/text_test.h"
 
 static lc_tokenizer *tok;
@@ -36,10 +37,11 @@ static void same_example(lc_example e, const lc_ids *ids, const char *mask) {
   assert_int_equal(e.n_targets, targets);
 }
 
-/* ---- plain text --------------------------------------------------------------------------------------------------------------------------- */
+/* ---- plain text ---------------------------------------------------------------------------------------- */
 
 static void test_text_file(void **state) {
-  static const char text[] = "bake lo ke\n\ntion 1234 \xC3\xBC" "ber <|endoftext|> the  end mi nu ra";
+  static const char text[] = "bake lo ke\n\ntion 1234 \xC3\xBC"
+                             "ber <|endoftext|> the  end mi nu ra";
   lc_ids all = {0};
   lc_dataset *d;
   add(&all, text);
@@ -78,19 +80,22 @@ static void test_text_refused(void **state) {
   assert_refused(open_text("a.txt", "", (lc_data_opts){.seq = 8}, &d), "a.txt");
   assert_refused(open_text("a.txt", "PAR1....", (lc_data_opts){.seq = 8}, &d), "Parquet");
   assert_refused(lc_data_open(ctx, tok, "/nowhere/a.txt", &(lc_data_opts){.seq = 8}, &d), "/nowhere/a.txt");
-  assert_refused(lc_data_open(ctx, tok, "/nowhere/a.jsonl", &(lc_data_opts){.seq = 8}, &d), "/nowhere/a.jsonl");
+  assert_refused(lc_data_open(ctx, tok, "/nowhere/a.jsonl", &(lc_data_opts){.seq = 8}, &d),
+                 "/nowhere/a.jsonl");
   assert_int_equal(open_text("a.txt", "abc", (lc_data_opts){.seq = 1}, &d), LC_USAGE);
   assert_null(d);
 }
 
-/* ---- rows ---------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- rows ---------------------------------------------------------------------------------------------- */
 
 static void test_text_rows(void **state) {
   lc_dataset *d;
   lc_ids want = {0};
   assert_ok(open_text("bom.jsonl", "\xEF\xBB\xBF{\"text\": \"a\"}", (lc_data_opts){.seq = 64}, &d));
   lc_data_free(d);
-  assert_ok(open_text("rows", "{\"text\": \"bake lo\"}\n\n  \r\n{\"text\": \"a\", \"other\": 1}\r\n{\"text\": \"\"}", (lc_data_opts){.seq = 64}, &d));
+  assert_ok(open_text("rows",
+                      "{\"text\": \"bake lo\"}\n\n  \r\n{\"text\": \"a\", \"other\": 1}\r\n{\"text\": \"\"}",
+                      (lc_data_opts){.seq = 64}, &d));
   lc_data_info info = lc_data_describe(d);
   assert_int_equal(info.kind, LC_ROWS_TEXT);
   assert_int_equal(info.rows, 2);
@@ -110,11 +115,13 @@ static void test_text_rows(void **state) {
 static void test_completion_rows(void **state) {
   lc_dataset *d;
   lc_ids want = {0};
-  /* clean boundary; one that the joint tokens cross ("bake" is no "bak" and "e"); empty prompt; empty completion */
-  assert_ok(open_text("c.jsonl",
-                      "{\"prompt\": \"a\", \"completion\": \" b\"}\n{\"prompt\": \"bak\", \"completion\": \"e\"}\n"
-                      "{\"prompt\": \"\", \"completion\": \"ab\"}\n{\"prompt\": \"a\", \"completion\": \"\"}\n",
-                      (lc_data_opts){.seq = 64}, &d));
+  /* clean boundary; one that the joint tokens cross ("bake" is no "bak" and "e"); empty prompt; empty
+   * completion */
+  assert_ok(
+      open_text("c.jsonl",
+                "{\"prompt\": \"a\", \"completion\": \" b\"}\n{\"prompt\": \"bak\", \"completion\": \"e\"}\n"
+                "{\"prompt\": \"\", \"completion\": \"ab\"}\n{\"prompt\": \"a\", \"completion\": \"\"}\n",
+                (lc_data_opts){.seq = 64}, &d));
   lc_data_info info = lc_data_describe(d);
   assert_int_equal(info.kind, LC_ROWS_COMPLETION);
   assert_int_equal(info.rows, 4);
@@ -147,17 +154,20 @@ static void test_message_rows(void **state) {
   lc_dataset *d;
   lc_ids ids = {0}, mask = {0};
   const lc_template *k;
-  assert_ok(open_text("m.jsonl",
-                      "{\"messages\": [{\"role\": \"user\", \"content\": \"hi\"}, {\"role\": \"assistant\", \"content\": \"ba\"}]}\n"
-                      "{\"messages\": [{\"role\": \"user\", \"content\": \"no answer\"}]}\n{\"messages\": []}\n",
-                      (lc_data_opts){.seq = 256}, &d));
+  assert_ok(
+      open_text("m.jsonl",
+                "{\"messages\": [{\"role\": \"user\", \"content\": \"hi\"}, {\"role\": \"assistant\", "
+                "\"content\": \"ba\"}]}\n"
+                "{\"messages\": [{\"role\": \"user\", \"content\": \"no answer\"}]}\n{\"messages\": []}\n",
+                (lc_data_opts){.seq = 256}, &d));
   lc_data_info info = lc_data_describe(d);
   assert_int_equal(info.kind, LC_ROWS_MESSAGES);
   assert_int_equal(info.rows, 1);
   assert_int_equal(info.dropped, 2);
   assert_string_equal(info.template_name, "smollm2");
   assert_ok(lc_template_for(tok, &k));
-  assert_ok(lc_template_render(k, tok, (lc_message[]){{"user", "hi"}, {"assistant", "ba"}}, 2, false, &ids, &mask));
+  assert_ok(
+      lc_template_render(k, tok, (lc_message[]){{"user", "hi"}, {"assistant", "ba"}}, 2, false, &ids, &mask));
   lc_example e = lc_data_get(d, 0);
   assert_int_equal(e.n, ids.n);
   for (int64_t i = 0; i < e.n; i++) {
@@ -173,7 +183,8 @@ static void test_message_rows(void **state) {
 static void test_cut(void **state) {
   lc_dataset *d;
   assert_ok(open_text("c.jsonl",
-                      "{\"prompt\": \"1 2 3 4 5\", \"completion\": \" 6 7 8\"}\n{\"prompt\": \"1 2 3 4 5 6 7 8 9 0 1 2\", \"completion\": \"3\"}\n"
+                      "{\"prompt\": \"1 2 3 4 5\", \"completion\": \" 6 7 8\"}\n{\"prompt\": \"1 2 3 4 5 6 7 "
+                      "8 9 0 1 2\", \"completion\": \"3\"}\n"
                       "{\"prompt\": \"1\", \"completion\": \"2\"}\n",
                       (lc_data_opts){.seq = 11}, &d));
   lc_data_info info = lc_data_describe(d);
@@ -221,11 +232,14 @@ static void test_malformed(void **state) {
   };
   for (size_t i = 0; i < sizeof first / sizeof *first; i++) {
     assert_refused(open_text("bad.jsonl", first[i][0], (lc_data_opts){.seq = 64}, &d), first[i][1]);
-    assert_refused(open_text("bad.jsonl", first[i][0], (lc_data_opts){.seq = 64, .skip_bad = true}, &d), "nothing to learn");
+    assert_refused(open_text("bad.jsonl", first[i][0], (lc_data_opts){.seq = 64, .skip_bad = true}, &d),
+                   "nothing to learn");
   }
   lc_tokenizer *good = tok;
   tok = golden("gpt2"); /* messages need a template */
-  assert_refused(open_text("m.jsonl", "{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}]}", (lc_data_opts){.seq = 64}, &d), "no chat template");
+  assert_refused(open_text("m.jsonl", "{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}]}",
+                           (lc_data_opts){.seq = 64}, &d),
+                 "no chat template");
   tok->eos = -1;
   assert_refused(open_text("m.jsonl", "{\"text\": \"a b\"}", (lc_data_opts){.seq = 64}, &d), "end token");
   lc_tokenizer_free(tok);
@@ -237,7 +251,8 @@ static void test_bos(void **state) {
   lc_tokenizer *good = tok;
   lc_dataset *d;
   tok = golden("llama3");
-  assert_ok(open_text("b.jsonl", "{\"prompt\": \"a\", \"completion\": \"b\"}", (lc_data_opts){.seq = 64}, &d));
+  assert_ok(
+      open_text("b.jsonl", "{\"prompt\": \"a\", \"completion\": \"b\"}", (lc_data_opts){.seq = 64}, &d));
   assert_int_equal(lc_data_get(d, 0).id[0], lc_token_bos(tok));
   assert_int_equal(lc_data_get(d, 0).n_targets, 2);
   lc_data_free(d);
@@ -269,7 +284,9 @@ static void test_order(void **state) {
 
 /* The checksum sees ids, marks and where rows begin. */
 static void test_checksum(void **state) {
-  static const char *const texts[] = {"{\"text\": \"a b\"}", "{\"text\": \"a c\"}", "{\"prompt\": \"a b\", \"completion\": \"\"}", "{\"text\": \"a b\"}\n{\"text\": \"a b\"}"};
+  static const char *const texts[] = {"{\"text\": \"a b\"}", "{\"text\": \"a c\"}",
+                                      "{\"prompt\": \"a b\", \"completion\": \"\"}",
+                                      "{\"text\": \"a b\"}\n{\"text\": \"a b\"}"};
   uint32_t sum[4];
   lc_dataset *d;
   for (int i = 0; i < 4; i++) {
@@ -305,7 +322,7 @@ static void test_long_lines(void **state) {
   lc_free(ctx, text.data);
 }
 
-/* ---- questions ----------------------------------------------------------------------------------------------------------------------------- */
+/* ---- questions ----------------------------------------------------------------------------------------- */
 
 static lc_status ask(const char *text, bool choices, lc_question **q, int64_t *n) {
   char *path = write_text("q.jsonl", text);
@@ -317,7 +334,9 @@ static lc_status ask(const char *text, bool choices, lc_question **q, int64_t *n
 static void test_questions(void **state) {
   lc_question *q;
   int64_t n;
-  assert_ok(ask("{\"prompt\": \"p\", \"choices\": [\"x\", \"y\"], \"answer\": 1}\n\n{\"prompt\": [\"p\", \"q\"], \"choices\": [\"x\", \"y\"], \"answer\": \"A\"}\n", true, &q, &n));
+  assert_ok(ask("{\"prompt\": \"p\", \"choices\": [\"x\", \"y\"], \"answer\": 1}\n\n{\"prompt\": [\"p\", "
+                "\"q\"], \"choices\": [\"x\", \"y\"], \"answer\": \"A\"}\n",
+                true, &q, &n));
   assert_int_equal(n, 2);
   assert_int_equal(q[0].n_prompts, 1);
   assert_int_equal(q[0].answer, 1);
@@ -330,10 +349,15 @@ static void test_questions(void **state) {
   assert_int_equal(n, 1);
   assert_string_equal(q[0].answer_text, "#### 4");
   lc_questions_free(ctx, q, n);
-  static const char *const bad[] = {"{\"prompt\": \"p\", \"choices\": [\"x\"], \"answer\": 1}", "{\"prompt\": \"p\", \"choices\": [], \"answer\": 0}",
-                                    "{\"prompt\": [\"p\"], \"choices\": [\"x\", \"y\"], \"answer\": 0}", "{\"prompt\": \"p\", \"choices\": \"xy\", \"answer\": 0}",
-                                    "{\"prompt\": 1, \"choices\": [\"x\"], \"answer\": 0}", "{\"prompt\": \"p\", \"choices\": [\"x\", 1], \"answer\": \"A\"}",
-                                    "{\"prompt\": \"p\", \"choices\": [\"x\"], \"answer\": \"B\"}", "{\"prompt\": \"p\", \"choices\": [\"x\"]}", "nonsense"};
+  static const char *const bad[] = {"{\"prompt\": \"p\", \"choices\": [\"x\"], \"answer\": 1}",
+                                    "{\"prompt\": \"p\", \"choices\": [], \"answer\": 0}",
+                                    "{\"prompt\": [\"p\"], \"choices\": [\"x\", \"y\"], \"answer\": 0}",
+                                    "{\"prompt\": \"p\", \"choices\": \"xy\", \"answer\": 0}",
+                                    "{\"prompt\": 1, \"choices\": [\"x\"], \"answer\": 0}",
+                                    "{\"prompt\": \"p\", \"choices\": [\"x\", 1], \"answer\": \"A\"}",
+                                    "{\"prompt\": \"p\", \"choices\": [\"x\"], \"answer\": \"B\"}",
+                                    "{\"prompt\": \"p\", \"choices\": [\"x\"]}",
+                                    "nonsense"};
   for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
     assert_refused(ask(bad[i], true, &q, &n), "q.jsonl: line 1:");
     assert_null(q);
@@ -344,8 +368,12 @@ static void test_questions(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_text_file), cmocka_unit_test(test_text_refused), cmocka_unit_test(test_text_rows), cmocka_unit_test(test_completion_rows),
-                                     cmocka_unit_test(test_message_rows), cmocka_unit_test(test_cut), cmocka_unit_test(test_malformed), cmocka_unit_test(test_bos),
-                                     cmocka_unit_test(test_order), cmocka_unit_test(test_checksum), cmocka_unit_test(test_long_lines), cmocka_unit_test(test_questions)};
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_text_file),    cmocka_unit_test(test_text_refused),
+      cmocka_unit_test(test_text_rows),    cmocka_unit_test(test_completion_rows),
+      cmocka_unit_test(test_message_rows), cmocka_unit_test(test_cut),
+      cmocka_unit_test(test_malformed),    cmocka_unit_test(test_bos),
+      cmocka_unit_test(test_order),        cmocka_unit_test(test_checksum),
+      cmocka_unit_test(test_long_lines),   cmocka_unit_test(test_questions)};
   return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -1,5 +1,5 @@
-/* The tokenizer against Hugging Face tokenizers' ids (golden files), through every way in and out: HF directory, GGUF, and both written
- * and read again. */
+/* The tokenizer against Hugging Face tokenizers' ids (golden files), through every way in and out: HF
+ * directory, GGUF, and both written and read again. */
 #include "text/text_test.h"
 
 static const char *const all[] = {"smollm", "gpt2", "llama3", "odd"};
@@ -42,7 +42,8 @@ static bool lacks_a_byte(const lc_tokenizer *t, const json_t *text) {
   return false;
 }
 
-/* Decoding gives the bytes back, at once and as a stream, unless the vocabulary has no token for one of them. */
+/* Decoding gives the bytes back, at once and as a stream, unless the vocabulary has no token for one of them.
+ */
 static void test_decode(void **state) {
   for (int v = 0; v < 3; v++) { /* "odd" normalises: it cannot */
     lc_tokenizer *t = golden(all[v]);
@@ -88,7 +89,11 @@ static void test_missing_byte(void **state) {
   lc_ids a = {0}, b = {0};
   lc_set_log(ctx, count_warnings, NULL);
   warnings = 0;
-  for (int i = 0; i < 2; i++) assert_ok(lc_tokenize(t, "th\x04" "e", 4, true, &a));
+  for (int i = 0; i < 2; i++)
+    assert_ok(lc_tokenize(t,
+                          "th\x04"
+                          "e",
+                          4, true, &a));
   assert_ok(lc_tokenize(t, "thethe", 6, true, &b));
   lc_set_log(ctx, NULL, NULL);
   assert_int_equal(warnings, 1);
@@ -105,15 +110,19 @@ static void test_invalid_utf8(void **state) {
   static const struct {
     const char *text;
     const char *byte;
-  } bad[] = {{"abc\xff", "byte 3"},         {"\xc0\xaf", "byte 0"},        {"0123456789\xed\xa0\x80", "byte 10"},
-             {"ab\xe2\x82", "byte 2"},      {"\xf4\x90\x80\x80", "byte 0"}, {"12345678\x80", "byte 8"}};
+  } bad[] = {{"abc\xff", "byte 3"},    {"\xc0\xaf", "byte 0"},         {"0123456789\xed\xa0\x80", "byte 10"},
+             {"ab\xe2\x82", "byte 2"}, {"\xf4\x90\x80\x80", "byte 0"}, {"12345678\x80", "byte 8"}};
   for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
     assert_refused(lc_tokenize(t, bad[i].text, strlen(bad[i].text), true, &ids), bad[i].byte);
     assert_int_equal(ids.n, 0);
   }
   lc_bytes out = {0};
-  assert_ok(lc_utf8_lossy(ctx, "a\xff" "b\xe2\x82", 5, &out));
-  assert_string_equal(out.data, "a\xEF\xBF\xBD" "b\xEF\xBF\xBD\xEF\xBF\xBD");
+  assert_ok(lc_utf8_lossy(ctx,
+                          "a\xff"
+                          "b\xe2\x82",
+                          5, &out));
+  assert_string_equal(out.data, "a\xEF\xBF\xBD"
+                                "b\xEF\xBF\xBD\xEF\xBF\xBD");
   lc_free(ctx, out.data);
   lc_ids_free(ctx, &ids);
   lc_tokenizer_free(t);
@@ -184,7 +193,8 @@ static void same_roles(const lc_tokenizer *t, const lc_tokenizer *u) {
   assert_int_equal(lc_token_eos(t), lc_token_eos(u));
   assert_int_equal(lc_token_pad(t), lc_token_pad(u));
   assert_int_equal(lc_token_adds_bos(t), lc_token_adds_bos(u));
-  for (int32_t i = 0; i < lc_tokenizer_size(t); i++) assert_int_equal(lc_token_is_special(t, i), lc_token_is_special(u, i));
+  for (int32_t i = 0; i < lc_tokenizer_size(t); i++)
+    assert_int_equal(lc_token_is_special(t, i), lc_token_is_special(u, i));
   const char *a = lc_tokenizer_template(t), *b = lc_tokenizer_template(u);
   assert_true(!a == !b);
   if (a) assert_string_equal(a, b);
@@ -274,9 +284,10 @@ static void test_pre_table(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_golden),       cmocka_unit_test(test_decode),     cmocka_unit_test(test_missing_byte),
-      cmocka_unit_test(test_invalid_utf8), cmocka_unit_test(test_roles_of_ids), cmocka_unit_test(test_round_trip),
-      cmocka_unit_test(test_copies),       cmocka_unit_test(test_long_word),  cmocka_unit_test(test_pre_table)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_golden),       cmocka_unit_test(test_decode),
+                                     cmocka_unit_test(test_missing_byte), cmocka_unit_test(test_invalid_utf8),
+                                     cmocka_unit_test(test_roles_of_ids), cmocka_unit_test(test_round_trip),
+                                     cmocka_unit_test(test_copies),       cmocka_unit_test(test_long_word),
+                                     cmocka_unit_test(test_pre_table)};
   return cmocka_run_group_tests(tests, text_setup, text_teardown);
 }

@@ -1,8 +1,9 @@
-/* What the tokenizer's readers refuse, and with which words: unknown or unsupported parts by name, and files that contradict themselves. */
+/* What the tokenizer's readers refuse, and with which words: unknown or unsupported parts by name, and files
+ * that contradict themselves. */
 #include "text/text_test.h"
 
-/* The golden tokenizer.json with one member replaced ("a.b" is member b of member a; a number is a place in a list), read from a directory
- * of its own. */
+/* The golden tokenizer.json with one member replaced ("a.b" is member b of member a; a number is a place in a
+ * list), read from a directory of its own. */
 static lc_status with(const char *base, const char *path, const char *json, lc_tokenizer **t) {
   char from[128], keys[128], *key = keys, *next;
   snprintf(from, sizeof from, "golden/tokenizer/%s/tokenizer.json", base);
@@ -51,20 +52,32 @@ static void test_json(void **state) {
       {"model.merges.0", "[\"no such\", \"b\"]", "no such"},
       {"normalizer", "{\"type\": \"Lowercase\"}", "'Lowercase'"},
       {"normalizer", "{\"type\": \"NFKC\"}", "'NFKC'"},
-      {"normalizer", "{\"type\": \"Sequence\", \"normalizers\": [{\"type\": \"NFC\"}, {\"type\": \"StripAccents\"}]}", "'StripAccents'"},
+      {"normalizer",
+       "{\"type\": \"Sequence\", \"normalizers\": [{\"type\": \"NFC\"}, {\"type\": \"StripAccents\"}]}",
+       "'StripAccents'"},
       {"pre_tokenizer", "null", "no pre-tokenizer"},
       {"pre_tokenizer", "{\"type\": \"Whitespace\"}", "'Whitespace'"},
       {"pre_tokenizer", "{\"type\": \"Metaspace\", \"replacement\": \"_\"}", "'Metaspace'"},
       {"pre_tokenizer", "{\"type\": \"Digits\", \"individual_digits\": true}", "ByteLevel"},
       {"pre_tokenizer.pretokenizers.0", "{\"type\": \"Punctuation\"}", "'Punctuation'"},
       {"pre_tokenizer.pretokenizers.0", "{\"type\": \"ByteLevel\"}", "after ByteLevel"},
-      {"pre_tokenizer.pretokenizers.0", "{\"type\": \"Split\", \"pattern\": {\"Regex\": \"a\"}, \"behavior\": \"MergedWithNext\"}", "'MergedWithNext'"},
-      {"pre_tokenizer.pretokenizers.0", "{\"type\": \"Split\", \"pattern\": {}, \"behavior\": \"Isolated\"}", "no pattern"},
-      {"pre_tokenizer.pretokenizers.0", "{\"type\": \"Split\", \"pattern\": {\"Regex\": \"\\\\w+\"}, \"behavior\": \"Isolated\"}", "'\\w'"},
-      {"pre_tokenizer.pretokenizers.0", "{\"type\": \"Split\", \"pattern\": {\"Regex\": \"(a\"}, \"behavior\": \"Isolated\"}", "compile"},
+      {"pre_tokenizer.pretokenizers.0",
+       "{\"type\": \"Split\", \"pattern\": {\"Regex\": \"a\"}, \"behavior\": \"MergedWithNext\"}",
+       "'MergedWithNext'"},
+      {"pre_tokenizer.pretokenizers.0", "{\"type\": \"Split\", \"pattern\": {}, \"behavior\": \"Isolated\"}",
+       "no pattern"},
+      {"pre_tokenizer.pretokenizers.0",
+       "{\"type\": \"Split\", \"pattern\": {\"Regex\": \"\\\\w+\"}, \"behavior\": \"Isolated\"}", "'\\w'"},
+      {"pre_tokenizer.pretokenizers.0",
+       "{\"type\": \"Split\", \"pattern\": {\"Regex\": \"(a\"}, \"behavior\": \"Isolated\"}", "compile"},
       {"post_processor", "{\"type\": \"BertProcessing\"}", "'BertProcessing'"},
-      {"post_processor", "{\"type\": \"TemplateProcessing\", \"single\": [{\"Sequence\": {\"id\": \"A\"}}, {\"SpecialToken\": {\"id\": \"<|im_end|>\"}}]}", "'<|im_end|>'"},
-      {"post_processor", "{\"type\": \"TemplateProcessing\", \"single\": [{\"SpecialToken\": {\"id\": \"<none>\"}}]}", "'<none>'"},
+      {"post_processor",
+       "{\"type\": \"TemplateProcessing\", \"single\": [{\"Sequence\": {\"id\": \"A\"}}, {\"SpecialToken\": "
+       "{\"id\": \"<|im_end|>\"}}]}",
+       "'<|im_end|>'"},
+      {"post_processor",
+       "{\"type\": \"TemplateProcessing\", \"single\": [{\"SpecialToken\": {\"id\": \"<none>\"}}]}",
+       "'<none>'"},
       {"decoder", "{\"type\": \"WordPiece\"}", "'WordPiece'"},
       {"added_tokens", "5", "no list"},
       {"added_tokens.0.single_word", "true", "single_word"},
@@ -119,7 +132,7 @@ static void test_around(void **state) {
   assert_refused(lc_tokenizer_from_dir(ctx, "/nowhere", &t), "/nowhere/tokenizer.json");
 }
 
-/* ---- GGUF ------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- GGUF ---------------------------------------------------------------------------------------------- */
 
 typedef struct {
   const char *model, *pre;
@@ -187,12 +200,16 @@ static void test_gguf(void **state) {
   lc_tokenizer_free(t);
 }
 
-/* ---- patterns ---------------------------------------------------------------------------------------------------------------------------- */
+/* ---- patterns ------------------------------------------------------------------------------------------ */
 
 static void test_patterns(void **state) {
-  static const char *const refused[] = {"\\w", "\\b", "\\h", "\\v", "\\K", "\\R", "\\X", "\\1", "\\x41", "\\p{Han}", "\\p{Alpha}", "\\pL", "\\p{", "^a", "a$",
-                                        "[[:alpha:]]", "[a&&b]", "[]a]", "[^]a]", "(?<n>a)", "(?i)a", "(*SKIP)", "a{2}+", "a{,2}", "a{", "\\u12", "\\x{", "\\"};
-  static const char *const same[] = {"a|b", "(?i:x)", "[^\\r\\n\\p{L}]?\\p{Lu}+", "\\p{N}{1,3}", "(?!a)(?<=b)", "[\\p{P}\\$\\+<=>\\^~\\|]+", "\\d\\x{4E00}", "a.b", "x*+y?+"};
+  static const char *const refused[] = {
+      "\\w",        "\\b",     "\\h",   "\\v",   "\\K", "\\R",         "\\X",    "\\1",  "\\x41", "\\p{Han}",
+      "\\p{Alpha}", "\\pL",    "\\p{",  "^a",    "a$",  "[[:alpha:]]", "[a&&b]", "[]a]", "[^]a]", "(?<n>a)",
+      "(?i)a",      "(*SKIP)", "a{2}+", "a{,2}", "a{",  "\\u12",       "\\x{",   "\\"};
+  static const char *const same[] = {"a|b",          "(?i:x)",      "[^\\r\\n\\p{L}]?\\p{Lu}+",
+                                     "\\p{N}{1,3}",  "(?!a)(?<=b)", "[\\p{P}\\$\\+<=>\\^~\\|]+",
+                                     "\\d\\x{4E00}", "a.b",         "x*+y?+"};
   for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
     lc_bytes out = {0};
     assert_refused(lc_pattern_translate(ctx, "file", refused[i], strlen(refused[i]), &out), "not supported");
@@ -211,6 +228,7 @@ static void test_patterns(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_json), cmocka_unit_test(test_around), cmocka_unit_test(test_gguf), cmocka_unit_test(test_patterns)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_json), cmocka_unit_test(test_around),
+                                     cmocka_unit_test(test_gguf), cmocka_unit_test(test_patterns)};
   return cmocka_run_group_tests(tests, text_setup, text_teardown);
 }

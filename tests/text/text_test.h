@@ -1,4 +1,5 @@
-/* What the tests of text share: a context, JSON files, a scratch directory, files written and golden tokenizers loaded. */
+/* What the tests of text share: a context, JSON files, a scratch directory, files written and golden
+ * tokenizers loaded. */
 #ifndef LC_TEXT_TEST_H
 #define LC_TEXT_TEST_H
 #include <setjmp.h>
@@ -72,7 +73,8 @@ static inline json_t *golden_cases(const char *name, const char *list) {
 }
 static inline void same_ids(const lc_ids *got, const json_t *want, const char *text) {
   bool same = (size_t)got->n == json_array_size(want);
-  for (int64_t i = 0; same && i < got->n; i++) same = got->id[i] == json_integer_value(json_array_get(want, (size_t)i));
+  for (int64_t i = 0; same && i < got->n; i++)
+    same = got->id[i] == json_integer_value(json_array_get(want, (size_t)i));
   if (same) return;
   fprintf(stderr, "ids of '%s':", text);
   for (int64_t i = 0; i < got->n; i++) fprintf(stderr, " %d", got->id[i]);
