@@ -58,9 +58,9 @@ lc_status lc_template_for(const lc_tokenizer *t, const lc_template **out) {
   if (!t->chat_template) return lc_fail(t->ctx, "%s: the model has no chat template", t->source);
   const lc_template *k = lc_template_known(t->chat_template);
   if (!k) {
-    int line = (int)strcspn(t->chat_template, "\n");
-    return lc_fail(t->ctx, "%s: the model's chat template is not built in; it begins '%.*s'", t->source,
-                   line < 120 ? line : 120, t->chat_template);
+    const char *first = t->chat_template + strspn(t->chat_template, " \t\r\n");
+    return lc_fail(t->ctx, "%s: the model's chat template is not built in; it begins '%s'", t->source,
+                   lc_quoted(first, strcspn(first, "\n")).s);
   }
   const char *need[] = {k->open, k->end};
   for (int i = 0; i < 2; i++)

@@ -72,7 +72,7 @@ json_t *lc_row_parse(const char *line, size_t n, char why[LC_WHY]) {
   json_error_t e;
   json_t *row = json_loadb(line, n, JSON_REJECT_DUPLICATES, &e);
   if (!row) {
-    snprintf(why, LC_WHY, "column %d: %s", e.column, e.text);
+    snprintf(why, LC_WHY, "column %d: %s", e.column, lc_quoted_str(e.text).s);
   } else if (!json_is_object(row)) {
     snprintf(why, LC_WHY, "a row must be a JSON object");
     json_decref(row);

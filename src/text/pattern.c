@@ -21,8 +21,8 @@ typedef struct {
 } reader;
 
 static lc_status refuse(const reader *r, size_t n) {
-  return lc_fail(r->ctx, "%s: the pre-tokenizer's pattern uses '%.*s', which is not supported", r->source,
-                 (int)lc_min64((int64_t)n, (int64_t)(r->n - r->i)), r->s + r->i);
+  return lc_fail(r->ctx, "%s: the pre-tokenizer's pattern uses '%s', which is not supported", r->source,
+                 lc_quoted(r->s + r->i, (size_t)lc_min64((int64_t)n, (int64_t)(r->n - r->i))).s);
 }
 
 static lc_status put(reader *r, const char *s, size_t n) {

@@ -52,8 +52,8 @@ static lc_status compile(const builder *b, const char *pattern, size_t n, pcre2_
   if (!*code) {
     char why[128] = "";
     pcre2_get_error_message(error, (PCRE2_UCHAR *)why, sizeof why);
-    st = lc_fail(b->ctx, "%s: the pre-tokenizer's pattern '%.*s' does not compile: %s", b->source,
-                 (int)lc_min64((int64_t)n, 80), pattern, why);
+    st = lc_fail(b->ctx, "%s: the pre-tokenizer's pattern '%s' does not compile: %s", b->source,
+                 lc_quoted(pattern, n).s, why);
     goto done;
   }
   pcre2_jit_compile(*code, PCRE2_JIT_COMPLETE); /* without it the interpreter runs */
@@ -121,7 +121,7 @@ static lc_status add_split(builder *b, const json_t *o) {
   LC_TRY(flag(b, o, "invert", false, &invert));
   if (!removed && !(behavior && strcmp(behavior, "Isolated") == 0))
     return lc_fail(b->ctx, "%s: a pre-tokenizer's Split with behavior '%s' is not supported", b->source,
-                   behavior ? behavior : "");
+                   lc_quoted_str(behavior).s);
   if (json_is_string(regex))
     return add_step(b, LC_STEP_SPLIT, json_string_value(regex), json_string_length(regex), removed && !invert,
                     removed && invert);
@@ -148,11 +148,12 @@ static lc_status add(builder *b, const json_t *o, int depth) {
   if (!type || depth > 4) return lc_fail(b->ctx, "%s: the pre-tokenizer is malformed", b->source);
   if (strcmp(type, "Sequence") == 0) return add_sequence(b, o, depth);
   if (b->byte_level)
-    return lc_fail(b->ctx, "%s: a pre-tokenizer '%s' after ByteLevel is not supported", b->source, type);
+    return lc_fail(b->ctx, "%s: a pre-tokenizer '%s' after ByteLevel is not supported", b->source,
+                   lc_quoted_str(type).s);
   if (strcmp(type, "ByteLevel") == 0) return add_byte_level(b, o);
   if (strcmp(type, "Digits") == 0) return add_digits(b, o);
   if (strcmp(type, "Split") == 0) return add_split(b, o);
-  return lc_fail(b->ctx, "%s: the pre-tokenizer '%s' is not supported", b->source, type);
+  return lc_fail(b->ctx, "%s: the pre-tokenizer '%s' is not supported", b->source, lc_quoted_str(type).s);
 }
 
 lc_status lc_pre_build(lc_ctx *ctx, const char *source, const json_t *json, lc_pre *pre) {

@@ -15,26 +15,24 @@
   "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"trim_offsets\":true,\"use_regex\":" words "}"
 #define SEQUENCE(list) "{\"type\":\"Sequence\",\"pretokenizers\":[" list "]}"
 
-static const lc_pre_row
-    rows[] =
-        {
-            {{"smollm"},
-             SEQUENCE("{\"type\":\"Digits\",\"individual_digits\":true}," BYTE_LEVEL("true")),
-             false,
-             false},
-            {{"gpt-2"}, BYTE_LEVEL("true"), false, false},
-            {{"llama-bpe", "llama3", "llama-v3"},
-             SEQUENCE(SPLIT("(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?\\\\p{L}+|\\\\p{N}{1,"
-                            "3}| "
-                            "?[^\\\\s\\\\p{L}\\\\p{N}]+[\\\\r\\\\n]*|\\\\s*[\\\\r\\\\n]+|\\\\s+(?!\\\\S)|"
-                            "\\\\s+") "," BYTE_LEVEL("false")),
-             true,
-             true},
-            {{"default"},
-             SEQUENCE(SPLIT("[\\\\p{P}\\\\$\\\\+<=>\\\\^~\\\\|]+") "," SPLIT(GPT2_WORDS) "," SPLIT(
-                 "\\\\p{N}+") "," SPLIT("[0-9][0-9][0-9]") "," BYTE_LEVEL("false")),
-             false,
-             false},
+static const lc_pre_row rows[] = {
+    {{"smollm"},
+     SEQUENCE("{\"type\":\"Digits\",\"individual_digits\":true}," BYTE_LEVEL("true")),
+     false,
+     false},
+    {{"gpt-2"}, BYTE_LEVEL("true"), false, false},
+    {{"llama-bpe", "llama3", "llama-v3"},
+     SEQUENCE(SPLIT("(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?\\\\p{L}+|\\\\p{N}{1,"
+                    "3}| "
+                    "?[^\\\\s\\\\p{L}\\\\p{N}]+[\\\\r\\\\n]*|\\\\s*[\\\\r\\\\n]+|\\\\s+(?!\\\\S)|"
+                    "\\\\s+") "," BYTE_LEVEL("false")),
+     true,
+     true},
+    {{"default"},
+     SEQUENCE(SPLIT("[\\\\p{P}\\\\$\\\\+<=>\\\\^~\\\\|]+") "," SPLIT(GPT2_WORDS) "," SPLIT(
+         "\\\\p{N}+") "," SPLIT("[0-9][0-9][0-9]") "," BYTE_LEVEL("false")),
+     false,
+     false},
 };
 
 const lc_pre_row *lc_pre_at(int i) {

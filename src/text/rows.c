@@ -111,7 +111,8 @@ static lc_status add_messages(loader *l, const json_t *row) {
       malformed(l, "a message must have a \"role\" and a \"content\" that are strings");
     } else if (!known_role(m[i].role)) {
       l->bad = true;
-      snprintf(l->why, LC_WHY, "the role '%.60s' is none of system, user, assistant, tool", m[i].role);
+      snprintf(l->why, LC_WHY, "the role '%s' is none of system, user, assistant, tool",
+               lc_quoted_str(m[i].role).s);
     }
   }
   if (!l->bad && n) st = lc_template_render(l->d->tmpl, l->d->tok, m, (int)n, false, &l->d->row, &l->d->mask);

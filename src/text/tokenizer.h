@@ -176,6 +176,14 @@ uint32_t lc_utf8_char(const char *s, int n_bytes); /* its code point */
 size_t lc_space_at(const char *s, size_t n);       /* length of the white space character at s, 0 when none */
 size_t lc_space_before(const char *s, size_t n);   /* … that ends at s + n */
 
+/* Text from a file as an error sentence shows it: one line, cut short, what is not printable as '?'. Both by
+ * value: `lc_quoted(s, n).s` lives to the end of the call it is used in. NULL is shown as nothing. */
+typedef struct {
+  char s[84];
+} lc_quote;
+lc_quote lc_quoted(const char *s, size_t n);
+lc_quote lc_quoted_str(const char *s);
+
 /* ---- files of a Hugging Face directory ----------------------------------------------------------------- */
 lc_status
 lc_tokenizer_json(lc_tokenizer *,

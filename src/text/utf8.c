@@ -68,6 +68,32 @@ size_t lc_space_before(const char *s, size_t n) {
   return n && lc_space_at(s + n - k, k) == k ? k : 0;
 }
 
+lc_quote lc_quoted(const char *s, size_t n) {
+  lc_quote q = {""};
+  size_t k = 0, most = sizeof q.s - 8;
+  for (size_t i = 0; i < n;) {
+    int step = lc_utf8_step(s + i, n - i);
+    uint32_t c = step > 0 ? lc_utf8_char(s + i, step) : 0;
+    bool shown = c >= 0x20 && (c < 0x7F || c >= 0xA0) && c != 0x2028 && c != 0x2029;
+    size_t width = shown ? (size_t)step : 1;
+    if (k + width > most) {
+      memcpy(q.s + k, "...", 4);
+      break;
+    }
+    if (shown)
+      memcpy(q.s + k, s + i, width);
+    else
+      q.s[k] = '?';
+    k += width;
+    i += step > 0 ? (size_t)step : 1;
+  }
+  return q;
+}
+
+lc_quote lc_quoted_str(const char *s) {
+  return lc_quoted(s, s ? strlen(s) : 0);
+}
+
 lc_status lc_bytes_add(lc_ctx *ctx, lc_bytes *b, const void *data, size_t n) {
   size_t want;
   if (!lc_add(b->n, n, &want) || !lc_add(want, 1, &want))

@@ -103,12 +103,12 @@ lc_status lc_vocab_put(lc_tokenizer *t, int64_t id, const char *text, size_t n, 
   if (memchr(text, 0, n) || !lc_utf8_valid(text, n, &bad))
     return lc_fail(t->ctx, "%s: the text of token %lld is not UTF-8 without NUL", t->source, (long long)id);
   if (id < t->n && t->tok[id].flags)
-    return lc_fail(t->ctx, "%s: two tokens have id %lld: '%s' and '%.*s'", t->source, (long long)id,
-                   lc_token_text(t, (int32_t)id), (int)lc_min64((int64_t)n, 40), text);
+    return lc_fail(t->ctx, "%s: two tokens have id %lld: '%s' and '%s'", t->source, (long long)id,
+                   lc_quoted_str(lc_token_text(t, (int32_t)id)).s, lc_quoted(text, n).s);
   int32_t same = lc_vocab_find(t, text, n);
   if (same >= 0)
-    return lc_fail(t->ctx, "%s: tokens %d and %lld are both '%.*s'", t->source, same, (long long)id,
-                   (int)lc_min64((int64_t)n, 40), text);
+    return lc_fail(t->ctx, "%s: tokens %d and %lld are both '%s'", t->source, same, (long long)id,
+                   lc_quoted(text, n).s);
   LC_TRY(grow_ids(t, id));
   LC_TRY(grow_slots(t));
   size_t at = t->arena.n;
@@ -225,8 +225,8 @@ lc_status lc_merges_add(lc_tokenizer *t, const char *left, size_t n_left, const 
   lc_merge m = {lc_vocab_find(t, left, n_left), lc_vocab_find(t, right, n_right),
                 lc_vocab_find(t, both, n_left + n_right)};
   if (m.left < 0 || m.right < 0 || m.made < 0)
-    return lc_fail(t->ctx, "%s: merge %lld ('%.*s' with '%.*s') needs a token that the vocabulary lacks",
-                   t->source, rank, (int)n_left, left, (int)n_right, right);
+    return lc_fail(t->ctx, "%s: merge %lld ('%s' with '%s') needs a token that the vocabulary lacks",
+                   t->source, rank, lc_quoted(left, n_left).s, lc_quoted(right, n_right).s);
   uint64_t key = (uint64_t)(uint32_t)m.left << 32 | (uint32_t)m.right;
   lc_merge_slot *s = pair_slot(t, key);
   if (s->rank >= 0)

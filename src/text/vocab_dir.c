@@ -32,7 +32,8 @@ static lc_status read_config(lc_tokenizer *t, json_t **out) {
   if (st || !lc_path_exists(path)) goto done;
   LC_GO(lc_read_file(t->ctx, path, MAX_CONFIG, &text, &n));
   *out = json_loadb(text, n, JSON_DECODE_INT_AS_REAL, &e);
-  if (!*out) st = lc_fail(t->ctx, "%s: line %d, column %d: %s", path, e.line, e.column, e.text);
+  if (!*out)
+    st = lc_fail(t->ctx, "%s: line %d, column %d: %s", path, e.line, e.column, lc_quoted_str(e.text).s);
 done:
   lc_free(t->ctx, path);
   lc_free(t->ctx, text);
@@ -49,9 +50,9 @@ static lc_status named_token(lc_tokenizer *t, const json_t *config, const char *
   int32_t found = -1;
   LC_TRY(lc_token_make_special(t, key, json_string_value(v), json_string_length(v), &found));
   if (*id >= 0 && *id != found)
-    return lc_fail(t->ctx,
-                   "%s: %s is '%s' in tokenizer_config.json, and tokenizer.json puts '%s' in front of a text",
-                   t->dir, key, json_string_value(v), lc_token_text(t, *id));
+    return lc_fail(
+        t->ctx, "%s: %s is '%s' in tokenizer_config.json, and tokenizer.json puts '%s' in front of a text",
+        t->dir, key, lc_quoted_str(json_string_value(v)).s, lc_quoted_str(lc_token_text(t, *id)).s);
   *id = found;
   return LC_OK;
 }
@@ -64,7 +65,7 @@ static lc_status more_added(lc_tokenizer *t, json_t *list) {
     long long id = strtoll(key, &end, 10);
     if (*end || end == key || !json_is_object(o))
       return lc_fail(t->ctx, "%s/tokenizer_config.json: added_tokens_decoder is malformed at '%s'", t->dir,
-                     key);
+                     lc_quoted_str(key).s);
     if (id >= 0 && id < t->n && (t->tok[id].flags & LC_TOK_ADDED)) continue; /* tokenizer.json has it */
     LC_TRY(lc_added_from_json(t, id, o));
   }

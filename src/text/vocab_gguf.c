@@ -53,8 +53,8 @@ static lc_status read_merges(lc_tokenizer *t, const lc_gguf *g) {
     lc_str m = kv->strings[i];
     const char *gap = m.n > 1 ? memchr(m.data + 1, ' ', m.n - 1) : NULL;
     if (!gap)
-      return lc_fail(t->ctx, "%s: merge %llu, '%.*s', has no space", t->source, (unsigned long long)i,
-                     (int)lc_min64((int64_t)m.n, 80), m.data);
+      return lc_fail(t->ctx, "%s: merge %llu, '%s', has no space", t->source, (unsigned long long)i,
+                     lc_quoted(m.data, m.n).s);
     size_t left = (size_t)(gap - m.data);
     LC_TRY(lc_merges_add(t, m.data, left, gap + 1, m.n - left - 1));
   }
@@ -80,12 +80,14 @@ static lc_status read_pre(lc_tokenizer *t, const lc_gguf *g) {
   lc_str model, pre;
   LC_TRY(lc_gguf_string(t->ctx, g, KEY("model"), &model));
   if (!lc_str_eq(model, "gpt2"))
-    return lc_fail(t->ctx, "%s: a tokenizer of model '%.*s' is not supported (byte-level BPE, 'gpt2', is)",
-                   t->source, (int)lc_min64((int64_t)model.n, 80), model.data);
+    return lc_fail(t->ctx, "%s: a tokenizer of model '%s' is not supported (byte-level BPE, 'gpt2', is)",
+                   t->source, lc_quoted(model.data, model.n).s);
   LC_TRY(lc_gguf_string(t->ctx, g, KEY("pre"), &pre));
   LC_TRY(copy_string(t, pre, &t->pre_name));
   const lc_pre_row *row = lc_pre_by_name(pre);
-  if (!row) return lc_fail(t->ctx, "%s: the pre-tokenizer '%s' is not known", t->source, t->pre_name);
+  if (!row)
+    return lc_fail(t->ctx, "%s: the pre-tokenizer '%s' is not known", t->source,
+                   lc_quoted_str(t->pre_name).s);
   t->ignore_merges = row->ignore_merges;
   t->adds_bos = lc_gguf_bool_or(g, KEY("add_bos_token"), row->add_bos);
   if (lc_gguf_bool_or(g, KEY("add_eos_token"), false))
@@ -150,7 +152,7 @@ static lc_status pre_name(const lc_tokenizer *t, const char **name) {
   for (int64_t i = 0; i < t->n; i++)
     if (t->tok[i].flags & (LC_TOK_LSTRIP | LC_TOK_RSTRIP))
       return lc_fail(t->ctx, "%s: a GGUF has no place for lstrip or rstrip of the token '%s'", t->source,
-                     lc_token_text(t, (int32_t)i));
+                     lc_quoted_str(lc_token_text(t, (int32_t)i)).s);
   *name = t->pre_name;
   const lc_pre_row *row;
   for (int i = 0; !*name && (row = lc_pre_at(i)); i++) {

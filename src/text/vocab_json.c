@@ -10,7 +10,7 @@
 #include <string.h>
 
 static lc_status refuse(lc_tokenizer *t, const char *what, const char *name) {
-  return lc_fail(t->ctx, "%s: %s '%s' is not supported", t->source, what, name ? name : "?");
+  return lc_fail(t->ctx, "%s: %s '%s' is not supported", t->source, what, lc_quoted_str(name).s);
 }
 
 static const char *type_of(const json_t *o) {
@@ -34,7 +34,7 @@ static lc_status read_vocab(lc_tokenizer *t, json_t *vocab) {
   if (!json_is_object(vocab)) return lc_fail(t->ctx, "%s: the model has no vocab", t->source);
   json_object_foreach(vocab, text, id) {
     if (!json_is_integer(id))
-      return lc_fail(t->ctx, "%s: the id of token '%s' is no integer", t->source, text);
+      return lc_fail(t->ctx, "%s: the id of token '%s' is no integer", t->source, lc_quoted_str(text).s);
     LC_TRY(lc_vocab_put(t, json_integer_value(id), text, strlen(text), LC_TOK_VOCAB));
   }
   return LC_OK;
@@ -44,7 +44,8 @@ static lc_status read_merge(lc_tokenizer *t, const json_t *m) {
   if (json_is_string(m)) {
     const char *s = json_string_value(m), *gap = strchr(s, ' ');
     if (!gap)
-      return lc_fail(t->ctx, "%s: merge %lld, '%s', has no space", t->source, (long long)t->n_merges, s);
+      return lc_fail(t->ctx, "%s: merge %lld, '%s', has no space", t->source, (long long)t->n_merges,
+                     lc_quoted_str(s).s);
     return lc_merges_add(t, s, (size_t)(gap - s), gap + 1, strlen(gap + 1));
   }
   const json_t *a = json_array_get(m, 0), *b = json_array_get(m, 1);
@@ -87,7 +88,8 @@ static lc_status read_model(lc_tokenizer *t, const json_t *model) {
   const char *unk = json_string_value(json_object_get(model, "unk_token"));
   if (unk && *unk) {
     t->unk = lc_vocab_find(t, unk, strlen(unk));
-    if (t->unk < 0) return lc_fail(t->ctx, "%s: the vocabulary lacks its unk_token '%s'", t->source, unk);
+    if (t->unk < 0)
+      return lc_fail(t->ctx, "%s: the vocabulary lacks its unk_token '%s'", t->source, lc_quoted_str(unk).s);
   }
   return LC_OK;
 }
@@ -98,7 +100,8 @@ static lc_status nfc_stable(lc_tokenizer *t, const char *s, size_t n) {
   lc_bytes b = {0};
   lc_status st = lc_nfc(t->ctx, s, n, &b);
   if (!st && (b.n != n || memcmp(b.data, s, n) != 0))
-    st = lc_fail(t->ctx, "%s: the added token '%s' is not in NFC: that is not supported", t->source, s);
+    st = lc_fail(t->ctx, "%s: the added token '%s' is not in NFC: that is not supported", t->source,
+                 lc_quoted(s, n).s);
   lc_free(t->ctx, b.data);
   return st;
 }
@@ -122,8 +125,8 @@ lc_status lc_added_from_json(lc_tokenizer *t, int64_t id, const json_t *o) {
   int32_t known = lc_vocab_find(t, s, n);
   if (known < 0) return lc_vocab_put(t, id, s, n, flags);
   if (known != id)
-    return lc_fail(t->ctx, "%s: the added token '%s' has id %lld, and %d in the vocabulary", t->source, s,
-                   (long long)id, known);
+    return lc_fail(t->ctx, "%s: the added token '%s' has id %lld, and %d in the vocabulary", t->source,
+                   lc_quoted(s, n).s, (long long)id, known);
   t->tok[id].flags |= flags;
   return LC_OK;
 }
@@ -144,8 +147,7 @@ static lc_status read_added(lc_tokenizer *t, const json_t *list) {
 lc_status lc_token_make_special(lc_tokenizer *t, const char *key, const char *text, size_t n, int32_t *id) {
   int32_t k = lc_vocab_find(t, text, n);
   if (k < 0)
-    return lc_fail(t->ctx, "%s: the vocabulary lacks the %s '%.*s'", t->source, key,
-                   (int)lc_min64((int64_t)n, 80), text);
+    return lc_fail(t->ctx, "%s: the vocabulary lacks the %s '%s'", t->source, key, lc_quoted(text, n).s);
   t->tok[k].flags |= LC_TOK_SPECIAL | LC_TOK_ADDED;
   if (id) *id = k;
   return LC_OK;
