@@ -1,0 +1,6 @@
+/* The table of methods: `lacuna methods`, flags, recipes and tests walk it. A method is one file here and one row. */
+#include <string.h>
+#include "method/methods.h"
+
+const lc_method *const lc_methods[] = {&lc_method_full, &lc_method_lora, &lc_method_shira, &lc_method_spiel};
+const int lc_n_methods = sizeof lc_methods / sizeof *lc_methods;

@@ -1,0 +1,6 @@
+/* One row a published method. */
+#ifndef LC_METHODS_H
+#define LC_METHODS_H
+#include "train/train.h"
+extern const lc_method lc_method_full, lc_method_lora, lc_method_shira, lc_method_spiel;
+#endif

@@ -1,0 +1,80 @@
+/* Targets, budgets and adapters of a run: see attach.h. */
+#include "train/attach.h"
+#include <math.h>
+
+lc_status lc_target_set_open(lc_training *t, lc_target_set *s) {
+  *s = (lc_target_set){0};
+  LC_TRY(lc_targets(t->net, t->opts.targets ? t->opts.targets : "all-linear", &s->w, &s->n));
+  s->K = lc_alloc_n(t->ctx, LC_MEM_OTHER, (size_t)s->n, sizeof *s->K);
+  if (!s->K) {
+    lc_target_set_free(t->ctx, s);
+    return LC_FAILED;
+  }
+  for (int l = 0; l < s->n; l++) s->entries += s->w[l]->M * s->w[l]->N;
+  return LC_OK;
+}
+
+void lc_target_set_free(lc_ctx *ctx, lc_target_set *s) {
+  lc_free(ctx, s->w);
+  lc_free(ctx, s->K);
+  *s = (lc_target_set){0};
+}
+
+lc_status lc_target_set_density(lc_training *t, lc_target_set *s, double density, int64_t of) {
+  if (!(density > 0 && density <= 1)) return lc_usage(t->ctx, "density %g is not in (0, 1]", density);
+  LC_TRY(lc_budget_split(t->ctx, (int64_t)floor(density * (double)of), s->w, s->n, s->K));
+  s->total = 0;
+  for (int l = 0; l < s->n; l++) s->total += s->K[l];
+  return LC_OK;
+}
+
+lc_status lc_target_set_rank(lc_training *t, lc_target_set *s, int64_t r) {
+  s->total = 0;
+  for (int l = 0; l < s->n; l++) {
+    const lc_weight *w = s->w[l];
+    if (r < 1 || r > INT32_MAX || r * (w->M + w->N) > w->M * w->N)
+      return lc_usage(t->ctx, "'%s' has %lld×%lld = %lld entries: r = %lld asks for %lld of them", w->name, (long long)w->M, (long long)w->N,
+                      (long long)(w->M * w->N), (long long)r, (long long)(r < 1 || r > INT32_MAX ? r : r * (w->M + w->N)));
+    s->total += s->K[l] = r * (w->M + w->N);
+  }
+  return LC_OK;
+}
+
+static lc_status adopt(lc_training *t, lc_weight *w, lc_delta *d, lc_delta **out) {
+  lc_status st = lc_weight_attach(t->ctx, w, d);
+  if (st) {
+    d->ops->free(t->ctx, d);
+    return st;
+  }
+  *out = d;
+  if (!t->adapter && (st = lc_adapter_new(t->net, t->method->name, &t->adapter))) {
+    lc_weight_detach(t->ctx, w, d, true);
+    return st;
+  }
+  if ((st = lc_adapter_add(t->adapter, d))) lc_weight_detach(t->ctx, w, d, true);
+  return st;
+}
+
+lc_status lc_attach_sparse(lc_training *t, lc_weight *w, lc_index *idx, lc_delta **out) {
+  lc_delta *d;
+  LC_TRY(lc_delta_sparse_new(t->ctx, w, idx, NULL, true, &d));
+  return adopt(t, w, d, out);
+}
+
+lc_status lc_attach_lora(lc_training *t, lc_weight *w, const lc_lora_opts *o, const float *A, lc_delta **out) {
+  lc_delta *d;
+  LC_TRY(lc_delta_lora_new(t->ctx, w, o, A, NULL, true, &d));
+  return adopt(t, w, d, out);
+}
+
+lc_status lc_attach_save(lc_training *t, lc_layout layout, const char *mask_type, const char *dir) {
+  lc_adapter_meta meta = {
+      .base_name = t->opts.base_name ? t->opts.base_name : t->net->model->path,
+      .targets = t->opts.targets,
+      .method = t->method->name,
+      .template_name = t->data ? lc_data_describe(t->data).template_name : NULL,
+      .mask_type = mask_type,
+      .seed = t->opts.seed,
+  };
+  return lc_adapter_save(t->adapter, layout, dir, &meta);
+}
