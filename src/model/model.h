@@ -104,7 +104,13 @@ lc_status lc_targets(lc_net *, const char *rule, lc_weight ***out, int *n); /* s
 bool lc_target_matches(const char *module, const char *item);             /* equals, or is its suffix after a dot */
 
 /* ---- adapters: named groups of deltas on a net, and their files ---- */
-struct lc_adapter { char *name, *path; float scale; lc_net *net; lc_delta **delta; int n; };
+struct lc_adapter {
+  char *name, *path;    /* path: NULL when made here */
+  float scale;
+  lc_net *net;
+  lc_delta **delta; int n, cap;
+  struct json_t *config; /* adapter_config.json as it was read, so that saving passes on what lacuna does not use; or NULL */
+};
 typedef enum { LC_LAYOUT_PEFT_LORA, LC_LAYOUT_PEFT_SHIRA, LC_LAYOUT_NATIVE } lc_layout;
 /* Reads a PEFT LoRA or SHiRA directory, or a native one, and attaches its deltas. Nothing has changed when it fails. */
 lc_status lc_adapter_load(lc_net *, const char *dir, float scale, lc_apply, lc_adapter **);
@@ -114,6 +120,11 @@ lc_status lc_adapter_set(lc_adapter *, float scale, lc_apply);            /* sca
 lc_status lc_adapter_remove(lc_adapter *);                                /* detaches and frees; the base's own bits are back */
 typedef struct { const char *base_name; const char *targets /* as given */; const char *method; const char *template_name; const char *mask_type; int64_t seed; bool dry; } lc_adapter_meta;
 lc_status lc_adapter_save(const lc_adapter *, lc_layout, const char *dir, const lc_adapter_meta *);
+/* Why PEFT's SHiRA layout cannot hold this adapter (the rest of a sentence), or NULL when it can. */
+const char *lc_adapter_shira_refusal(const lc_adapter *);
+/* How much two adapters interfere where both change a weight (SHiRA, arXiv 2406.13175): of S1ᵀS2 (N,N), summed over their sparse deltas on one weight. */
+typedef struct { const char *weight; int64_t both; /* positions in both */ double awom; /* Frobenius norm */ double awor; /* 1 - nonzeros/N² */ } lc_overlap_row;
+lc_status lc_adapter_overlap(const lc_adapter *, const lc_adapter *, lc_overlap_row **, int *n); /* a row a shared weight; lc_free */
 
 /* ---- export: effective weights (all deltas merged) ---- */
 typedef struct { char *name; double survive /* share of changed entries that differ after rounding */, error /* ‖Q(W+δ)-W‖/‖δ‖ */; int64_t changed; } lc_merge_row;

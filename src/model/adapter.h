@@ -1,0 +1,43 @@
+/* What the adapter files share: reading gathers detached deltas first, so that nothing has changed when something fails. */
+#ifndef LC_ADAPTER_H
+#define LC_ADAPTER_H
+#include <jansson.h>
+#include "model/model.h"
+
+#define LC_SIDECAR "lacuna_adapter.json"
+#define LC_NATIVE_FILE "lacuna_adapter.safetensors"
+#define LC_PEFT_CONFIG "adapter_config.json"
+#define LC_PEFT_FILE "adapter_model.safetensors"
+
+typedef struct {
+  lc_net *net;
+  const char *dir;
+  lc_delta **delta; int n, cap; /* made, attached to nothing */
+  json_t *config;               /* PEFT's */
+} lc_adapter_parts;
+lc_status lc_parts_add(lc_adapter_parts *, lc_delta *); /* takes it over, also on failure */
+
+/* adapter_peft.c */
+lc_status lc_peft_read(lc_adapter_parts *);
+lc_status lc_peft_write_lora(const lc_adapter *, const char *dir, const lc_adapter_meta *);
+/* adapter_peft_shira.c */
+lc_status lc_peft_read_shira(lc_adapter_parts *, const char *path, const lc_safetensors *);
+lc_status lc_peft_write_shira(const lc_adapter *, const char *dir, const lc_adapter_meta *);
+/* adapter_native.c */
+lc_status lc_native_read(lc_adapter_parts *);
+lc_status lc_native_write(const lc_adapter *, const char *dir);
+
+/* peft_match.c: which modules an adapter_config.json means, and the values its patterns give them. */
+lc_status lc_peft_matches(lc_ctx *, const json_t *config, const char *model_type, const char *module, bool head, bool *out);
+lc_status lc_peft_pattern(lc_ctx *, const json_t *pattern, const char *module, double otherwise, double *out); /* first key that matches */
+json_t *lc_peft_targets(const lc_adapter *); /* the shortest suffixes that name its weights and no other matrix */
+
+/* Helpers of both PEFT kinds. */
+lc_weight *lc_peft_weight(const lc_net *, const char *key, const char *suffix, char *module, size_t size); /* of "base_model.model.<module><suffix>", or NULL */
+/* Checks that the tensors' modules are the config's targets: has[i] says whether weights.w[i] has tensors. */
+lc_status lc_peft_check_targets(const lc_adapter_parts *, const bool *has);
+/* n f32 values of an F32, F16 or BF16 tensor, finite; lc_free. */
+lc_status lc_peft_values(lc_ctx *, const char *path, const lc_named_tensor *, float **out);
+void lc_peft_common(json_t *config, const lc_adapter *, const lc_adapter_meta *);
+bool lc_adapter_is_conv1d(const lc_net *, const lc_weight *);
+#endif
