@@ -1,6 +1,6 @@
 /* lacuna's own file of a sparse adapter, for what PEFT's layout cannot hold or would hold at twice the size. docs/formats.md describes it.
  *
- * lacuna_adapter.safetensors, two tensors a target in the order of their names: <module>.gaps U8 [bytes] and <module>.values F32 [K]. The flat
+ * lacuna_adapter.safetensors, two tensors a target: <module>.values F32 [K], and, after all values, <module>.gaps U8 [bytes]. The flat
  * positions row·N + column are sorted and distinct; each is stored as the number of entries skipped since the one before it (the first:
  * since the beginning), 7 bits a byte, low bits first, the high bit set on all bytes but a number's last. At 1 % density that is about
  * 1.3 bytes a position. lacuna_adapter.json names each target's rows, columns and number of values. */
@@ -142,16 +142,17 @@ done:
 
 /* ---- writing ---- */
 
-static lc_status write_target(lc_ctx *ctx, lc_safetensors_writer *w, const lc_param *p) {
+static lc_status write_gaps(lc_ctx *ctx, lc_safetensors_writer *w, const lc_param *p) {
   const size_t size = put_gaps(&p->idx, NULL);
   uint8_t *gaps = lc_alloc(ctx, LC_MEM_OTHER, size);
   if (!gaps) return LC_FAILED;
   put_gaps(&p->idx, gaps);
   lc_status st = lc_safetensors_append(w, gaps, size);
   lc_free(ctx, gaps);
-  return st ? st : lc_safetensors_append(w, p->value, (size_t)p->n * sizeof *p->value);
+  return st;
 }
 
+/* All values first, so that they stay aligned. */
 lc_status lc_native_write(const lc_adapter *a, const char *dir) {
   lc_ctx *ctx = a->net->ctx;
   lc_safetensors_writer *w = NULL;
@@ -161,14 +162,17 @@ lc_status lc_native_write(const lc_adapter *a, const char *dir) {
   if (!path) return LC_FAILED;
   LC_GO(lc_safetensors_create(ctx, path, &w));
   for (int i = 0; i < a->n; i++) {
-    const lc_param *p = a->delta[i]->param[0];
-    const int64_t bytes = (int64_t)put_gaps(&p->idx, NULL);
+    snprintf(name, sizeof name, "%s.values", a->delta[i]->w->module);
+    LC_GO(lc_safetensors_declare(w, name, LC_F32, 1, &a->delta[i]->param[0]->n));
+  }
+  for (int i = 0; i < a->n; i++) {
+    const int64_t bytes = (int64_t)put_gaps(&a->delta[i]->param[0]->idx, NULL);
     snprintf(name, sizeof name, "%s.gaps", a->delta[i]->w->module);
     LC_GO(lc_safetensors_declare(w, name, LC_U8, 1, &bytes));
-    snprintf(name, sizeof name, "%s.values", a->delta[i]->w->module);
-    LC_GO(lc_safetensors_declare(w, name, LC_F32, 1, &p->n));
   }
-  for (int i = 0; i < a->n; i++) LC_GO(write_target(ctx, w, a->delta[i]->param[0]));
+  for (int i = 0; i < a->n; i++)
+    LC_GO(lc_safetensors_append(w, a->delta[i]->param[0]->value, (size_t)a->delta[i]->param[0]->n * sizeof(float)));
+  for (int i = 0; i < a->n; i++) LC_GO(write_gaps(ctx, w, a->delta[i]->param[0]));
 done:
   if (w) {
     lc_status end = lc_safetensors_finish(w, st == LC_OK);

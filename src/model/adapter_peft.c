@@ -152,18 +152,22 @@ static lc_status refuse_tensor(lc_ctx *ctx, const char *path, const char *key) {
   return lc_fail(ctx, "%s: tensor '%s' is no part of a LoRA that can be read", path, key);
 }
 
+static bool ends_in(const char *s, const char *end) { return strlen(s) >= strlen(end) && !strcmp(s + strlen(s) - strlen(end), end); }
+
 static lc_status read_lora(lora_file *f) {
   lc_net *net = f->p->net;
   lc_ctx *ctx = net->ctx;
   bool *has = lc_alloc_n(ctx, LC_MEM_OTHER, (size_t)net->weights.n, sizeof *has);
   lc_status st = has ? LC_OK : LC_FAILED;
   char module[512] = "", other[600];
+  for (int i = 0; i < f->st->n && !st; i++) { /* what belongs to another variant says so before a missing half does */
+    const char *key = f->st->tensor[i].name;
+    if (strncmp(key, prefix, strlen(prefix)) || !(ends_in(key, ".lora_A.weight") || ends_in(key, ".lora_B.weight"))) st = refuse_tensor(ctx, f->path, key);
+  }
   for (int i = 0; i < f->st->n && !st; i++) {
     const lc_named_tensor *t = &f->st->tensor[i];
-    const bool is_a = strstr(t->name, ".lora_A.weight") != NULL;
+    const bool is_a = ends_in(t->name, ".lora_A.weight");
     lc_weight *w = lc_peft_weight(net, t->name, is_a ? ".lora_A.weight" : ".lora_B.weight", module, sizeof module);
-    if (!is_a && !strstr(t->name, ".lora_B.weight")) LC_GO(refuse_tensor(ctx, f->path, t->name));
-    if (strncmp(t->name, prefix, strlen(prefix))) LC_GO(refuse_tensor(ctx, f->path, t->name));
     if (!w) LC_GO(lc_fail(ctx, "%s: tensor '%s': the model has no module '%s'", f->path, t->name, module));
     snprintf(other, sizeof other, "%s%s%s", prefix, module, is_a ? ".lora_B.weight" : ".lora_A.weight");
     const lc_tensor *pair = lc_safetensors_find(f->st, other);

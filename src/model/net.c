@@ -68,12 +68,7 @@ static const lc_param *whole(const lc_net *net, const lc_weight *w) {
 void lc_net_free(lc_net *net) {
   if (!net) return;
   lc_ctx *ctx = net->ctx;
-  for (int i = 0; i < net->n_adapter; i++) { /* their deltas go with the weights */
-    lc_free(ctx, net->adapter[i]->name);
-    lc_free(ctx, net->adapter[i]->path);
-    lc_free(ctx, net->adapter[i]->delta);
-    lc_free(ctx, net->adapter[i]);
-  }
+  while (net->n_adapter) lc_adapter_remove(net->adapter[net->n_adapter - 1]);
   lc_free(ctx, net->adapter);
   for (int i = 0; i < net->weights.n; i++) {
     lc_weight *w = &net->weights.w[i];
