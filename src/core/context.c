@@ -52,8 +52,10 @@ lc_status lc_ctx_new(int threads, lc_ctx **out, char *why) {
 
 void lc_ctx_free(lc_ctx *ctx) {
   if (!ctx) return;
+  ctx->keeping = false;
   for (int w = 0; w < LC_MAX_WORKERS; w++)
     for (int s = 0; s < LC_SCRATCH_SLOTS; s++) lc_free(ctx, ctx->scratch[w][s].data);
+  lc_mem_drop(ctx);
   pthread_mutex_destroy(&ctx->lock);
   free(ctx);
 }

@@ -5,7 +5,7 @@
 #include <pthread.h>
 #include <signal.h>
 
-enum { LC_MAX_WORKERS = 256, LC_ERROR_SIZE = 1024 };
+enum { LC_MAX_WORKERS = 256, LC_ERROR_SIZE = 1024, LC_MAX_KEPT = 512 };
 
 struct lc_ctx {
   int threads;
@@ -18,6 +18,9 @@ struct lc_ctx {
   size_t bytes[LC_MEM_COUNT], total, peak;
   uint64_t allocations;
   struct { void *data; size_t size; } scratch[LC_MAX_WORKERS][LC_SCRATCH_SLOTS];
+  bool keeping;         /* lc_mem_keep */
+  void *kept[LC_MAX_KEPT];
+  int n_kept;
 };
 
 void lc_error_redirect(char *slot); /* NULL: the context's own */

@@ -88,6 +88,14 @@ static inline bool lc_add(size_t a, size_t b, size_t *out) { return !__builtin_a
  * buffers that live at the same time. NULL (error set) when out of memory. Call only from that worker or outside lc_parallel. */
 #define LC_SCRATCH_SLOTS 12
 void *lc_scratch(lc_ctx *, int worker, int slot, size_t size);
+/* Brings each slot of every worker to the largest size that any worker has asked for: from here on which worker gets which chunk does not
+ * matter to memory. Outside lc_parallel only. */
+lc_status lc_scratch_level(lc_ctx *);
+
+/* Between on and off, blocks that are freed are kept (counted as LC_MEM_OTHER), and allocation takes a kept block before it asks the system: work
+ * that repeats (a checkpoint) allocates the first time only. Off keeps what is there for the next time; drop gives it back. */
+void lc_mem_keep(lc_ctx *, bool on);
+void lc_mem_drop(lc_ctx *);
 
 /* ---- parallel loops ------------------------------------------------------------------------------------------------------- */
 

@@ -1,11 +1,14 @@
-/* Counted memory: size and category stand in front of each block, 64-byte aligned. Scratch buffers belong to a worker and only grow. */
+/* Counted memory: size and category stand in front of each block, 64-byte aligned. Scratch buffers belong to a worker and only grow.
+ *
+ * Kept blocks: while the context keeps, a freed block goes to a small table instead of the system, and an allocation takes the smallest kept
+ * block that holds it. So a sequence of allocations that repeats finds its own blocks again. A kept block counts as LC_MEM_OTHER. */
 #include "core/context.h"
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
-typedef struct { size_t size; lc_mem cat; } header;
+typedef struct { size_t size, room /* of the whole block, this header included */; lc_mem cat; } header;
 enum { FRONT = 64 };
 
 static void count(lc_ctx *ctx, lc_mem cat, size_t add, size_t remove, bool call) {
@@ -17,17 +20,55 @@ static void count(lc_ctx *ctx, lc_mem cat, size_t add, size_t remove, bool call)
   pthread_mutex_unlock(&ctx->lock);
 }
 
+/* The smallest kept block that holds `whole` bytes and is not wastefully large; NULL when there is none. */
+static uint8_t *take_kept(lc_ctx *ctx, size_t whole) {
+  int best = -1;
+  pthread_mutex_lock(&ctx->lock);
+  for (int i = 0; ctx->keeping && i < ctx->n_kept; i++) {
+    size_t room = ((header *)ctx->kept[i])->room;
+    if (room >= whole && room <= 2 * whole + 4096 && (best < 0 || room < ((header *)ctx->kept[best])->room)) best = i;
+  }
+  header *h = best < 0 ? NULL : ctx->kept[best];
+  if (h) {
+    ctx->kept[best] = ctx->kept[--ctx->n_kept];
+    ctx->bytes[LC_MEM_OTHER] -= h->room - FRONT;
+    ctx->total -= h->room - FRONT;
+  }
+  pthread_mutex_unlock(&ctx->lock);
+  return (uint8_t *)h;
+}
+
+static bool keep_block(lc_ctx *ctx, header *h) {
+  pthread_mutex_lock(&ctx->lock);
+  bool kept = ctx->keeping && ctx->n_kept < LC_MAX_KEPT;
+  if (kept) {
+    ctx->kept[ctx->n_kept++] = h;
+    ctx->bytes[LC_MEM_OTHER] += h->room - FRONT;
+    ctx->total += h->room - FRONT;
+    if (ctx->total > ctx->peak) ctx->peak = ctx->total;
+  }
+  pthread_mutex_unlock(&ctx->lock);
+  return kept;
+}
+
 void *lc_alloc(lc_ctx *ctx, lc_mem cat, size_t size) {
-  size_t whole;
+  size_t whole = 0;
   uint8_t *p = NULL;
-  if (lc_add(size, 2 * FRONT, &whole) && whole < SIZE_MAX / 2) p = aligned_alloc(FRONT, whole / FRONT * FRONT);
+  bool kept = false;
+  if (lc_add(size, 2 * FRONT, &whole) && whole < SIZE_MAX / 2) {
+    whole = whole / FRONT * FRONT;
+    p = take_kept(ctx, whole);
+    kept = p != NULL;
+    if (!p) p = aligned_alloc(FRONT, whole);
+  }
   if (!p) {
     lc_fail(ctx, "out of memory: %zu bytes could not be had", size);
     return NULL;
   }
-  memset(p, 0, whole / FRONT * FRONT);
-  *(header *)(void *)p = (header){size, cat};
-  count(ctx, cat, size, 0, true);
+  size_t room = kept ? ((header *)(void *)p)->room : whole;
+  memset(p, 0, whole);
+  *(header *)(void *)p = (header){size, room, cat};
+  count(ctx, cat, size, 0, !kept);
   return p + FRONT;
 }
 
@@ -53,7 +94,18 @@ void lc_free(lc_ctx *ctx, void *p) {
   if (!p) return;
   header *h = (header *)(void *)((uint8_t *)p - FRONT);
   count(ctx, h->cat, 0, h->size, false);
-  free(h);
+  if (!keep_block(ctx, h)) free(h);
+}
+
+void lc_mem_keep(lc_ctx *ctx, bool on) { ctx->keeping = on; }
+
+void lc_mem_drop(lc_ctx *ctx) {
+  while (ctx->n_kept) {
+    header *h = ctx->kept[--ctx->n_kept];
+    ctx->bytes[LC_MEM_OTHER] -= h->room - FRONT;
+    ctx->total -= h->room - FRONT;
+    free(h);
+  }
 }
 
 char *lc_strdup(lc_ctx *ctx, const char *s) {
@@ -89,6 +141,17 @@ void *lc_scratch(lc_ctx *ctx, int worker, int slot, size_t size) {
   *data = fresh;
   *have = size;
   return fresh;
+}
+
+lc_status lc_scratch_level(lc_ctx *ctx) {
+  for (int s = 0; s < LC_SCRATCH_SLOTS; s++) {
+    size_t most = 0;
+    for (int w = 0; w < ctx->threads; w++)
+      if (ctx->scratch[w][s].size > most) most = ctx->scratch[w][s].size;
+    for (int w = 0; w < ctx->threads && most; w++)
+      if (!lc_scratch(ctx, w, s, most)) return LC_FAILED;
+  }
+  return LC_OK;
 }
 
 size_t lc_rss_bytes(void) {

@@ -26,7 +26,7 @@ struct lc_method {
   lc_hook before_step;    /* before an update's first forward */
   lc_hook after_micro;    /* after each micro-batch's backward (t->micro) */
   lc_hook after_backward; /* once an update: gradients are complete, before clipping */
-  lc_hook after_step;     /* after the optimiser; t->step still counts the updates finished before this one */
+  lc_hook after_step;     /* after the optimiser; t->step still counts the updates finished before this one, as in every hook of it */
   lc_hook step;           /* instead of forward/backward/optimiser (zeroth order): reads t->example, calls lc_pass, sets t->loss */
   lc_hook finish;         /* after the last update, before the result is saved */
   lc_objective_fn objective;                          /* NULL: next token */
@@ -65,7 +65,7 @@ struct lc_training {
   lc_net *net;
   const lc_tokenizer *tok;
   const lc_method *method; void *self;
-  lc_train_opts opts;               /* resolved; strings borrowed from the caller */
+  lc_train_opts opts;               /* resolved; a copy */
   const lc_dataset *data, *eval_data;
   lc_adapter *adapter;              /* what the method attached (NULL for full) */
   lc_param **param; int n_param;    /* all trainables, fixed order */

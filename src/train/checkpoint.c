@@ -1,0 +1,257 @@
+/* Checkpoints: everything that a run needs to go on as if it had never stopped.
+ *
+ *   checkpoint-N/state.safetensors   every array that the visitors name: values, positions, optimiser columns of each
+ *                                    trainable, and the method's own
+ *   checkpoint-N/state.json          step, tokens, schedule, best, identity (identity.c), numerics, a CRC-32 an array
+ *   checkpoint-N/…                   the result as of then, by the method: the directory works as an adapter or model
+ *
+ * It is written into a hidden directory, each file flushed, then renamed: it is whole or not there. The history is
+ * flushed before the rename, so it always knows at least as much as the newest checkpoint.
+ *
+ * Loading writes into the arrays that attach has made: each must be there with the type and length of now. Its CRC is
+ * compared first, so that a damaged file is named and nothing of it used.
+ *
+ * Memory: the context keeps freed blocks while it saves (lc_mem_keep), and a rehearsal before step 1 makes the first
+ * set of them (and finds out then, not hours later, when the disk is full or read-only). */
+#include "train/internal.h"
+#include <string.h>
+#include <sys/stat.h>
+#include <zlib.h>
+
+#define HIDDEN_DIR ".lacuna-new"
+
+/* ---- arrays by visitors --------------------------------------------------------------------------------------------- */
+
+typedef struct {
+  lc_ctx *ctx;
+  const char *path;
+  lc_safetensors_writer *w;
+  const lc_safetensors *from;
+  json_t *crc;
+  int64_t count;
+} arrays;
+
+static lc_status visit_all(lc_loop *l, lc_visitor *v) {
+  for (int i = 0; i < l->t.n_param; i++) LC_TRY(lc_param_visit(l->t.param[i], v));
+  return l->t.method->visit ? l->t.method->visit(l->t.self, v) : LC_OK;
+}
+
+static lc_status declare(lc_visitor *v, const char *name, lc_dtype dtype, int64_t n, void *data) {
+  return lc_safetensors_declare(((arrays *)v->self)->w, name, dtype, 1, &n);
+}
+
+static lc_status append(lc_visitor *v, const char *name, lc_dtype dtype, int64_t n, void *data) {
+  arrays *a = v->self;
+  size_t bytes;
+  if (!lc_dtype_bytes(dtype, n, &bytes)) return lc_fail(a->ctx, "%s: '%s' is too large", a->path, name);
+  json_object_set_new(a->crc, name, json_integer((json_int_t)crc32_z(0, data, bytes)));
+  return lc_safetensors_append(a->w, data, bytes);
+}
+
+static lc_status write_arrays(lc_loop *l, const char *path, json_t *crc) {
+  lc_ctx *ctx = l->t.ctx;
+  arrays a = {.ctx = ctx, .path = path, .crc = crc};
+  lc_visitor v = {.self = &a, .array = declare};
+  LC_TRY(lc_safetensors_create(ctx, path, &a.w));
+  lc_status st = visit_all(l, &v);
+  v.array = append;
+  if (!st) st = visit_all(l, &v);
+  lc_status end = lc_safetensors_finish(a.w, st == LC_OK);
+  return st ? st : end;
+}
+
+/* Compares an array of the file with what the run has room for, without changing anything. */
+static lc_status inspect(lc_visitor *v, const char *name, lc_dtype dtype, int64_t n, void *data) {
+  arrays *a = v->self;
+  size_t bytes;
+  const lc_tensor *t = lc_safetensors_find(a->from, name);
+  json_t *want = json_object_get(a->crc, name);
+  a->count++;
+  if (!t) return lc_fail(a->ctx, "%s: '%s' is missing", a->path, name);
+  if (t->dtype != dtype || lc_tensor_count(t) != n || !lc_dtype_bytes(dtype, n, &bytes))
+    return lc_fail(a->ctx, "%s: '%s' has %lld values of %s, expected %lld of %s", a->path, name, (long long)lc_tensor_count(t),
+                   lc_dtype_get(t->dtype)->name, (long long)n, lc_dtype_get(dtype)->name);
+  if (!want || json_integer_value(want) != (json_int_t)crc32_z(0, t->data, bytes))
+    return lc_fail(a->ctx, "%s: '%s' is damaged: its checksum differs from state.json's", a->path, name);
+  return LC_OK;
+}
+
+static lc_status take(lc_visitor *v, const char *name, lc_dtype dtype, int64_t n, void *data) {
+  const lc_tensor *t = lc_safetensors_find(((arrays *)v->self)->from, name);
+  size_t bytes;
+  if (lc_dtype_bytes(dtype, n, &bytes)) memcpy(data, t->data, bytes);
+  return LC_OK;
+}
+
+/* Private copies that hold deltas in place follow the loaded values. */
+static lc_status refresh_copies(lc_loop *l) {
+  for (int i = 0; i < l->t.net->weights.n; i++) {
+    lc_weight *w = &l->t.net->weights.w[i];
+    bool in_place = false;
+    for (int d = 0; d < w->n_delta; d++) in_place |= w->delta[d]->apply == LC_IN_PLACE;
+    if (in_place) LC_TRY(lc_weight_refresh(l->t.ctx, w));
+  }
+  return LC_OK;
+}
+
+lc_status lc_checkpoint_arrays(lc_loop *l) {
+  lc_ctx *ctx = l->t.ctx;
+  lc_safetensors file = {0};
+  lc_status st = LC_FAILED;
+  char *path = lc_path_join(ctx, l->from, "state.safetensors");
+  if (!path) return LC_FAILED;
+  arrays a = {.ctx = ctx, .path = path, .from = &file, .crc = json_object_get(l->restored, "crc32")};
+  lc_visitor v = {.self = &a, .array = inspect};
+  LC_GO(lc_safetensors_open(ctx, path, &file));
+  LC_GO(visit_all(l, &v));
+  if (a.count != file.n) {
+    st = lc_fail(ctx, "%s: %d arrays, the run has %lld", path, file.n, (long long)a.count);
+    goto done;
+  }
+  v.array = take;
+  LC_GO(visit_all(l, &v));
+  LC_GO(refresh_copies(l));
+done:
+  lc_safetensors_close(ctx, &file);
+  lc_free(ctx, path);
+  return st;
+}
+
+/* ---- state.json ------------------------------------------------------------------------------------------------------ */
+
+static json_t *state_json(const lc_loop *l, json_t *crc) {
+  const lc_training *t = &l->t;
+  json_t *s = json_pack("{s:s, s:i, s:I, s:I, s:I, s:b, s:f, s:f, s:o}", "format", "lacuna-checkpoint", "version", 1, "step",
+                        (json_int_t)t->step, "tokens", (json_int_t)t->tokens, "planned", (json_int_t)t->planned, "evaluated",
+                        l->evaluated, "loss", t->loss, "seconds", l->seconds_before + lc_now() - l->started, "numerics", lc_numerics(l));
+  json_object_set_new(s, "schedule",
+                      json_pack("{s:i, s:I, s:I}", "kind", (int)t->schedule.kind, "planned", (json_int_t)t->schedule.planned,
+                                "warmup", (json_int_t)t->schedule.warmup));
+  if (l->best_step >= 0)
+    json_object_set_new(s, "best", json_pack("{s:I, s:f}", "step", (json_int_t)l->best_step, "loss", l->best_loss));
+  json_object_set(s, "identity", l->identity);
+  json_object_set(s, "crc32", crc);
+  return s;
+}
+
+static lc_status warn_numerics(lc_loop *l, const json_t *was) {
+  json_t *now = lc_numerics(l), *value;
+  const char *key;
+  json_object_foreach(now, key, value) {
+    const char *old = json_string_value(json_object_get(was, key)), *is = json_string_value(value);
+    if (old && is && strcmp(old, is))
+      lc_log(l->t.ctx, LC_LOG_WARN, "%s was written with %s %s and goes on with %s: the bits may differ", l->from, key, old, is);
+  }
+  json_decref(now);
+  return LC_OK;
+}
+
+lc_status lc_checkpoint_state(lc_loop *l) {
+  lc_ctx *ctx = l->t.ctx;
+  lc_training *t = &l->t;
+  char *path = lc_path_join(ctx, l->from, "state.json");
+  lc_status st = path ? lc_json_read(ctx, path, &l->restored) : LC_FAILED;
+  if (st) goto done;
+  const char *format;
+  int64_t version;
+  LC_GO(lc_json_str_or(ctx, l->restored, "format", "", &format));
+  LC_GO(lc_json_i64_or(ctx, l->restored, "version", 0, &version));
+  if (strcmp(format, "lacuna-checkpoint") || version != 1) {
+    st = lc_fail(ctx, "%s: not a checkpoint of this program (format '%s', version %lld)", path, format, (long long)version);
+    goto done;
+  }
+  LC_GO(lc_identity_check(l, json_object_get(l->restored, "identity"), path));
+  LC_GO(lc_json_i64_or(ctx, l->restored, "step", -1, &t->step));
+  LC_GO(lc_json_i64_or(ctx, l->restored, "tokens", 0, &t->tokens));
+  LC_GO(lc_json_bool_or(ctx, l->restored, "evaluated", false, &l->evaluated));
+  LC_GO(lc_json_f64_or(ctx, l->restored, "loss", 0, &t->loss));
+  LC_GO(lc_json_f64_or(ctx, l->restored, "seconds", 0, &l->seconds_before));
+  if (t->step < 0) {
+    st = lc_fail(ctx, "%s: step %lld", path, (long long)t->step);
+    goto done;
+  }
+  const json_t *best = json_object_get(l->restored, "best");
+  l->best_step = best ? json_integer_value(json_object_get(best, "step")) : -1;
+  l->best_loss = json_number_value(json_object_get(best, "loss"));
+  l->saved_step = t->step;
+  st = warn_numerics(l, json_object_get(l->restored, "numerics"));
+done:
+  lc_free(ctx, path);
+  return st;
+}
+
+/* ---- saving ---------------------------------------------------------------------------------------------------------- */
+
+static lc_status write_state(lc_loop *l, const char *dir) {
+  lc_ctx *ctx = l->t.ctx;
+  json_t *crc = json_object(), *state = NULL;
+  char *arrays_path = lc_path_join(ctx, dir, "state.safetensors"), *state_path = lc_path_join(ctx, dir, "state.json");
+  lc_status st = arrays_path && state_path && crc ? LC_OK : LC_FAILED;
+  if (!st) st = write_arrays(l, arrays_path, crc);
+  if (!st && !(state = state_json(l, crc))) st = lc_fail(ctx, "%s: out of memory", state_path);
+  if (!st) st = lc_json_write(ctx, state_path, state);
+  json_decref(state);
+  json_decref(crc);
+  lc_free(ctx, arrays_path);
+  lc_free(ctx, state_path);
+  return st;
+}
+
+/* Writes OUT/.lacuna-new: the state (when asked) and the result. On failure nothing of it is left. */
+static lc_status write_hidden(lc_loop *l, bool state) {
+  lc_ctx *ctx = l->t.ctx;
+  char *dir = lc_path_join(ctx, l->t.out, HIDDEN_DIR);
+  lc_status st = dir ? lc_remove_tree(ctx, dir) : LC_FAILED;
+  if (!st) st = lc_mkdirs(ctx, dir);
+  if (!st && l->t.method->save) st = l->t.method->save(l->t.self, &l->t, dir);
+  if (!st && state) st = write_state(l, dir);
+  if (st && dir) {
+    char *why = lc_strdup(ctx, lc_error(ctx));
+    lc_remove_tree(ctx, dir);
+    if (why) lc_fail(ctx, "%s", why); /* the first sentence stands */
+    lc_free(ctx, why);
+  }
+  lc_free(ctx, dir);
+  return st;
+}
+
+lc_status lc_checkpoint_save(lc_loop *l, char **path) {
+  lc_ctx *ctx = l->t.ctx;
+  lc_status st = LC_OK;
+  char name[40];
+  snprintf(name, sizeof name, "checkpoint-%lld", (long long)l->t.step);
+  lc_mem_keep(ctx, true);
+  *path = lc_path_join(ctx, l->t.out, name);
+  if (!*path) LC_GO(LC_FAILED);
+  LC_GO(lc_history_flush(l->t.history));
+  LC_GO(write_hidden(l, true));
+  LC_GO(lc_outdir_replace(ctx, l->t.out, HIDDEN_DIR, name));
+  l->saved_step = l->t.step;
+  LC_GO(lc_outdir_prune(ctx, l->t.out, lc_max64(1, l->t.opts.keep)));
+done:
+  lc_mem_keep(ctx, false);
+  return st;
+}
+
+lc_status lc_checkpoint_best(lc_loop *l) {
+  lc_ctx *ctx = l->t.ctx;
+  lc_mem_keep(ctx, true);
+  json_t *best = json_pack("{s:I, s:f}", "step", (json_int_t)l->best_step, "loss", l->best_loss);
+  lc_status st = write_hidden(l, false);
+  char *path = st ? NULL : lc_format(ctx, "%s/" HIDDEN_DIR "/best.json", l->t.out);
+  if (!st) st = path ? lc_json_write(ctx, path, best) : LC_FAILED;
+  if (!st) st = lc_outdir_replace(ctx, l->t.out, HIDDEN_DIR, "best");
+  lc_free(ctx, path);
+  json_decref(best);
+  lc_mem_keep(ctx, false);
+  return st;
+}
+
+lc_status lc_checkpoint_rehearse(lc_loop *l) {
+  lc_ctx *ctx = l->t.ctx;
+  lc_mem_keep(ctx, true);
+  lc_status st = write_hidden(l, true);
+  if (!st) st = lc_outdir_sweep(ctx, l->t.out);
+  lc_mem_keep(ctx, false);
+  return st;
+}

@@ -1,0 +1,374 @@
+/* The loop: what every method has in common. It knows methods by their hooks only.
+ *
+ *   set up      options resolved, identity, output directory, checkpoint to go on from
+ *   attach      the method's deltas, calibration, the list of trainables
+ *   open        graph, plan, run, optimiser columns; a rehearsal at full size
+ *   restore     arrays of the checkpoint
+ *   updates     order of rows = function of (seed, epoch); loss = Σ over the update's targets / their number
+ *   finish      the result in OUT
+ *
+ * The rehearsal runs one forward and backward pass over the longest rows and writes one checkpoint before step 1:
+ * memory and disk show at once whether they suffice, and afterwards nothing is allocated (libraries excepted).
+ * Interruption is looked for between updates and between the passes of an evaluation: an update under way is finished
+ * first, as methods may have begun to change their state. */
+#include "train/internal.h"
+#include <inttypes.h>
+#include <math.h>
+#include <string.h>
+
+enum { EVAL_SEGMENTS = 64 };
+
+/* ---- set up ---------------------------------------------------------------------------------------------------------- */
+
+static lc_status copy_options(lc_ctx *ctx, const lc_train_opts *from, lc_train_opts *to) {
+  LC_TRY(lc_options_init(ctx, lc_train_options, to));
+  for (const lc_option *o = lc_train_options; o->name; o++) {
+    char *text = lc_options_get(ctx, o, from);
+    lc_status st = text ? lc_options_set(ctx, lc_train_options, "train", to, o->name, text) : LC_FAILED;
+    lc_free(ctx, text);
+    LC_TRY(st);
+  }
+  return LC_OK;
+}
+
+static lc_status plan_steps(lc_loop *l) {
+  lc_training *t = &l->t;
+  l->n_rows = lc_data_count(t->data);
+  if (l->n_rows == 0) return lc_fail(t->ctx, "train: the data has no rows with a target");
+  l->per_epoch = lc_ceil_div(l->n_rows, t->opts.batch);
+  t->planned = t->opts.steps ? t->opts.steps : (int64_t)ceil(t->opts.epochs * (double)l->per_epoch);
+  t->last = t->opts.stop_after ? lc_min64(t->planned, t->opts.stop_after) : t->planned;
+  t->schedule = (lc_schedule){.kind = (lc_schedule_kind)t->opts.schedule, .planned = t->planned,
+                              .warmup = lc_warmup_steps(t->opts.warmup, t->planned)};
+  return LC_OK;
+}
+
+static lc_status set_up(lc_loop *l, const lc_train_opts *opts) {
+  lc_training *t = &l->t;
+  LC_TRY(copy_options(t->ctx, opts, &t->opts));
+  LC_TRY(lc_train_resolve(t->ctx, &t->net->model->config, t->method, &t->opts));
+  if (strcmp(t->opts.dtype, lc_dtype_get(t->net->compute)->name))
+    return lc_usage(t->ctx, "train: dtype is %s, the net computes in %s", t->opts.dtype, lc_dtype_get(t->net->compute)->name);
+  LC_TRY(plan_steps(l));
+  t->optim = lc_optim_find(t->opts.optimizer);
+  t->hyper = (lc_hyper){.lr = t->opts.lr, .weight_decay = t->opts.weight_decay, .beta1 = t->opts.beta1, .beta2 = t->opts.beta2,
+                        .eps = t->opts.eps > 0 ? t->opts.eps : 1e-8, .momentum = t->opts.momentum};
+  if (!(l->identity = lc_identity(l))) return lc_fail(t->ctx, "train: the options cannot be written as JSON");
+  LC_TRY(lc_outdir_claim(l));
+  t->resuming = l->from != NULL;
+  return l->from ? lc_checkpoint_state(l) : LC_OK;
+}
+
+/* Opens the history at the right place: anew, or at the checkpoint. */
+static lc_status open_history(lc_loop *l) {
+  lc_training *t = &l->t;
+  json_t *was = NULL;
+  LC_TRY(lc_history_open(t->ctx, t->out, &t->history));
+  LC_TRY(lc_history_identity(t->history, &was));
+  lc_status st = LC_OK;
+  if (was && (l->io->resume || l->io->resume_from)) {
+    st = lc_identity_check(l, was, t->out);
+    if (!st) st = lc_history_rewind(t->history, t->step, l->evaluated, t->planned);
+    if (!st) st = lc_outdir_drop_after(t->ctx, t->out, t->step);
+  } else {
+    st = lc_history_begin(t->history, l->identity, t->method->name, t->net->model->path, l->io->data_path, t->planned);
+  }
+  json_decref(was);
+  if (st) return st;
+  char *recipe = lc_path_join(t->ctx, t->out, "recipe.yaml");
+  if (!recipe) return LC_FAILED;
+  st = lc_recipe_write(t->ctx, recipe, t->net->model->path, l->io->data_path, t->method, t->self, &t->opts);
+  lc_free(t->ctx, recipe);
+  return st;
+}
+
+/* ---- attach, open, restore -------------------------------------------------------------------------------------------- */
+
+static lc_status attach(lc_loop *l) {
+  lc_training *t = &l->t;
+  if (t->method->attach) LC_TRY(t->method->attach(t->self, t));
+  if (t->method->calibrate) LC_TRY(t->method->calibrate(t->self, t));
+  lc_free(t->ctx, t->param);
+  LC_TRY(lc_net_params(t->net, &t->param, &t->n_param));
+  if (t->n_param == 0 && !t->method->step) return lc_fail(t->ctx, "train: method %s made nothing trainable", t->method->name);
+  return LC_OK;
+}
+
+static lc_status rehearse_pass(lc_loop *l, const lc_example *longest, int64_t n) {
+  lc_training *t = &l->t;
+  double sum = 0;
+  int64_t targets = 0;
+  LC_TRY(lc_pass(t, longest, n, t->method->step == NULL, 1, &sum, &targets));
+  lc_zero_gradients(t->ctx, t->param, t->n_param);
+  return LC_OK;
+}
+
+static lc_status open_run(lc_loop *l) {
+  lc_training *t = &l->t;
+  int64_t rows, eval_rows = 0, micro = lc_min64(t->opts.micro_batch, l->n_rows), segments = lc_max64(micro, EVAL_SEGMENTS);
+  l->order = lc_alloc_n(t->ctx, LC_MEM_OTHER, (size_t)l->n_rows, sizeof *l->order);
+  t->example = lc_alloc_n(t->ctx, LC_MEM_OTHER, (size_t)t->opts.batch, sizeof *t->example);
+  l->eval_batch = lc_alloc_n(t->ctx, LC_MEM_OTHER, (size_t)segments, sizeof *l->eval_batch);
+  if (!l->order || !t->example || !l->eval_batch) return LC_FAILED;
+  LC_TRY(lc_longest(t->ctx, t->data, micro, l->eval_batch, &rows));
+  if (t->eval_data) LC_TRY(lc_longest(t->ctx, t->eval_data, 1, NULL, &eval_rows));
+  lc_stage_opts o = {.rows = lc_max64(rows, eval_rows), .segments = segments, .training = t->method->step == NULL,
+                     .recompute = t->opts.recompute, .objective = t->method->objective, .self = t->self};
+  LC_TRY(lc_stage_open(t->net, &o, &l->stage));
+  t->graph = l->stage.graph;
+  t->plan = l->stage.plan;
+  t->run = l->stage.run;
+  t->segment = l->stage.segment;
+  t->max_segments = segments;
+  for (int i = 0; i < t->n_param && !t->method->step; i++) LC_TRY(t->optim->prepare(t->ctx, t->param[i], &t->hyper));
+  return rehearse_pass(l, l->eval_batch, micro);
+}
+
+static int64_t trainable(const lc_training *t) {
+  int64_t n = 0;
+  for (int i = 0; i < t->n_param; i++) n += t->param[i]->wants_grad ? t->param[i]->n : 0;
+  return n;
+}
+
+static lc_status tell_start(lc_loop *l) {
+  lc_training *t = &l->t;
+  lc_data_info d = lc_data_describe(t->data);
+  int64_t n = trainable(t), all = lc_model_parameters(t->net->model);
+  json_t *e = json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:s, s:f, s:s, s:I, s:s, s:i, s:s, s:I, s:I, s:f, s:I, s:I, s:I}",
+                        "method", t->method->name, "model", t->net->model->path, "output", t->out, "step", (json_int_t)t->step, "steps",
+                        (json_int_t)t->planned, "batch", (json_int_t)t->opts.batch, "micro_batch", (json_int_t)t->opts.micro_batch,
+                        "seq", (json_int_t)t->opts.seq, "optimizer", t->optim->name, "lr", t->opts.lr, "schedule",
+                        t->opts.schedule == LC_SCHEDULE_COSINE ? "cosine" : t->opts.schedule == LC_SCHEDULE_LINEAR ? "linear" : "constant",
+                        "warmup_steps", (json_int_t)t->schedule.warmup, "dtype", t->opts.dtype, "threads", lc_threads(t->ctx), "isa",
+                        lc_isa_name(lc_isa_of(t->ctx)), "trainable", (json_int_t)n, "parameters", (json_int_t)all, "share",
+                        (double)n / (double)all, "rows", (json_int_t)d.rows, "tokens", (json_int_t)d.tokens, "plan_bytes",
+                        (json_int_t)lc_plan_bytes(t->plan));
+  if (e && l->from) json_object_set_new(e, "resumed", json_string(l->from));
+  if (e && d.template_name) json_object_set_new(e, "template", json_string(d.template_name));
+  if (e && t->last < t->planned) json_object_set_new(e, "stop_after", json_integer((json_int_t)t->last));
+  return lc_tell(l, "start", e, l->from == NULL);
+}
+
+static lc_status begin(lc_loop *l) {
+  lc_training *t = &l->t;
+  LC_TRY(lc_mkdirs(t->ctx, t->out));
+  LC_TRY(open_history(l));
+  LC_TRY(attach(l));
+  if (!l->from) LC_TRY(lc_sample_text(l)); /* before the plan's arena is there */
+  LC_TRY(open_run(l));
+  if (l->from) LC_TRY(lc_checkpoint_arrays(l));
+  LC_TRY(tell_start(l));
+  return t->opts.save_every || (t->opts.eval_every && t->eval_data) ? lc_checkpoint_rehearse(l) : LC_OK;
+}
+
+/* ---- an update --------------------------------------------------------------------------------------------------------- */
+
+/* The rows of update t->step; their targets are the loss's denominator. */
+static void next_examples(lc_loop *l) {
+  lc_training *t = &l->t;
+  int64_t epoch = t->step / l->per_epoch, first = t->step % l->per_epoch * t->opts.batch;
+  if (epoch != l->order_epoch) lc_data_order(t->data, (uint64_t)t->opts.seed, epoch, t->opts.shuffle, l->order);
+  l->order_epoch = epoch;
+  t->n_example = lc_min64(t->opts.batch, l->n_rows - first);
+  t->update_targets = 0;
+  for (int64_t i = 0; i < t->n_example; i++) {
+    t->example[i] = lc_data_get(t->data, l->order[first + i]);
+    t->update_targets += t->example[i].n_targets;
+  }
+  t->n_micro = lc_ceil_div(t->n_example, t->opts.micro_batch);
+}
+
+static lc_status forward_backward(lc_loop *l) {
+  lc_training *t = &l->t;
+  double sum = 0;
+  int64_t targets = 0;
+  for (t->micro = 0; t->micro < t->n_micro; t->micro++) {
+    int64_t first = t->micro * t->opts.micro_batch, n = lc_min64(t->opts.micro_batch, t->n_example - first);
+    LC_TRY(lc_pass(t, t->example + first, n, true, (float)(1.0 / (double)t->update_targets), &sum, &targets));
+    if (t->method->after_micro) LC_TRY(t->method->after_micro(t->self, t));
+  }
+  if (targets != t->update_targets)
+    return lc_fail(t->ctx, "step %lld: %lld targets, the rows promised %lld", (long long)t->step + 1, (long long)targets,
+                   (long long)t->update_targets);
+  t->loss = sum / (double)targets;
+  return LC_OK;
+}
+
+static lc_status optimise(lc_loop *l) {
+  lc_training *t = &l->t;
+  if (t->method->after_backward) LC_TRY(t->method->after_backward(t->self, t));
+  LC_TRY(lc_clip_gradients(t->ctx, t->param, t->n_param, t->opts.clip, &t->grad_norm));
+  if (!isfinite(t->grad_norm)) {
+    const char *name = lc_bad_gradient(t);
+    return lc_fail(t->ctx, "step %lld: the gradient of '%s' is not finite; the last checkpoint stands", (long long)t->step + 1,
+                   name ? name : "all trainables together");
+  }
+  for (int i = 0; i < t->n_param; i++)
+    if (t->param[i]->wants_grad) LC_TRY(t->optim->update(t->ctx, t->param[i], &t->hyper));
+  return LC_OK;
+}
+
+static lc_status update(lc_loop *l) {
+  lc_training *t = &l->t;
+  next_examples(l);
+  t->micro = 0;
+  t->lr = t->hyper.lr = t->opts.lr * lc_schedule_at(&t->schedule, t->step);
+  t->hyper.step = t->step;
+  lc_zero_gradients(t->ctx, t->param, t->n_param);
+  if (t->method->before_step) LC_TRY(t->method->before_step(t->self, t));
+  if (t->method->step) {
+    LC_TRY(t->method->step(t->self, t));
+  } else {
+    LC_TRY(forward_backward(l));
+    LC_TRY(optimise(l));
+  }
+  if (t->method->after_step) LC_TRY(t->method->after_step(t->self, t));
+  for (int64_t i = 0; i < t->n_example; i++) t->tokens += t->example[i].n;
+  t->step++;
+  l->evaluated = false;
+  return LC_OK;
+}
+
+static lc_status record_step(lc_loop *l, double began) {
+  lc_training *t = &l->t;
+  int64_t tokens = 0;
+  for (int64_t i = 0; i < t->n_example; i++) tokens += t->example[i].n;
+  double now = lc_now();
+  lc_step_row r = {.step = t->step, .tokens = t->tokens, .targets = t->update_targets, .loss = t->loss, .lr = t->lr,
+                   .grad_norm = t->grad_norm, .tokens_per_s = (double)tokens / fmax(now - began, 1e-9),
+                   .rss_mib = (double)lc_rss_bytes() / 1048576.0, .seconds = l->seconds_before + now - l->started};
+  LC_TRY(lc_history_step(t->history, &r));
+  return lc_tell(l, "step", json_pack("{s:I, s:f, s:f, s:f, s:I, s:f, s:f}", "step", (json_int_t)r.step, "loss", r.loss, "lr", r.lr,
+                                      "grad_norm", r.grad_norm, "tokens", (json_int_t)r.tokens, "tokens_per_s", r.tokens_per_s,
+                                      "rss_mib", r.rss_mib), true);
+}
+
+/* ---- checkpoints, stopping ---------------------------------------------------------------------------------------------- */
+
+static lc_status save(lc_loop *l, bool due) {
+  lc_training *t = &l->t;
+  char *path = NULL;
+  if (l->saved_step == t->step) return LC_OK;
+  lc_status st = lc_checkpoint_save(l, &path);
+  if (!st)
+    st = lc_tell(l, "checkpoint", json_pack("{s:I, s:s}", "step", (json_int_t)t->step, "path", path), due);
+  lc_mem_keep(t->ctx, true);
+  lc_free(t->ctx, path);
+  lc_mem_keep(t->ctx, false);
+  return st;
+}
+
+static bool save_due(const lc_loop *l) {
+  const lc_training *t = &l->t;
+  if (t->opts.keep == 0) return false;
+  return t->step == t->last || (t->opts.save_every && t->step % t->opts.save_every == 0);
+}
+
+/* Saves and says so. */
+static lc_status stop(lc_loop *l) {
+  LC_TRY(save(l, false));
+  LC_TRY(lc_history_flush(l->t.history));
+  return LC_STOPPED;
+}
+
+/* What follows an update: the evaluation and the checkpoint that are due. */
+static lc_status after_update(lc_loop *l) {
+  lc_status st = lc_evaluate(l);
+  if (st == LC_STOPPED) return stop(l);
+  LC_TRY(st);
+  return l->t.step > 0 && save_due(l) ? save(l, true) : LC_OK;
+}
+
+static lc_status updates(lc_loop *l) {
+  lc_training *t = &l->t;
+  bool first = true;
+  LC_TRY(after_update(l)); /* of step 0, or what was still due when the checkpoint was written */
+  while (t->step < t->last) {
+    if (lc_stop_requested(t->ctx)) return stop(l);
+    double began = lc_now();
+    lc_status st = update(l);
+    if (st == LC_STOPPED) return stop(l);
+    LC_TRY(st);
+    LC_TRY(record_step(l, began));
+    if (first) LC_TRY(lc_scratch_level(t->ctx));
+    first = false;
+    LC_TRY(after_update(l));
+  }
+  return LC_OK;
+}
+
+/* ---- finish --------------------------------------------------------------------------------------------------------------- */
+
+static lc_status write_tensor(void *arg, const lc_tensor_row *row) {
+  return lc_history_tensor(arg, row);
+}
+
+static json_t *summary(const lc_loop *l) {
+  const lc_training *t = &l->t;
+  double seconds = l->seconds_before + lc_now() - l->started;
+  int64_t bytes = 0;
+  for (int i = 0; i < t->n_param; i++) bytes += (int64_t)lc_param_bytes(t->param[i]);
+  json_t *e = json_pack("{s:I, s:I, s:f, s:f, s:I, s:f, s:f, s:I, s:I, s:s}", "step", (json_int_t)t->step, "steps", (json_int_t)t->step,
+                        "loss", t->loss, "seconds", seconds, "tokens", (json_int_t)t->tokens, "tokens_per_s",
+                        (double)t->tokens / fmax(seconds, 1e-9), "peak_rss_mib", (double)lc_peak_rss_bytes() / 1048576.0, "trainable",
+                        (json_int_t)trainable(t), "state_bytes", (json_int_t)bytes, "output", t->out);
+  if (e && l->best_step >= 0)
+    json_object_set_new(e, "best", json_pack("{s:I, s:f}", "step", (json_int_t)l->best_step, "loss", l->best_loss));
+  return e;
+}
+
+static lc_status finish(lc_loop *l) {
+  lc_training *t = &l->t;
+  if (t->method->finish) LC_TRY(t->method->finish(t->self, t));
+  lc_stage_close(&l->stage);
+  t->plan = NULL;
+  t->run = NULL;
+  LC_TRY(lc_sample_text(l)); /* in the memory that the arena left */
+  if (t->method->save) LC_TRY(t->method->save(t->self, t, t->out));
+  if (t->tok) LC_TRY(lc_tokenizer_write_dir(t->tok, t->out));
+  LC_TRY(lc_placement(t->net, write_tensor, t->history));
+  json_t *e = summary(l);
+  if (e && t->method->report && t->method->report(t->self, t, e)) {
+    json_decref(e);
+    return LC_FAILED;
+  }
+  lc_status st = lc_history_done(t->history, e);
+  if (!st) st = lc_tell(l, "done", json_incref(e), true);
+  json_decref(e);
+  return st ? st : lc_history_flush(t->history);
+}
+
+static void tear_down(lc_loop *l) {
+  lc_training *t = &l->t;
+  lc_stage_close(&l->stage);
+  if (t->method->release) t->method->release(t->self, t->ctx);
+  lc_history_close(t->history);
+  lc_free(t->ctx, t->param);
+  lc_free(t->ctx, t->example);
+  lc_free(t->ctx, l->order);
+  lc_free(t->ctx, l->eval_batch);
+  lc_free(t->ctx, l->from);
+  json_decref(l->identity);
+  json_decref(l->restored);
+  lc_options_clear(t->ctx, lc_train_options, &t->opts);
+  lc_mem_drop(t->ctx);
+  lc_free(t->ctx, l);
+}
+
+lc_status lc_train(lc_net *net, const lc_tokenizer *tok, const lc_dataset *data, const lc_dataset *eval, const lc_method *method, void *self,
+                   const lc_train_opts *opts, const lc_train_io *io) {
+  lc_loop *l = lc_alloc(net->ctx, LC_MEM_OTHER, sizeof *l);
+  if (!l) return LC_FAILED;
+  l->t = (lc_training){.ctx = net->ctx, .net = net, .tok = tok, .method = method, .self = self, .data = data, .eval_data = eval,
+                       .out = io->out, .event = io->event, .event_arg = io->event_arg};
+  l->stage.ctx = net->ctx;
+  l->io = io;
+  l->order_epoch = l->saved_step = l->best_step = -1;
+  l->started = lc_now();
+  lc_status st = set_up(l, opts);
+  if (!st) st = begin(l);
+  if (!st) st = updates(l);
+  if (!st) st = finish(l);
+  tear_down(l);
+  return st;
+}
