@@ -26,7 +26,10 @@ static int by_name(const void *a, const void *b) {
 }
 
 static bool plain_name(const char *s) {
-  return *s && !strchr(s, '/') && !strchr(s, '\\') && !strstr(s, "..") && *s != '.';
+  if (!*s || *s == '.' || strstr(s, "..")) return false;
+  for (; *s; s++)
+    if (*s == '/' || *s == '\\' || (unsigned char)*s < 0x20) return false;
+  return true;
 }
 
 /* The entries sorted by shard, *n of them. */

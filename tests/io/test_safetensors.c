@@ -419,6 +419,7 @@ static void bad_index(void **state) {
       {"{\"weight_map\":{\"a\":\"/etc/passwd\"}}", "is not the name of a file"},
       {"{\"weight_map\":{\"a\":\"..\"}}", "is not the name of a file"},
       {"{\"weight_map\":{\"a\":\"\"}}", "is not the name of a file"},
+      {"{\"weight_map\":{\"a\":\"o\\nne\"}}", "shard 'o?ne' is not the name of a file"},
       {"{\"weight_map\":{\"a\":\"three.safetensors\"}}", "three.safetensors"},
       {"{\"weight_map\":{\"a\":\"two.safetensors\",\"b\":\"two.safetensors\"}}",
        "tensor 'b': shard 'two.safetensors' does not hold it"},

@@ -1,0 +1,53 @@
+/* What the fuzz targets share.
+ *
+ * A target serves its input as files, opens them through the library, and holds the library to three
+ * promises: what it hands out lies within the file, a refusal leaves one sentence, and no memory stays
+ * behind. */
+#ifndef LC_FUZZ_H
+#define LC_FUZZ_H
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include "core/core.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
+
+/* From here on, a file whose name ends in `name` holds these bytes (borrowed); any other does not exist. */
+void fuzz_file(const char *name, const void *data, size_t n);
+void fuzz_no_files(void);
+
+#define FUZZ_CHECK(condition)                                                                                \
+  do {                                                                                                       \
+    if (!(condition)) {                                                                                      \
+      fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition);                                        \
+      abort();                                                                                               \
+    }                                                                                                        \
+  } while (0)
+
+static inline lc_ctx *fuzz_context(void) {
+  static lc_ctx *ctx;
+  if (!ctx) FUZZ_CHECK(lc_ctx_new(1, &ctx, NULL) == LC_OK);
+  lc_error_clear(ctx);
+  return ctx;
+}
+
+static inline size_t fuzz_memory(const lc_ctx *ctx) {
+  size_t n = 0;
+  for (int c = 0; c < LC_MEM_COUNT; c++) n += lc_mem_bytes(ctx, (lc_mem)c);
+  return n;
+}
+
+static inline void fuzz_refused(const lc_ctx *ctx) {
+  const char *why = lc_error(ctx);
+  FUZZ_CHECK(strlen(why) > 10 && !strchr(why, '\n'));
+}
+
+/* Reads every byte, so that the sanitizers see each. */
+static inline void fuzz_touch(const void *data, size_t n) {
+  const uint8_t *p = data;
+  uint64_t sum = 0;
+  for (size_t i = 0; i < n; i++) sum += p[i];
+  FUZZ_CHECK(sum <= 255 * (uint64_t)n);
+}
+#endif
