@@ -35,6 +35,8 @@ const char *lc_tokenizer_template(const lc_tokenizer *);
 /* Writes tokenizer.json, tokenizer_config.json, special_tokens_map.json, (generation_config.json and chat_template.jinja when known) into
  * an output directory: byte copies of an HF base's files, made from metadata for a GGUF base (transformers loads them: same ids). */
 lc_status lc_tokenizer_write_dir(const lc_tokenizer *, const char *dir);
+/* The byte copies alone, of whatever tokenizer files are there; nothing is parsed. */
+lc_status lc_tokenizer_copy_dir(lc_ctx *, const char *from, const char *to);
 /* Puts tokenizer.ggml.* and tokenizer.chat_template. */
 lc_status lc_tokenizer_write_gguf(const lc_tokenizer *, lc_gguf_writer *);
 

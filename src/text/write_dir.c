@@ -8,13 +8,13 @@ static const char *const base_files[] = {
     "tokenizer.json", "tokenizer_config.json",  "special_tokens_map.json", "added_tokens.json", "vocab.json",
     "merges.txt",     "generation_config.json", "chat_template.jinja"};
 
-static lc_status copy_base(const lc_tokenizer *t, const char *dir) {
+lc_status lc_tokenizer_copy_dir(lc_ctx *ctx, const char *from_dir, const char *dir) {
   lc_status st = LC_OK;
   for (size_t i = 0; !st && i < sizeof base_files / sizeof *base_files; i++) {
-    char *from = lc_path_join(t->ctx, t->dir, base_files[i]), *to = lc_path_join(t->ctx, dir, base_files[i]);
-    st = !from || !to ? LC_FAILED : lc_path_exists(from) ? lc_copy_file(t->ctx, from, to) : LC_OK;
-    lc_free(t->ctx, from);
-    lc_free(t->ctx, to);
+    char *from = lc_path_join(ctx, from_dir, base_files[i]), *to = lc_path_join(ctx, dir, base_files[i]);
+    st = !from || !to ? LC_FAILED : lc_path_exists(from) ? lc_copy_file(ctx, from, to) : LC_OK;
+    lc_free(ctx, from);
+    lc_free(ctx, to);
   }
   return st;
 }
@@ -143,7 +143,7 @@ static lc_status write_template(const lc_tokenizer *t, const char *dir) {
 
 lc_status lc_tokenizer_write_dir(const lc_tokenizer *t, const char *dir) {
   LC_TRY(lc_mkdirs(t->ctx, dir));
-  if (t->dir) return copy_base(t, dir);
+  if (t->dir) return lc_tokenizer_copy_dir(t->ctx, t->dir, dir);
   json_t *map = json_object();
   set_named(t, map);
   LC_TRY(write_json(t, dir, "special_tokens_map.json", map));

@@ -14,7 +14,7 @@ static lc_ctx *ctx;
 
 static int setup(void **state) {
   char why[256];
-  return lc_ctx_new(0, &ctx, why);
+  return lc_ctx_new(1, &ctx, why);
 }
 
 static int teardown(void **state) {

@@ -371,9 +371,9 @@ char *lc_tiny_dir(void) {
 }
 
 const char *lc_tiny_path(const char *dir, const char *name) {
-  static char buffer[8][1024];
+  static char buffer[64][1024];
   static int next;
-  next = (next + 1) % 8;
+  next = (next + 1) % 64;
   snprintf(buffer[next], sizeof buffer[next], "%s/%s", dir, name);
   return buffer[next];
 }

@@ -37,7 +37,7 @@ lc_status lc_tiny_gguf(lc_ctx *, const lc_tiny *, const char *path);
 
 /* A fresh directory under $TMPDIR (or /tmp); free() the name after lc_remove_tree. */
 char *lc_tiny_dir(void);
-/* "dir/name" in one of eight rotating buffers. */
+/* "dir/name" in one of 64 rotating buffers. */
 const char *lc_tiny_path(const char *dir, const char *name);
 
 /* Runs ids through the net in one pass: all logits (n, V) -> dst. */
