@@ -1,0 +1,169 @@
+/* lacuna train: flags over recipe over the method's row; progress as a bar, plain lines or JSON lines; signals save. */
+#include "cli/cli.h"
+#include <string.h>
+#include <unistd.h>
+
+typedef struct {
+  char *model, *data, *method, *out, *recipe, *set, *resume;
+  bool overwrite;
+  lc_train_opts train;
+} self_t;
+static const lc_option options[] = {
+    {"model", LC_OPT_STRING, offsetof(self_t, model), NULL, 0, 0, NULL, "MODEL", "a Hugging Face directory or a GGUF file"},
+    {"data", LC_OPT_STRING, offsetof(self_t, data), NULL, 0, 0, NULL, "FILE", "text, or JSONL with text, prompt+completion or messages"},
+    {"method", LC_OPT_STRING, offsetof(self_t, method), NULL, 0, 0, NULL, "NAME", "see `lacuna methods`"},
+    {"set", LC_OPT_STRING, offsetof(self_t, set), NULL, 0, 0, NULL, "KEY=VALUE", "an option of the method (repeatable)"},
+    {"out", LC_OPT_STRING, offsetof(self_t, out), NULL, 0, 0, NULL, "OUT", "directory of the result"},
+    {"recipe", LC_OPT_STRING, offsetof(self_t, recipe), NULL, 0, 0, NULL, "FILE", "recipe.yaml of an earlier run; flags beat it"},
+    {"resume", LC_OPT_STRING, offsetof(self_t, resume), NULL, 0, 0, NULL, "[=CHECKPOINT]", "go on from OUT's last checkpoint, or the one named"},
+    {"overwrite", LC_OPT_BOOL, offsetof(self_t, overwrite), "false", 0, 0, NULL, NULL, "replace what OUT holds"},
+    {0}};
+
+/* ---- progress ---- */
+
+typedef struct { lc_cli *cli; bool terminal; int64_t planned; double t0, last_line; } progress;
+
+static void bar(progress *p, const json_t *e) {
+  int64_t step = json_integer_value(json_object_get(e, "step"));
+  double share = p->planned ? (double)step / (double)p->planned : 0, left = share > 0 ? (lc_now() - p->t0) * (1 - share) / share : 0;
+  int full = (int)(share * 24);
+  fprintf(stderr, "\r[%.*s%*s] %lld/%lld  loss %.4f  %.0f tokens/s  %.0f MiB  %d:%02d left ", full, "########################", 24 - full, "", (long long)step,
+          (long long)p->planned, json_number_value(json_object_get(e, "loss")), json_number_value(json_object_get(e, "tokens_per_s")),
+          json_number_value(json_object_get(e, "rss_mib")), (int)left / 60, (int)left % 60);
+}
+
+static void line(progress *p, const char *kind, const json_t *e) {
+  int64_t step = json_integer_value(json_object_get(e, "step"));
+  if (!strcmp(kind, "step")) {
+    if (p->terminal) {
+      bar(p, e);
+      return;
+    }
+    if (step > 1 && step < p->planned && lc_now() - p->last_line < 2) return; /* a pipe gets a line every two seconds */
+    p->last_line = lc_now();
+    fprintf(stderr, "step %lld/%lld  loss %.4f  lr %.3g  |g| %.3g  %.0f tokens/s  %.0f MiB\n", (long long)step, (long long)p->planned,
+            json_number_value(json_object_get(e, "loss")), json_number_value(json_object_get(e, "lr")), json_number_value(json_object_get(e, "grad_norm")),
+            json_number_value(json_object_get(e, "tokens_per_s")), json_number_value(json_object_get(e, "rss_mib")));
+    return;
+  }
+  if (p->terminal) fprintf(stderr, "\r\033[K");
+  if (!strcmp(kind, "eval"))
+    fprintf(stderr, "eval at %lld: loss %.4f  perplexity %.3f\n", (long long)step, json_number_value(json_object_get(e, "loss")), json_number_value(json_object_get(e, "perplexity")));
+  else if (!strcmp(kind, "checkpoint")) fprintf(stderr, "checkpoint %s\n", json_string_value(json_object_get(e, "path")));
+  else if (!strcmp(kind, "sample")) fprintf(stderr, "sample at %lld: %s\n", (long long)step, json_string_value(json_object_get(e, "text")));
+}
+
+static int on_event(void *arg, const char *kind, const json_t *e) {
+  progress *p = arg;
+  json_t *planned = json_object_get(e, "planned");
+  if (!strcmp(kind, "start")) {
+    p->planned = json_integer_value(planned ? planned : json_object_get(e, "steps"));
+    p->t0 = lc_now();
+  }
+  if (p->cli->common.json) {
+    lc_cli_print_json(json_deep_copy(e));
+  } else if (!strcmp(kind, "done")) {
+    if (p->terminal) fputc('\n', stderr);
+    printf("%lld steps in %.1f s, %.0f tokens/s, peak %.0f MiB, %lld trainable values (%.1f MB of state)\n%s\n", (long long)json_integer_value(json_object_get(e, "steps")),
+           json_number_value(json_object_get(e, "seconds")), json_number_value(json_object_get(e, "tokens_per_s")), json_number_value(json_object_get(e, "peak_rss_mib")),
+           (long long)json_integer_value(json_object_get(e, "trainable")), json_number_value(json_object_get(e, "state_bytes")) / 1e6,
+           json_string_value(json_object_get(e, "output")));
+  } else if (!p->cli->common.quiet) {
+    line(p, kind, e);
+  }
+  return 0;
+}
+
+/* ---- options ---- */
+
+static const lc_method *method_named(lc_cli *cli, const char *name) {
+  const lc_method *m = name ? lc_method_find(name) : NULL;
+  if (m) return m;
+  const char *names[64];
+  int n = 0;
+  for (; n < lc_n_methods && n < 64; n++) names[n] = lc_methods[n]->name;
+  const char *near = name ? lc_nearest(name, names, n) : NULL;
+  if (!name) lc_usage(cli->ctx, "--method NAME is missing (see `lacuna methods`)");
+  else lc_usage(cli->ctx, "there is no method '%s'%s%s%s", name, near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "");
+  return NULL;
+}
+
+static lc_status set_pairs(lc_cli *cli, const lc_method *m, void *method_self) {
+  char what[96];
+  snprintf(what, sizeof what, "method %s", m->name);
+  for (int i = 0; lc_cli_value(cli, "set", i); i++) {
+    const char *pair = lc_cli_value(cli, "set", i), *eq = strchr(pair, '=');
+    if (!eq) return lc_usage(cli->ctx, "--set %s: KEY=VALUE is expected", pair);
+    char *key = lc_format(cli->ctx, "%.*s", (int)(eq - pair), pair);
+    if (!key) return LC_FAILED;
+    lc_status st = lc_options_set(cli->ctx, m->options, what, method_self, key, eq + 1);
+    lc_free(cli->ctx, key);
+    LC_TRY(st);
+  }
+  return LC_OK;
+}
+
+/* The recipe first, then the flags again: flags win. */
+static lc_status apply_recipe(lc_cli *cli, self_t *s, const lc_recipe *r, const lc_method *m, void *method_self) {
+  if (r->method && !strcmp(r->method, m->name)) LC_TRY(lc_recipe_apply(cli->ctx, r, &s->train, m, method_self));
+  for (int i = 0; i < cli->n_flag; i++)
+    if (lc_options_find(lc_train_options, cli->flag[i].key))
+      LC_TRY(lc_options_set(cli->ctx, lc_train_options, "train", &s->train, cli->flag[i].key, cli->flag[i].value));
+  return LC_OK;
+}
+
+static lc_status train(lc_cli *cli, self_t *s, const lc_method *m, void *method_self, const char *model, const char *data_path) {
+  lc_loaded l;
+  lc_dataset *data = NULL, *eval = NULL;
+  /* sizes that depend on the model are resolved before the rows are cut; the dtype decides the net */
+  LC_TRY(lc_cli_load(cli, model, LC_F32, LC_PATCH, true, &l));
+  lc_status st;
+  LC_GO(lc_train_resolve(cli->ctx, &l.model->config, m, &s->train));
+  l.net->compute = lc_dtype_by_name(s->train.dtype);
+  lc_data_opts o = {.seq = s->train.seq, .skip_bad = s->train.skip_bad};
+  LC_GO(lc_data_open(cli->ctx, l.tok, data_path, &o, &data));
+  if (s->train.eval_data) LC_GO(lc_data_open(cli->ctx, l.tok, s->train.eval_data, &o, &eval));
+  lc_data_info d = lc_data_describe(data);
+  static const char *const kinds[] = {"plain text", "text rows", "prompt and completion", "messages"};
+  lc_cli_note(cli, "%s: %s, %lld rows of at most %lld tokens, %lld tokens, %lld targets; %lld cut, %lld without a target dropped, %lld malformed", data_path, kinds[d.kind],
+              (long long)d.rows, (long long)s->train.seq, (long long)d.tokens, (long long)d.targets, (long long)d.cut, (long long)d.dropped, (long long)d.bad);
+  lc_cli_note(cli, "method %s, %s, %s kernels, %d threads", m->name, s->train.dtype, lc_isa_name(lc_isa_of(cli->ctx)), lc_threads(cli->ctx));
+  progress p = {.cli = cli, .terminal = isatty(STDERR_FILENO)};
+  lc_train_io io = {.out = s->out, .resume = lc_cli_given(cli, "resume"), .resume_from = s->resume && s->resume[0] ? s->resume : NULL, .overwrite = s->overwrite,
+                    .data_path = data_path, .event = on_event, .event_arg = &p};
+  LC_GO(lc_cli_install_signals(cli));
+  st = lc_train(l.net, l.tok, data, eval, m, method_self, &s->train, &io);
+done:
+  if (data) lc_data_free(data);
+  if (eval) lc_data_free(eval);
+  lc_cli_unload(&l);
+  return st;
+}
+
+static lc_status run(lc_cli *cli, void *self) {
+  self_t *s = self;
+  lc_recipe recipe = {0};
+  const lc_method *m = NULL;
+  void *method_self = NULL;
+  lc_status st = LC_OK;
+  if (s->recipe) LC_GO(lc_recipe_read(cli->ctx, s->recipe, &recipe));
+  const char *model = s->model ? s->model : recipe.model, *data = s->data ? s->data : recipe.data;
+  m = method_named(cli, s->method ? s->method : recipe.method);
+  st = m ? LC_OK : LC_USAGE;
+  if (!st && (!model || !data || !s->out)) st = lc_usage(cli->ctx, "-m MODEL, -d DATA and -o OUT are needed");
+  if (st) goto done;
+  method_self = lc_alloc(cli->ctx, LC_MEM_OTHER, m->self_size ? m->self_size : 1);
+  if (!method_self) st = LC_FAILED;
+  if (!st) st = lc_options_init(cli->ctx, m->options, method_self);
+  if (!st && s->recipe) st = apply_recipe(cli, s, &recipe, m, method_self);
+  if (!st) st = set_pairs(cli, m, method_self);
+  if (!st) st = train(cli, s, m, method_self, model, data);
+done:
+  if (method_self) lc_options_clear(cli->ctx, m->options, method_self);
+  lc_free(cli->ctx, method_self);
+  lc_recipe_free(cli->ctx, &recipe);
+  return st;
+}
+
+const lc_command lc_cmd_train = {.name = "train", .usage = "-m MODEL -d DATA --method NAME [--set key=value]... -o OUT", .title = "fine-tune a model sparsely",
+                                 .options = options, .self_size = sizeof(self_t), .more = lc_train_options, .more_offset = offsetof(self_t, train), .repeatable = "set", .run = run};

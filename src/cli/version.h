@@ -1,0 +1,4 @@
+/* The version, once. */
+#ifndef LC_VERSION
+#define LC_VERSION "0.1.0"
+#endif
