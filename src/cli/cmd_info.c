@@ -38,6 +38,13 @@ static lc_status nonzeros(lc_ctx *ctx, const lc_weight *w, int64_t *out) {
   return st;
 }
 
+/* How the file stores it. */
+static const lc_tensor *stored(const lc_model *m, const lc_weight *w) {
+  for (int i = 0; i < m->n; i++)
+    if (!strcmp(m->decl[i].name, w->name)) return &m->src[i];
+  return NULL;
+}
+
 static lc_status run(lc_cli *cli, void *self) {
   self_t *s = self;
   lc_loaded l;
@@ -50,15 +57,18 @@ static lc_status run(lc_cli *cli, void *self) {
   for (int i = 0; !st && i < l.net->weights.n; i++) {
     const lc_weight *w = &l.net->weights.w[i];
     int64_t nnz = -1;
+    const lc_tensor *t = stored(l.model, w);
+    size_t size = 0;
+    if (!t || !lc_dtype_bytes(t->dtype, w->M * w->N, &size)) st = lc_fail(cli->ctx, "'%s': its stored size is unknown", w->name);
+    if (st) break;
     if (s->count) st = nonzeros(cli->ctx, w, &nnz);
     json_t *shape = w->ndim == 1 ? json_pack("[I]", (json_int_t)w->N) : json_pack("[I,I]", (json_int_t)w->M, (json_int_t)w->N);
-    json_t *row = json_pack("{s:s, s:o, s:s, s:I}", "name", w->name, "shape", shape, "dtype", lc_dtype_get(w->base->src.dtype)->name, "bytes",
-                            (json_int_t)w->base->ops->bytes(w->base));
+    json_t *row = json_pack("{s:s, s:o, s:s, s:I}", "name", w->name, "shape", shape, "dtype", lc_dtype_get(t->dtype)->name, "bytes", (json_int_t)size);
     if (s->count) json_object_set_new(row, "nnz", json_integer(nnz));
     json_array_append_new(tensors, row);
     total += w->M * w->N;
     nonzero += nnz;
-    bytes += w->base->ops->bytes(w->base);
+    bytes += size;
   }
   if (!st && cli->common.json)
     lc_cli_print_json(json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:O}", "architecture", c->family->architecture, "parameters", (json_int_t)total,
@@ -75,7 +85,7 @@ static lc_status run(lc_cli *cli, void *self) {
       char shape[48];
       if (w->ndim == 1) snprintf(shape, sizeof shape, "%lld", (long long)w->N);
       else snprintf(shape, sizeof shape, "%lld×%lld", (long long)w->M, (long long)w->N);
-      printf("  %-58s %-14s %-5s", w->name, shape, lc_dtype_get(w->base->src.dtype)->name);
+      printf("  %-58s %-14s %-5s", w->name, shape, json_string_value(json_object_get(json_array_get(tensors, i), "dtype")));
       if (s->count) printf(" %.4f", 1 - (double)json_integer_value(json_object_get(json_array_get(tensors, i), "nnz")) / (double)(w->M * w->N));
       putchar('\n');
     }
