@@ -5,10 +5,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-extern const lc_command lc_cmd_info, lc_cmd_train, lc_cmd_eval, lc_cmd_generate, lc_cmd_diff, lc_cmd_methods,
-    lc_cmd_tokenize, lc_cmd_logits;
-const lc_command *const lc_commands[] = {&lc_cmd_info,    &lc_cmd_train,   &lc_cmd_eval,  &lc_cmd_generate, &   &lc_cmd_diff,
-                                         &&lc_cmd_methods, &lc_cmd_tokenize, &lc_cmd_logits};
+/* In the order of `lacuna --help`. */
+#define COMMANDS(ROW) \
+  ROW(info) ROW(train) ROW(eval) ROW(generate) ROW(diff) ROW(methods) ROW(tokenize) ROW(logits)
+#define DECLARE(name) extern const lc_command lc_cmd_##name;
+#define ROW(name) &lc_cmd_##name,
+COMMANDS(DECLARE)
+const lc_command *const lc_commands[] = {COMMANDS(ROW)};
 const int lc_n_commands = sizeof lc_commands / sizeof *lc_commands;
 
 static void to_stderr(void *arg, lc_log_level level, const char *line) {
