@@ -28,4 +28,4 @@ static void run(int64_t k, const float *a, const float *b, float *c, int64_t ldc
   }
 }
 
-const lc_gemm_tile lc_gemm_tile_avx2 = {MR, NR, run};
+const lc_gemm_tile lc_gemm_tile_avx2 = {MR, NR, false, run, NULL};

@@ -1,7 +1,7 @@
 /* lc_gemm: checks a call, chooses the provider, and bridges what the provider cannot do. A provider of f32
- * products gets bf16 operands widened, and its f32 result rounded to a bf16 output, in strips of bounded
- * scratch: at most STRIP values of each operand at a time, over rows of A and columns of B, never over k, so
- * that each output is still one sum. */
+ * products alone gets bf16 operands widened, and its f32 result rounded to a bf16 output, in strips of
+ * bounded scratch: at most STRIP values of each operand at a time, over rows of A and columns of B, never
+ * over k, so that each output is still one sum. */
 #include <string.h>
 #include "kernels/gemm/gemm.h"
 
@@ -103,7 +103,9 @@ lc_status lc_gemm_with(lc_ctx *ctx, int worker, const lc_gemm_provider_row *prov
     empty_sum(s, C);
     return LC_OK;
   }
-  bool direct = provider->bf16 ? s->dtype == LC_BF16 : s->dtype == LC_F32 && s->c_dtype == LC_F32;
+  /* who multiplies bf16 writes bf16 */
+  bool direct =
+      s->dtype == LC_BF16 ? provider->bf16 : provider->f32 && (provider->bf16 || s->c_dtype == LC_F32);
   return direct ? provider->run(ctx, worker, s, A, B, C) : bridged(ctx, worker, provider, s, A, B, C);
 }
 

@@ -12,7 +12,7 @@ typedef lc_status (*lc_gemm_fn)(lc_ctx *, int worker, const lc_gemm_shape *, con
 typedef struct {
   const char *name;
   lc_gemm_fn run;
-  bool bf16; /* multiplies bf16 and may write bf16; the others get f32 and write f32 */
+  bool f32, bf16; /* multiplies f32; multiplies bf16 and writes bf16 */
 } lc_gemm_provider_row;
 
 extern const lc_gemm_provider_row lc_gemm_openblas, lc_gemm_onednn, lc_gemm_native, lc_gemm_reference;
@@ -24,11 +24,30 @@ lc_status lc_gemm_with(lc_ctx *, int worker, const lc_gemm_provider_row *, const
 const lc_gemm_provider_row *lc_gemm_provider_by_name(const char *name); /* NULL: no such */
 
 /* The register tile of the native GEMM: c (mr×nr) = [c +] Σ_l a[l,mr]·b[l,nr], panels packed, l outermost.
- * One an instruction set. */
+ * One an instruction set. A panel's unit is 4 bytes: one f32, or, where `pairs`, two bf16 that follow each
+ * other along k. */
 typedef struct {
   int mr, nr;
-  void (*run)(int64_t k, const float *a, const float *b, float *c, int64_t ldc, bool add);
+  bool pairs;
+  void (*run)(int64_t units, const float *a, const float *b, float *c, int64_t ldc, bool add);
+  /* For pairs: joins rows l and l+1 of w values to w pairs, for the whole pairs of k rows, `step` apart. */
+  void (*join_rows)(int64_t w, int64_t k, const uint16_t *src, int64_t step, int width, float *out);
 } lc_gemm_tile;
-extern const lc_gemm_tile lc_gemm_tile_scalar, lc_gemm_tile_avx2, lc_gemm_tile_avx512;
+extern const lc_gemm_tile lc_gemm_tile_scalar, lc_gemm_tile_avx2, lc_gemm_tile_avx512,
+    lc_gemm_tile_avx512_bf16;
+enum { LC_GEMM_MAX_MR = 8, LC_GEMM_MAX_NR = 48, LC_GEMM_KC = 256 /* units of k in a panel */ };
+
+/* A matrix as lines (rows of A, columns of B) of k values: value l of line i is data[i·line + l·step], one
+ * stride 1. */
+typedef struct {
+  const void *data;
+  lc_dtype dtype;
+  int64_t line, step;
+} lc_gemm_lines;
+/* Packs `count` lines from `first`, their values [l0,l0+k), into panels of `width` lines:
+ * out[panel][unit][line], zeros where a line or the second of a pair is missing. spare: room for
+ * LC_GEMM_KC·width floats. */
+void lc_gemm_pack(const lc_kernels *, const lc_gemm_tile *, const lc_gemm_lines *, int64_t first,
+                  int64_t count, int64_t l0, int64_t k, int width, float *out, float *spare);
 
 #endif

@@ -272,4 +272,4 @@ static lc_status run(lc_ctx *ctx, int worker, const lc_gemm_shape *s, const void
   return st ? failed(ctx, s, st) : LC_OK;
 }
 
-const lc_gemm_provider_row lc_gemm_onednn = {"onednn", run, true};
+const lc_gemm_provider_row lc_gemm_onednn = {"onednn", run, .bf16 = true};

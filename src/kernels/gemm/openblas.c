@@ -20,4 +20,4 @@ static lc_status run(lc_ctx *ctx, int worker, const lc_gemm_shape *s, const void
   return LC_OK;
 }
 
-const lc_gemm_provider_row lc_gemm_openblas = {"openblas", run, false};
+const lc_gemm_provider_row lc_gemm_openblas = {"openblas", run, .f32 = true};

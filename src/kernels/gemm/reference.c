@@ -7,4 +7,4 @@ static lc_status run(lc_ctx *ctx, int worker, const lc_gemm_shape *s, const void
   return LC_OK;
 }
 
-const lc_gemm_provider_row lc_gemm_reference = {"reference", run, false};
+const lc_gemm_provider_row lc_gemm_reference = {"reference", run, .f32 = true};

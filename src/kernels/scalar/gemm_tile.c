@@ -13,4 +13,4 @@ static void run(int64_t k, const float *a, const float *b, float *c, int64_t ldc
     for (int j = 0; j < NR; j++) c[i * ldc + j] = sum[i][j] + (add ? c[i * ldc + j] : 0);
 }
 
-const lc_gemm_tile lc_gemm_tile_scalar = {MR, NR, run};
+const lc_gemm_tile lc_gemm_tile_scalar = {MR, NR, false, run, NULL};
