@@ -25,7 +25,7 @@
 typedef struct {
   int select, policy, budget;
   int64_t period, accumulate;
-  double p0, eps;
+  double p0;
   bool reference;
   /* state */
   lc_regrow **layer; int n;   /* a target each: its trained entries, its candidates */
@@ -45,7 +45,6 @@ static const lc_option options[] = {
     {"accumulate", LC_OPT_INT, offsetof(spiel, accumulate), "5", 1, 1 << 30, NULL, "A", "updates before a reselection (ag: gradients summed)"},
     {"p0", LC_OPT_FLOAT, offsetof(spiel, p0), "0.2", 0, 1, NULL, "P", "share of the entries replaced, at first"},
     {"policy", LC_OPT_CHOICE, offsetof(spiel, policy), "linear", 0, 0, "linear|cosine", NULL, "how that share falls; linear begins with all entries"},
-    {"eps", LC_OPT_FLOAT, offsetof(spiel, eps), "0", 0, 1, NULL, "E", "the optimiser's epsilon; 0: 1e-6 (ag), 1e-8 (ma)"},
     {"budget", LC_OPT_CHOICE, offsetof(spiel, budget), "lacuna", 0, 0, "lacuna|authors", NULL,
      "what --density counts: the targets' entries, or all parameters of the model"},
     {"reference", LC_OPT_BOOL, offsetof(spiel, reference), "false", 0, 0, NULL, NULL, "the authors' rule for seeds: per micro-batch, age one short"},
@@ -72,7 +71,7 @@ static lc_status attach(void *selfp, lc_training *t) {
   const bool ag = self->select == SELECT_AG;
   LC_GO(check(self, t));
   if (!ag) t->optim = lc_optim_find("sm3");
-  t->hyper.eps = self->eps > 0 ? self->eps : ag ? 1e-6 : 1e-8;
+  if (!(t->opts.eps > 0)) t->hyper.eps = ag ? 1e-6 : 1e-8;
   t->hyper.eps_inside = ag;
   LC_GO(lc_target_set_open(t, &set));
   LC_GO(lc_target_set_density(t, &set, t->opts.density, self->budget == BUDGET_AUTHORS ? lc_model_parameters(t->net->model) : set.entries));
@@ -206,6 +205,10 @@ static void release(void *selfp, lc_ctx *ctx) {
   lc_regrow_scratch_free(ctx, self->scratch);
   for (int l = 0; l < self->n; l++) lc_regrow_free(ctx, self->layer[l]);
   lc_free(ctx, self->layer);
+  self->n = 0;
+  self->layer = NULL;
+  self->scratch = NULL;
+  self->watch = NULL;
 }
 
 const lc_method lc_method_spiel = {

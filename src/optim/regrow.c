@@ -107,6 +107,7 @@ lc_status lc_regrow_scratch_new(lc_ctx *ctx, lc_regrow *const *g, int n, lc_regr
   s->outer = lc_alloc(ctx, LC_MEM_SCRATCH, outer);
   if (!s->score || !s->place || !s->drop || !s->add || !s->from || !s->to || !s->outer) LC_GO(LC_FAILED);
   LC_GO(lc_topk_new(ctx, most, &s->top));
+  if (!lc_scratch(ctx, 0, 7, (size_t)most * sizeof(int64_t))) LC_GO(LC_FAILED); /* lc_index_swap's, so that it need not grow later */
   *out = s;
   s = NULL;
 done:
