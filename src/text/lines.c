@@ -9,7 +9,8 @@ enum { CHUNK = 1 << 16, MAX_LINE = 1 << 30 };
 lc_status lc_lines_open(lc_ctx *ctx, const char *path, lc_lines *l) {
   *l = (lc_lines){.ctx = ctx, .path = path};
   l->f = fopen(path, "rb");
-  return l->f ? LC_OK : lc_fail(ctx, "%s: cannot be opened: %s", path, strerror(errno));
+  if (!l->f) return lc_fail(ctx, "%s: cannot be opened: %s", path, strerror(errno));
+  return lc_bytes_add(ctx, &l->buf, "", 0);
 }
 
 void lc_lines_close(lc_lines *l) {
@@ -51,7 +52,6 @@ lc_status lc_lines_next(lc_lines *l, const char **line, size_t *n) {
     if (have > seen) end = memchr(from + seen, '\n', have - seen);
     if (!end && !l->eof) {
       seen = have;
-      if (!l->buf.data) LC_TRY(lc_bytes_add(l->ctx, &l->buf, "", 0));
       LC_TRY(fill(l));
       continue;
     }
