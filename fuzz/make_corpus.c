@@ -127,6 +127,31 @@ static void gguf(void) {
   }
 }
 
+static void vocabulary(void) {
+  static const char *const pre[] = {"smollm", "llama-bpe", "default"};
+  static const lc_str tokens[] = {{"<s>", 3},         {"a", 1},     {"b", 1}, {"ab", 2},
+                                  {"\xC4\xA0", 2},    {"1", 1},     {"é", 2}, {"<|im_start|>", 12},
+                                  {"<|im_end|>", 10}, {"[PAD9]", 6}};
+  static const int32_t types[] = {3, 1, 1, 1, 1, 1, 1, 4, 3, 5};
+  static const lc_str merge = {"a b", 3};
+  for (int i = 0; i < 3; i++) {
+    lc_gguf_writer *w;
+    check(lc_gguf_create(ctx, at("gguf_vocab", pre[i]), &w));
+    check(lc_gguf_put_string(w, "general.architecture", "llama", 5));
+    check(lc_gguf_put_u32(w, "llama.context_length", 8));
+    check(lc_gguf_put_string(w, "tokenizer.ggml.model", "gpt2", 4));
+    check(lc_gguf_put_string(w, "tokenizer.ggml.pre", pre[i], strlen(pre[i])));
+    check(lc_gguf_put_strings(w, "tokenizer.ggml.tokens", tokens, 10));
+    check(lc_gguf_put_i32s(w, "tokenizer.ggml.token_type", types, 10));
+    check(lc_gguf_put_strings(w, "tokenizer.ggml.merges", &merge, 1));
+    check(lc_gguf_put_u32(w, "tokenizer.ggml.bos_token_id", 0));
+    check(lc_gguf_put_u32(w, "tokenizer.ggml.eos_token_id", 8));
+    if (i == 2) check(lc_gguf_put_bool(w, "tokenizer.ggml.add_bos_token", true));
+    if (i == 2) check(lc_gguf_put_string(w, "tokenizer.chat_template", "{{ x }}", 7));
+    check(lc_gguf_finish(w, true));
+  }
+}
+
 int main(int argc, char **argv) {
   if (argc != 2) return fprintf(stderr, "make_corpus DIRECTORY\n"), 2;
   root = argv[1];
@@ -135,6 +160,7 @@ int main(int argc, char **argv) {
   safetensors();
   index_json();
   gguf();
+  vocabulary();
   lc_ctx_free(ctx);
   return 0;
 }
