@@ -38,11 +38,13 @@ lc_status __wrap_lc_map_open(lc_ctx *ctx, const char *path, lc_map *m) {
   *m = (lc_map){0};
   if (i < 0) return lc_fail(ctx, "%s: no such file", path);
   if (!file[i].n) return lc_fail(ctx, "%s: the file is empty", path);
+  char *copy = lc_strdup(ctx, path);
+  if (!copy) return LC_FAILED;
   FUZZ_CHECK(!posix_memalign(&m->priv, 4096, file[i].n));
   memcpy(m->priv, file[i].data, file[i].n);
   m->data = m->priv;
   m->size = file[i].n;
-  m->path = lc_strdup(ctx, path);
+  m->path = copy;
   return LC_OK;
 }
 

@@ -163,8 +163,9 @@ static lc_status read_tensor(cursor *c, lc_named_tensor *out, span *s) {
   if (!name.n || name.n > LC_GGUF_MOST_NAME || memchr(name.data, 0, name.n))
     return lc_fail(c->ctx, "%s: tensor name '%s' of %s bytes: 1 to %d are read, none of them zero", c->path,
                    lc_shown_n(name.data, name.n).s, lc_commas(name.n).s, LC_GGUF_MOST_NAME);
-  s->name = out->name = lc_format(c->ctx, "%.*s", (int)name.n, name.data);
+  s->name = out->name = lc_alloc(c->ctx, LC_MEM_OTHER, name.n + 1);
   if (!out->name) return LC_FAILED;
+  memcpy(out->name, name.data, name.n);
   char what[100];
   snprintf(what, sizeof what, "tensor '%s'", lc_shown(out->name).s);
 
