@@ -71,7 +71,7 @@ static lc_status on_tile(void *self, lc_weight *w, const lc_tile *t) {
   const int64_t rows = t->at.r1 - t->at.r0, cols = t->at.c1 - t->at.c0;
   if (t->n_uses != 1) return lc_fail(g->ctx, "'%s' is used %d times in a pass: it has no single gradient to choose from", w->name, t->n_uses);
   LC_TRY(begin(g, it));
-  float *score = lc_scratch(g->ctx, t->worker, 2, (size_t)(rows * t->ld) * sizeof *score);
+  float *score = lc_scratch(g->ctx, t->worker, 3, (size_t)(rows * t->ld) * sizeof *score); /* 2 is dy in bf16 (op_linear) */
   if (!score) return LC_FAILED;
   for (int64_t r = 0; r < rows; r++)
     for (int64_t c = 0; c < cols; c++) score[r * t->ld + c] = fabsf(t->dw[r * t->ld + c]);

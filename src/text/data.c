@@ -103,6 +103,15 @@ static lc_status looks_like_rows(lc_dataset *d, bool *rows) {
   return LC_OK;
 }
 
+static void seal(lc_dataset *d) {
+  d->info.rows = d->n, d->info.tokens = d->ids.n;
+  uLong sum = crc32(0, Z_NULL, 0);
+  sum = crc32_z(sum, (const Bytef *)d->ids.id, (size_t)d->ids.n * sizeof *d->ids.id);
+  sum = crc32_z(sum, (const Bytef *)d->target.data, (size_t)d->ids.n);
+  sum = crc32_z(sum, (const Bytef *)d->start, (size_t)(d->n + 1) * sizeof *d->start);
+  d->info.checksum = (uint32_t)sum;
+}
+
 lc_status lc_data_open(lc_ctx *ctx, const lc_tokenizer *tok, const char *path, const lc_data_opts *opts,
                        lc_dataset **out) {
   lc_status st = LC_OK;
@@ -122,18 +131,40 @@ lc_status lc_data_open(lc_ctx *ctx, const lc_tokenizer *tok, const char *path, c
         path, (long long)d->info.dropped, (long long)d->info.bad);
     goto done;
   }
-  d->info.rows = d->n, d->info.tokens = d->ids.n;
-  uLong sum = crc32(0, Z_NULL, 0);
-  sum = crc32_z(sum, (const Bytef *)d->ids.id, (size_t)d->ids.n * sizeof *d->ids.id);
-  sum = crc32_z(sum, (const Bytef *)d->target.data, (size_t)d->ids.n);
-  sum = crc32_z(sum, (const Bytef *)d->start, (size_t)(d->n + 1) * sizeof *d->start);
-  d->info.checksum = (uint32_t)sum;
+  seal(d);
   if (d->tmpl) d->info.template_name = lc_template_name(d->tmpl);
   *out = d;
 done:
   lc_ids_free(ctx, &d->row);
   lc_ids_free(ctx, &d->mask);
   d->path = NULL;
+  if (st) lc_data_free(d);
+  return st;
+}
+
+lc_status lc_data_from_ids(lc_ctx *ctx, const lc_example *row, int64_t n, lc_dataset **out) {
+  *out = NULL;
+  lc_dataset *d = lc_alloc(ctx, LC_MEM_OTHER, sizeof *d);
+  if (!d) return LC_FAILED;
+  d->ctx = ctx, d->opts.seq = INT64_MAX, d->end = -1, d->info.kind = LC_ROWS_TEXT;
+  lc_status st = LC_OK;
+  for (int64_t i = 0; i < n; i++) {
+    d->row.n = d->mask.n = 0;
+    for (int64_t k = 0; k < row[i].n; k++) {
+      LC_GO(lc_ids_push(ctx, &d->row, row[i].id[k]));
+      LC_GO(lc_ids_push(ctx, &d->mask, row[i].target[k]));
+    }
+    LC_GO(lc_data_commit(d));
+  }
+  if (d->n == 0) {
+    st = lc_fail(ctx, "data from ids: none of %lld rows has a target", (long long)n);
+    goto done;
+  }
+  seal(d);
+  *out = d;
+done:
+  lc_ids_free(ctx, &d->row);
+  lc_ids_free(ctx, &d->mask);
   if (st) lc_data_free(d);
   return st;
 }

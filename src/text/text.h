@@ -68,6 +68,8 @@ typedef struct {
 /* Reads text or JSONL ({"text"}, {"prompt","completion"} strings as they stand plus the end token, {"messages"}); kind recognised from the
  * first row and required of all. Blank lines skipped. Rows cut, and dropped for want of a target, are counted. */
 lc_status lc_data_open(lc_ctx *, const lc_tokenizer *, const char *path, const lc_data_opts *, lc_dataset **);
+/* The same of rows that are ids already (n_targets is not read): for callers that have their own tokens. */
+lc_status lc_data_from_ids(lc_ctx *, const lc_example *, int64_t n, lc_dataset **);
 void lc_data_free(lc_dataset *);
 int64_t lc_data_count(const lc_dataset *);
 lc_example lc_data_get(const lc_dataset *, int64_t i);

@@ -11,9 +11,15 @@
 lc_status lc_tell(lc_loop *l, const char *kind, json_t *event, bool logged) {
   lc_ctx *ctx = l->t.ctx;
   if (!event) return lc_fail(ctx, "event '%s': a value that JSON cannot hold, or no memory", kind);
-  json_object_set_new(event, "event", json_string(kind));
-  lc_status st = logged ? lc_history_log(l->t.history, event) : LC_OK;
-  if (!st && l->io->event && l->io->event(l->io->event_arg, kind, event)) lc_request_stop(ctx, -1);
+  json_t *line = json_pack("{s:s}", "event", kind); /* the kind comes first in the line */
+  if (!line || json_object_update(line, event)) {
+    json_decref(line);
+    json_decref(event);
+    return lc_fail(ctx, "event '%s': no memory", kind);
+  }
+  lc_status st = logged ? lc_history_log(l->t.history, line) : LC_OK;
+  if (!st && l->io->event && l->io->event(l->io->event_arg, kind, line)) lc_request_stop(ctx, -1);
+  json_decref(line);
   json_decref(event);
   return st;
 }

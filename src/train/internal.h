@@ -79,6 +79,7 @@ typedef struct {
   int64_t best_step;      /* -1 none */
   double best_loss;
   double started, seconds_before;
+  size_t plan_bytes;
 } lc_loop;
 
 /* identity.c: what a resume must find unchanged, as JSON, and the comparison. */

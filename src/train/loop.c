@@ -118,6 +118,7 @@ static lc_status open_run(lc_loop *l) {
   t->graph = l->stage.graph;
   t->plan = l->stage.plan;
   t->run = l->stage.run;
+  l->plan_bytes = lc_plan_bytes(t->plan);
   t->segment = l->stage.segment;
   t->max_segments = segments;
   for (int i = 0; i < t->n_param && !t->method->step; i++) LC_TRY(t->optim->prepare(t->ctx, t->param[i], &t->hyper));
@@ -134,15 +135,14 @@ static lc_status tell_start(lc_loop *l) {
   lc_training *t = &l->t;
   lc_data_info d = lc_data_describe(t->data);
   int64_t n = trainable(t), all = lc_model_parameters(t->net->model);
-  json_t *e = json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:s, s:f, s:s, s:I, s:s, s:i, s:s, s:I, s:I, s:f, s:I, s:I, s:I}",
+  json_t *e = json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:s, s:f, s:s, s:I, s:s, s:i, s:s, s:I, s:I, s:f, s:I, s:I}",
                         "method", t->method->name, "model", t->net->model->path, "output", t->out, "step", (json_int_t)t->step, "steps",
                         (json_int_t)t->planned, "batch", (json_int_t)t->opts.batch, "micro_batch", (json_int_t)t->opts.micro_batch,
                         "seq", (json_int_t)t->opts.seq, "optimizer", t->optim->name, "lr", t->opts.lr, "schedule",
                         t->opts.schedule == LC_SCHEDULE_COSINE ? "cosine" : t->opts.schedule == LC_SCHEDULE_LINEAR ? "linear" : "constant",
                         "warmup_steps", (json_int_t)t->schedule.warmup, "dtype", t->opts.dtype, "threads", lc_threads(t->ctx), "isa",
                         lc_isa_name(lc_isa_of(t->ctx)), "trainable", (json_int_t)n, "parameters", (json_int_t)all, "share",
-                        (double)n / (double)all, "rows", (json_int_t)d.rows, "tokens", (json_int_t)d.tokens, "plan_bytes",
-                        (json_int_t)lc_plan_bytes(t->plan));
+                        (double)n / (double)all, "rows", (json_int_t)d.rows, "tokens", (json_int_t)d.tokens);
   if (e && l->from) json_object_set_new(e, "resumed", json_string(l->from));
   if (e && d.template_name) json_object_set_new(e, "template", json_string(d.template_name));
   if (e && t->last < t->planned) json_object_set_new(e, "stop_after", json_integer((json_int_t)t->last));
@@ -154,10 +154,10 @@ static lc_status begin(lc_loop *l) {
   LC_TRY(lc_mkdirs(t->ctx, t->out));
   LC_TRY(open_history(l));
   LC_TRY(attach(l));
+  LC_TRY(tell_start(l));
   if (!l->from) LC_TRY(lc_sample_text(l)); /* before the plan's arena is there */
   LC_TRY(open_run(l));
   if (l->from) LC_TRY(lc_checkpoint_arrays(l));
-  LC_TRY(tell_start(l));
   return t->opts.save_every || (t->opts.eval_every && t->eval_data) ? lc_checkpoint_rehearse(l) : LC_OK;
 }
 
@@ -308,10 +308,11 @@ static json_t *summary(const lc_loop *l) {
   double seconds = l->seconds_before + lc_now() - l->started;
   int64_t bytes = 0;
   for (int i = 0; i < t->n_param; i++) bytes += (int64_t)lc_param_bytes(t->param[i]);
-  json_t *e = json_pack("{s:I, s:I, s:f, s:f, s:I, s:f, s:f, s:I, s:I, s:s}", "step", (json_int_t)t->step, "steps", (json_int_t)t->step,
+  json_t *e = json_pack("{s:I, s:I, s:f, s:f, s:I, s:f, s:f, s:I, s:I, s:I, s:s}", "step", (json_int_t)t->step, "steps", (json_int_t)t->step,
                         "loss", t->loss, "seconds", seconds, "tokens", (json_int_t)t->tokens, "tokens_per_s",
                         (double)t->tokens / fmax(seconds, 1e-9), "peak_rss_mib", (double)lc_peak_rss_bytes() / 1048576.0, "trainable",
-                        (json_int_t)trainable(t), "state_bytes", (json_int_t)bytes, "output", t->out);
+                        (json_int_t)trainable(t), "state_bytes", (json_int_t)bytes, "plan_bytes",
+                        (json_int_t)l->plan_bytes, "output", t->out);
   if (e && l->best_step >= 0)
     json_object_set_new(e, "best", json_pack("{s:I, s:f}", "step", (json_int_t)l->best_step, "loss", l->best_loss));
   return e;

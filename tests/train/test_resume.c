@@ -1,0 +1,199 @@
+/* A resumed run is the run that never stopped, bit for bit: arrays, history, result; whatever the method, and in the
+ * middle of SpIEL's window. What must not change is refused by name. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <cmocka.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include "support/train_support.h"
+
+static t_world w;
+
+static int setup(void **state) {
+  t_world_open(&w, 1);
+  return 0;
+}
+
+static int teardown(void **state) {
+  t_world_close(&w);
+  return 0;
+}
+
+static void ok(lc_status st) {
+  if (st) fail_msg("%s", lc_error(w.ctx));
+}
+
+static void refused(lc_status st, const char *says) {
+  assert_int_not_equal(st, LC_OK);
+  assert_int_not_equal(st, LC_STOPPED);
+  if (!strstr(lc_error(w.ctx), says)) fail_msg("'%s' lacks '%s'", lc_error(w.ctx), says);
+  lc_error_clear(w.ctx);
+}
+
+/* Steps and evaluations of the history without times, as one text. */
+#define STEPS "SELECT group_concat(step || ':' || loss || ':' || lr || ':' || grad_norm || ':' || tokens || ':' || targets) FROM steps"
+#define EVALS "SELECT group_concat(step || ':' || loss || ':' || targets) FROM evals"
+
+static void same_history(const char *a, const char *b) {
+  assert_string_equal(t_query(&w, a, STEPS), t_query(&w, b, STEPS));
+  assert_string_equal(t_query(&w, a, EVALS), t_query(&w, b, EVALS));
+  assert_string_equal(t_query(&w, a, "SELECT count(*) FROM tensors"), t_query(&w, b, "SELECT count(*) FROM tensors"));
+  static const char *const kinds[] = {"\"event\":\"start\"", "\"event\":\"step\"", "\"event\":\"eval\"", "\"event\":\"checkpoint\"",
+                                      "\"event\":\"done\"", "\"event\":\"sample\""};
+  for (int i = 0; i < 6; i++) assert_int_equal(t_lines(t_out(&w, a, "log.jsonl"), kinds[i]), t_lines(t_out(&w, b, "log.jsonl"), kinds[i]));
+}
+
+typedef struct { const char *method, *set, *result; } variant;
+static const variant variants[] = {
+    {"full", "", "model.safetensors"},
+    {"lora", "r=4 dropout=0.1", "adapter_model.safetensors"},
+    {"shira", "mask=random", "adapter_model.safetensors"},
+    {"shira", "mask=snip examples=8", "adapter_model.safetensors"},
+    {"spiel", "period=6 accumulate=3", NULL},
+    {"spiel", "select=ma period=4 accumulate=2", NULL},
+};
+#define OPTS "steps=11 batch=4 micro-batch=2 eval-every=4 density=0.05 sample-prompt=the sample-tokens=4"
+
+/* Stops after so many updates by a signal, that is a request as its handler makes it. */
+static int stop_at(void *arg, const char *kind, const struct json_t *event) {
+  int *left = arg;
+  if (strcmp(kind, "step") == 0 && --*left == 0) {
+    lc_request_stop(w.ctx, SIGTERM);
+    return 0;
+  }
+  return 0;
+}
+
+static void test_bits(void **state) {
+  for (size_t i = 0; i < sizeof variants / sizeof *variants; i++) {
+    const variant *v = &variants[i];
+    char whole[32], parts[32];
+    snprintf(whole, sizeof whole, "whole%zu", i);
+    snprintf(parts, sizeof parts, "parts%zu", i);
+    t_spec s = {.method = v->method, .set = v->set, .out = whole, .opts = OPTS " save-every=3"};
+    ok(t_train(&w, &s));
+    s.out = parts;
+    s.event = stop_at;
+    for (int k = 0; k < 2; k++) { /* stopped after 4 updates, then after 3 more: between saves and in SpIEL's window */
+      int left = k ? 3 : 4;
+      s.arg = &left;
+      s.resume = k > 0;
+      assert_int_equal(t_train(&w, &s), LC_STOPPED);
+      lc_request_stop(w.ctx, 0);
+    }
+    s.event = NULL;
+    s.resume = true;
+    ok(t_train(&w, &s));
+    const char *arrays = "checkpoint-11/state.safetensors";
+    if (!t_same_files(t_out(&w, whole, arrays), t_out(&w, parts, arrays))) fail_msg("%s %s: the arrays differ", v->method, v->set);
+    if (v->result) assert_true(t_same_files(t_out(&w, whole, v->result), t_out(&w, parts, v->result)));
+    same_history(whole, parts);
+    assert_true(lc_path_exists(t_out(&w, parts, "best/best.json")));
+  }
+}
+
+/* Going on from an earlier checkpoint than the last removes what came after it, once. */
+static void test_earlier_checkpoint(void **state) {
+  t_spec s = {.method = "shira", .out = "a", .opts = OPTS " save-every=2 keep=9"};
+  ok(t_train(&w, &s));
+  s.out = "b";
+  ok(t_train(&w, &s));
+  s.from = "checkpoint-4";
+  s.opts = OPTS " save-every=2 keep=9 stop-after=5";
+  ok(t_train(&w, &s));
+  assert_string_equal(t_query(&w, "b", "SELECT max(step) || '/' || count(*) FROM steps"), "5/5");
+  assert_false(lc_path_exists(t_out(&w, "b", "checkpoint-6")));
+  s.from = NULL;
+  s.resume = true;
+  s.opts = OPTS " save-every=2 keep=9";
+  ok(t_train(&w, &s));
+  assert_true(t_same_files(t_out(&w, "a", "checkpoint-11/state.safetensors"), t_out(&w, "b", "checkpoint-11/state.safetensors")));
+  assert_string_equal(t_query(&w, "a", STEPS), t_query(&w, "b", STEPS));
+}
+
+static void test_more_steps(void **state) {
+  t_spec s = {.method = "lora", .out = "a", .opts = "steps=3 batch=4"};
+  ok(t_train(&w, &s));
+  s.resume = true;
+  s.opts = "steps=5 batch=4 eval-every=1 save-every=1";
+  ok(t_train(&w, &s));
+  assert_string_equal(t_query(&w, "a", "SELECT count(*) FROM steps"), "5");
+  s.out = "b";
+  s.resume = false;
+  ok(t_train(&w, &s));
+  assert_true(t_same_files(t_out(&w, "a", "checkpoint-5/state.safetensors"), t_out(&w, "b", "checkpoint-5/state.safetensors")));
+}
+
+static void test_refusals(void **state) {
+  t_spec s = {.method = "shira", .out = "a", .opts = "steps=2 batch=4"};
+  ok(t_train(&w, &s));
+  refused(t_train(&w, &s), "not empty");
+  static const struct { const char *method, *opts, *set, *says; } bad[] = {
+      {"lora", "steps=3 batch=4", "", "method was 'shira'"},     {"shira", "steps=3 batch=4 seed=7", "", "'seed' was '42' and is '7'"},
+      {"shira", "steps=3 batch=4 lr=0.5", "", "'lr' was '0.01'"}, {"shira", "steps=3 batch=5", "", "'batch' was '4'"},
+      {"shira", "steps=3 batch=4 micro-batch=1", "", "'micro-batch' was '4'"},
+      {"shira", "steps=3 batch=4 schedule=cosine", "", "'schedule' was 'constant'"},
+      {"shira", "steps=3 batch=4", "mask=wm", "'mask' was 'random'"}};
+  s.resume = true;
+  for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+    s.method = bad[i].method;
+    s.opts = bad[i].opts;
+    s.set = bad[i].set;
+    refused(t_train(&w, &s), bad[i].says);
+  }
+  s = (t_spec){.method = "shira", .out = "a", .opts = "steps=3 batch=4", .resume = true, .data = w.eval};
+  refused(t_train(&w, &s), "the data changed");
+  s = (t_spec){.method = "shira", .out = "none", .opts = "steps=3 batch=4", .resume = true};
+  refused(t_train(&w, &s), "nothing to resume");
+  s.from = "checkpoint-77";
+  refused(t_train(&w, &s), "no such checkpoint");
+}
+
+/* One wrong byte in an array, a missing array, a cut file. */
+static void test_damage(void **state) {
+  t_spec s = {.method = "shira", .out = "a", .opts = "steps=2 batch=4"};
+  ok(t_train(&w, &s));
+  const char *path = t_out(&w, "a", "checkpoint-2/state.safetensors");
+  FILE *f = fopen(path, "r+b");
+  assert_non_null(f);
+  fseek(f, -5, SEEK_END);
+  int c = fgetc(f);
+  fseek(f, -5, SEEK_END);
+  fputc(c ^ 4, f);
+  fclose(f);
+  s.resume = true;
+  s.opts = "steps=3 batch=4";
+  refused(t_train(&w, &s), "is damaged");
+  lc_status st = lc_write_file(w.ctx, path, "12345678", 8);
+  assert_int_equal(st, LC_OK);
+  refused(t_train(&w, &s), "state.safetensors");
+  remove(t_out(&w, "a", "checkpoint-2/state.json"));
+  remove(t_out(&w, "a", "run.sqlite"));
+  refused(t_train(&w, &s), "nothing to resume");
+}
+
+/* Killed before anything was saved: the run begins again, and the history is not doubled. */
+static void test_nothing_saved(void **state) {
+  t_spec s = {.method = "shira", .out = "a", .opts = "steps=3 batch=4 keep=0"};
+  ok(t_train(&w, &s));
+  assert_false(lc_path_exists(t_out(&w, "a", "checkpoint-3")));
+  s.resume = true;
+  ok(t_train(&w, &s));
+  assert_string_equal(t_query(&w, "a", "SELECT count(*) FROM steps"), "3");
+  assert_int_equal(t_lines(t_out(&w, "a", "log.jsonl"), "\"event\":\"step\""), 3);
+  assert_int_equal(t_lines(t_out(&w, "a", "log.jsonl"), "\"event\":\"done\""), 1);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test_setup_teardown(test_bits, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_earlier_checkpoint, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_more_steps, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_refusals, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_damage, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_nothing_saved, setup, teardown),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
