@@ -1,5 +1,5 @@
-/* The context: workers, errors, log, the stop request. Each thread writes its error sentence into its own slot; lc_parallel moves that of the
- * lowest failing chunk into the context. */
+/* The context: workers, errors, log, the stop request. Each thread writes its error sentence into its own
+ * slot; lc_parallel moves that of the lowest failing chunk into the context. */
 #include "core/context.h"
 #include <errno.h>
 #include <stdlib.h>
@@ -8,7 +8,9 @@
 
 static _Thread_local char *error_slot; /* set inside lc_parallel: the chunk's sentence goes there */
 
-void lc_error_redirect(char *slot) { error_slot = slot; }
+void lc_error_redirect(char *slot) {
+  error_slot = slot;
+}
 
 static int parse_isa(const char *text) {
   for (int i = 0; i < LC_ISA_COUNT; i++)
@@ -21,7 +23,8 @@ lc_status lc_ctx_new(int threads, lc_ctx **out, char *why) {
   if (!why) why = ignored;
   *out = NULL;
   if (threads < 0 || threads > LC_MAX_WORKERS) {
-    snprintf(why, 256, "%d threads: 1 to %d are possible, 0 means the machine's cores", threads, LC_MAX_WORKERS);
+    snprintf(why, 256, "%d threads: 1 to %d are possible, 0 means the machine's cores", threads,
+             LC_MAX_WORKERS);
     return LC_USAGE;
   }
   lc_isa best = lc_isa_detect(), isa = best;
@@ -29,7 +32,9 @@ lc_status lc_ctx_new(int threads, lc_ctx **out, char *why) {
   if (forced && *forced) {
     int i = parse_isa(forced);
     if (i < 0 || i > (int)best) {
-      snprintf(why, 256, i < 0 ? "LACUNA_ISA=%s is no instruction set (scalar, avx2, avx512, avx512_bf16, amx)" : "LACUNA_ISA=%s: this machine runs up to %s",
+      snprintf(why, 256,
+               i < 0 ? "LACUNA_ISA=%s is no instruction set (scalar, avx2, avx512, avx512_bf16, amx)"
+                     : "LACUNA_ISA=%s: this machine runs up to %s",
                forced, lc_isa_name(best));
       return LC_USAGE;
     }
@@ -60,8 +65,12 @@ void lc_ctx_free(lc_ctx *ctx) {
   free(ctx);
 }
 
-int lc_threads(const lc_ctx *ctx) { return ctx->threads; }
-lc_isa lc_isa_of(const lc_ctx *ctx) { return ctx->isa; }
+int lc_threads(const lc_ctx *ctx) {
+  return ctx->threads;
+}
+lc_isa lc_isa_of(const lc_ctx *ctx) {
+  return ctx->isa;
+}
 
 void lc_set_log(lc_ctx *ctx, lc_log_fn fn, void *arg) {
   ctx->log = fn;
@@ -101,7 +110,15 @@ lc_status lc_usage(lc_ctx *ctx, const char *fmt, ...) {
   return st;
 }
 
-const char *lc_error(const lc_ctx *ctx) { return error_slot ? error_slot : ctx->error; }
-void lc_error_clear(lc_ctx *ctx) { ctx->error[0] = 0; }
-void lc_request_stop(lc_ctx *ctx, int signo) { ctx->stop = signo; }
-int lc_stop_requested(const lc_ctx *ctx) { return ctx->stop; }
+const char *lc_error(const lc_ctx *ctx) {
+  return error_slot ? error_slot : ctx->error;
+}
+void lc_error_clear(lc_ctx *ctx) {
+  *(error_slot ? error_slot : ctx->error) = 0;
+}
+void lc_request_stop(lc_ctx *ctx, int signo) {
+  ctx->stop = signo;
+}
+int lc_stop_requested(const lc_ctx *ctx) {
+  return ctx->stop;
+}

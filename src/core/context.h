@@ -25,4 +25,6 @@ struct lc_ctx {
 
 void lc_error_redirect(char *slot); /* NULL: the context's own */
 int lc_physical_cores(void);        /* within affinity and the cgroup quota, at least 1 */
+/* CPUs that the cgroups named in `self` (a /proc/self/cgroup) and those above them grant, 0: no limit; `root` is where they are mounted. */
+double lc_cgroup_cpus(const char *self, const char *root);
 #endif

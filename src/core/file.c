@@ -1,4 +1,5 @@
-/* Files: read-only mappings, whole reads, and outputs that are whole or absent: written under a temporary name, flushed, renamed, directory flushed. */
+/* Files: read-only mappings, whole reads, and outputs that are whole or absent: written under a temporary
+ * name, flushed, renamed, directory flushed. */
 #include "core/core.h"
 #include <dirent.h>
 #include <errno.h>
@@ -15,13 +16,18 @@ lc_status lc_map_open(lc_ctx *ctx, const char *path, lc_map *m) {
   struct stat s;
   int fd = open(path, O_RDONLY | O_CLOEXEC);
   if (fd < 0) return lc_fail(ctx, "%s: %s", path, strerror(errno));
-  if (fstat(fd, &s)) lc_fail(ctx, "%s: %s", path, strerror(errno));
-  else if (!S_ISREG(s.st_mode)) lc_fail(ctx, "%s: not a regular file", path);
-  else if (s.st_size == 0) lc_fail(ctx, "%s: the file is empty", path);
+  if (fstat(fd, &s))
+    lc_fail(ctx, "%s: %s", path, strerror(errno));
+  else if (!S_ISREG(s.st_mode))
+    lc_fail(ctx, "%s: not a regular file", path);
+  else if (s.st_size == 0)
+    lc_fail(ctx, "%s: the file is empty", path);
   else {
     void *p = mmap(NULL, (size_t)s.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-    if (p == MAP_FAILED) lc_fail(ctx, "%s: cannot be mapped: %s", path, strerror(errno));
-    else if (!(m->path = lc_strdup(ctx, path))) munmap(p, (size_t)s.st_size);
+    if (p == MAP_FAILED)
+      lc_fail(ctx, "%s: cannot be mapped: %s", path, strerror(errno));
+    else if (!(m->path = lc_strdup(ctx, path)))
+      munmap(p, (size_t)s.st_size);
     else {
       m->data = m->priv = p;
       m->size = (size_t)s.st_size;
@@ -48,14 +54,17 @@ lc_status lc_read_file(lc_ctx *ctx, const char *path, size_t max, char **data, s
   while (!st) {
     size_t got = fread(buf + n, 1, cap - 1 - n, f);
     n += got;
-    if (n > max) st = lc_fail(ctx, "%s: longer than %zu bytes", path, max);
+    if (n > max)
+      st = lc_fail(ctx, "%s: longer than %zu bytes", path, max);
     else if (!got) {
       if (ferror(f)) st = lc_fail(ctx, "%s: %s", path, strerror(errno));
       break;
     } else if (n == cap - 1) {
       char *grown = lc_realloc(ctx, LC_MEM_OTHER, buf, cap *= 2);
-      if (!grown) st = LC_FAILED;
-      else buf = grown;
+      if (!grown)
+        st = LC_FAILED;
+      else
+        buf = grown;
     }
   }
   fclose(f);
@@ -78,21 +87,48 @@ static lc_status flush_parent(lc_ctx *ctx, const char *path) {
   if (slash) slash[slash == dir] = 0;
   int fd = open(slash ? dir : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   lc_status st = LC_OK;
-  if (fd < 0 || (fsync(fd) && errno != EINVAL)) st = lc_fail(ctx, "%s: the directory cannot be flushed: %s", path, strerror(errno));
+  /* A directory may be writable but not readable, and some file systems flush none. */
+  if (fd < 0 ? errno != EACCES : fsync(fd) && errno != EINVAL)
+    st = lc_fail(ctx, "%s: the directory cannot be flushed: %s", path, strerror(errno));
   if (fd >= 0) close(fd);
   lc_free(ctx, dir);
   return st;
 }
 
-lc_status lc_out_open(lc_ctx *ctx, const char *path, lc_out *o) {
-  *o = (lc_out){.ctx = ctx};
-  o->path = lc_strdup(ctx, path);
-  o->tmp = lc_format(ctx, "%s.tmp-%ld", path, (long)getpid());
-  if (o->path && o->tmp && (o->f = fopen(o->tmp, "wbx"))) return LC_OK;
-  lc_status st = o->path && o->tmp ? lc_fail(ctx, "%s: cannot be written: %s", path, strerror(errno)) : LC_FAILED;
+static void out_release(lc_out *o) {
+  lc_ctx *ctx = o->ctx;
+  if (!ctx) return;
   lc_free(ctx, o->path);
   lc_free(ctx, o->tmp);
   *o = (lc_out){0};
+}
+
+/* A name that nobody has: process numbers repeat (in containers at once), and what a crash left keeps its
+ * name. */
+static lc_status open_temporary(lc_out *o) {
+  for (int i = 0; i < 1000; i++) {
+    lc_free(o->ctx, o->tmp);
+    if (!(o->tmp = lc_format(o->ctx, "%s.tmp-%ld-%d", o->path, (long)getpid(), i))) return LC_FAILED;
+    if ((o->f = fopen(o->tmp, "wbx"))) return LC_OK;
+    if (errno != EEXIST) break;
+  }
+  return lc_fail(o->ctx, "%s: cannot be written: %s", o->path, strerror(errno));
+}
+
+/* A device or a pipe (/dev/stdout, /dev/null) is written as it is: renaming would put a file in its place. */
+static lc_status open_special(lc_out *o) {
+  if ((o->f = fopen(o->path, "wb"))) return LC_OK;
+  return lc_fail(o->ctx, "%s: cannot be written: %s", o->path, strerror(errno));
+}
+
+lc_status lc_out_open(lc_ctx *ctx, const char *path, lc_out *o) {
+  struct stat s;
+  *o = (lc_out){.ctx = ctx, .path = lc_strdup(ctx, path)};
+  lc_status st = o->path ? LC_OK : LC_FAILED;
+  if (!st && stat(path, &s)) s.st_mode = S_IFREG; /* absent: to be made */
+  if (!st && S_ISDIR(s.st_mode)) st = lc_fail(ctx, "%s: cannot be written: it is a directory", path);
+  if (!st) st = S_ISREG(s.st_mode) ? open_temporary(o) : open_special(o);
+  if (st) out_release(o);
   return st;
 }
 
@@ -114,23 +150,22 @@ lc_status lc_out_printf(lc_out *o, const char *fmt, ...) {
   return lc_fail(o->ctx, "%s: writing failed: %s", o->path, strerror(errno));
 }
 
-static void out_release(lc_out *o) {
-  lc_ctx *ctx = o->ctx;
-  if (!ctx) return;
-  lc_free(ctx, o->path);
-  lc_free(ctx, o->tmp);
-  *o = (lc_out){0};
+static lc_status move_into_place(lc_out *o) {
+  if (rename(o->tmp, o->path))
+    return lc_fail(o->ctx, "%s: cannot be renamed from %s: %s", o->path, o->tmp, strerror(errno));
+  return flush_parent(o->ctx, o->path);
 }
 
 lc_status lc_out_commit(lc_out *o) {
   if (!o->f) return LC_FAILED;
   lc_status st = o->failed ? LC_FAILED : LC_OK;
-  if (!st && (fflush(o->f) || fsync(fileno(o->f)))) st = lc_fail(o->ctx, "%s: writing failed: %s", o->path, strerror(errno));
+  bool flushed =
+      st || (!fflush(o->f) && (!fsync(fileno(o->f)) || !o->tmp)); /* devices and pipes do not flush */
+  if (!flushed) st = lc_fail(o->ctx, "%s: writing failed: %s", o->path, strerror(errno));
   if (fclose(o->f) && !st) st = lc_fail(o->ctx, "%s: writing failed: %s", o->path, strerror(errno));
   o->f = NULL;
-  if (!st && rename(o->tmp, o->path)) st = lc_fail(o->ctx, "%s: cannot be renamed from %s: %s", o->path, o->tmp, strerror(errno));
-  if (st) unlink(o->tmp);
-  else st = flush_parent(o->ctx, o->path);
+  if (!st && o->tmp) st = move_into_place(o);
+  if (st && o->tmp) unlink(o->tmp); /* gone already when only the flush of the directory failed */
   out_release(o);
   return st;
 }
@@ -138,7 +173,7 @@ lc_status lc_out_commit(lc_out *o) {
 void lc_out_abort(lc_out *o) {
   if (o->f) {
     fclose(o->f);
-    unlink(o->tmp);
+    if (o->tmp) unlink(o->tmp);
   }
   out_release(o);
 }
@@ -152,7 +187,9 @@ lc_status lc_write_file(lc_ctx *ctx, const char *path, const void *data, size_t 
 
 /* ---- paths ---- */
 
-bool lc_path_exists(const char *path) { return access(path, F_OK) == 0; }
+bool lc_path_exists(const char *path) {
+  return access(path, F_OK) == 0;
+}
 
 bool lc_path_is_dir(const char *path) {
   struct stat s;
@@ -172,8 +209,10 @@ lc_status lc_mkdirs(lc_ctx *ctx, const char *dir) {
     if (*at && *at != '/') continue;
     char was = *at;
     *at = 0;
-    if (mkdir(path, 0777) && errno != EEXIST) st = lc_fail(ctx, "%s: the directory cannot be made: %s", path, strerror(errno));
-    else if (!lc_path_is_dir(path)) st = lc_fail(ctx, "%s: exists and is no directory", path);
+    if (mkdir(path, 0777) && errno != EEXIST)
+      st = lc_fail(ctx, "%s: the directory cannot be made: %s", path, strerror(errno));
+    else if (!lc_path_is_dir(path))
+      st = lc_fail(ctx, "%s: exists and is no directory", path);
     *at = was;
     if (!was) break;
   }
@@ -184,7 +223,8 @@ lc_status lc_mkdirs(lc_ctx *ctx, const char *dir) {
 lc_status lc_remove_tree(lc_ctx *ctx, const char *dir) {
   struct stat s;
   if (lstat(dir, &s)) return errno == ENOENT ? LC_OK : lc_fail(ctx, "%s: %s", dir, strerror(errno));
-  if (!S_ISDIR(s.st_mode)) return unlink(dir) ? lc_fail(ctx, "%s: cannot be removed: %s", dir, strerror(errno)) : LC_OK;
+  if (!S_ISDIR(s.st_mode))
+    return unlink(dir) ? lc_fail(ctx, "%s: cannot be removed: %s", dir, strerror(errno)) : LC_OK;
   DIR *d = opendir(dir);
   if (!d) return lc_fail(ctx, "%s: %s", dir, strerror(errno));
   lc_status st = LC_OK;

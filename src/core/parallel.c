@@ -1,4 +1,5 @@
-/* Parallel loops: the project's only OpenMP pragma. Chunks are handed out dynamically; what a chunk computes never depends on who runs it. */
+/* Parallel loops: the project's only OpenMP pragma. Chunks are handed out dynamically; what a chunk computes
+ * never depends on who runs it. */
 #include "core/context.h"
 #include <string.h>
 #include <omp.h>
@@ -32,6 +33,7 @@ lc_status lc_parallel(lc_ctx *ctx, int64_t n, lc_chunk_fn fn, void *arg) {
 #pragma omp for schedule(dynamic, 1)
     for (int64_t c = 0; c < n; c++) {
       if (c > __atomic_load_n(&failed, __ATOMIC_RELAXED)) continue;
+      sentence[0] = 0; /* what an earlier chunk said is not this one's */
       lc_status st = fn(arg, c, worker_of_thread);
       if (!st) continue;
       pthread_mutex_lock(&ctx->lock);

@@ -1,12 +1,27 @@
-/* Counter-based random numbers: Philox4x32-10 (Salmon et al. 2011). A number is a function of (seed, step, tensor, draw, purpose, element) and of
- * nothing else: no state, no order, no thread, no instruction set.
+/* Counter-based random numbers: Philox4x32-10 (Salmon et al. 2011). A number is a function of (seed, step,
+ * tensor, draw, purpose, element) and of nothing else: no state, no order, no thread, no instruction set.
  *
- * A normal pair (elements 2i, 2i+1) comes from the pair's two words a, b by Box and Muller in f64, with only + − × ÷ √ in a fixed order so that every
- * machine gets the same bits: u = (a+½)/2³², v = b/2³²; r = √(−2·ln u); element 2i is r·cos(2πv), 2i+1 is r·sin(2πv), each rounded to f32. */
+ * A normal pair (elements 2i, 2i+1) comes from the pair's two words a, b by Box and Muller in f64. Only
+ * + − × ÷ √, each rounded once, in the order below, so that every machine gets the same bits; libm's log, sin
+ * and cos differ between versions and are not used.
+ *
+ *   u = (a + ½)/2³²,  v = b/2³²
+ *
+ *   u = m·2ᵉ with √½ <= m < √2;  s = (m − 1)/(m + 1),  q = s·s
+ *   S = Σ qʲ/(2j + 1), j = 0…11, by Horner from j = 11;  ln u = e·ln 2 + 2·s·S
+ *
+ *   t = ⌊4v + ½⌋,  α = (4v − t)·π/2,  q = α·α
+ *   sin α = α·(1 + P),  P = 0, then P ← (P + 1)·(−q)/(k(k − 1)) for k = 17, 15, …, 3
+ *   cos α = 1 + P,      the same for k = 18, 16, …, 2;  t mod 4 quarter turns give sin and cos of 2πv
+ *
+ *   r = √(−2·ln u);  element 2i is r·cos 2πv, 2i+1 is r·sin 2πv, each rounded to f32. */
 #include "core/core.h"
+#include <assert.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+
+#define ELEMENTS ((int64_t)1 << 42) /* numbers of one key: 40 bits of element÷4 in the counter */
 
 void lc_philox4x32(const uint32_t key[2], const uint32_t counter[4], uint32_t out[4]) {
   uint32_t c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3], k0 = key[0], k1 = key[1];
@@ -24,8 +39,10 @@ void lc_philox4x32(const uint32_t key[2], const uint32_t counter[4], uint32_t ou
 }
 
 static void block(const lc_rng *r, uint64_t quad, uint32_t out[4]) {
+  assert(quad < ELEMENTS / 4);
   uint32_t key[2] = {(uint32_t)r->seed, (uint32_t)(r->seed >> 32)};
-  uint32_t counter[4] = {(uint32_t)quad, r->step, r->tensor, (uint32_t)r->purpose << 24 | (uint32_t)r->draw << 8 | (uint32_t)(quad >> 32 & 0xff)};
+  uint32_t counter[4] = {(uint32_t)quad, r->step, r->tensor,
+                         (uint32_t)r->purpose << 24 | (uint32_t)r->draw << 8 | (uint32_t)(quad >> 32 & 0xff)};
   lc_philox4x32(key, counter, out);
 }
 
@@ -35,8 +52,12 @@ uint32_t lc_rng_u32(const lc_rng *r, uint64_t element) {
   return w[element % 4];
 }
 
-static float unit(uint32_t w) { return (float)(w >> 8) * 0x1p-24f; }
-float lc_rng_uniform(const lc_rng *r, uint64_t element) { return unit(lc_rng_u32(r, element)); }
+static float unit(uint32_t w) {
+  return (float)(w >> 8) * 0x1p-24f;
+}
+float lc_rng_uniform(const lc_rng *r, uint64_t element) {
+  return unit(lc_rng_u32(r, element));
+}
 
 /* ln x = e·ln 2 + 2·atanh((m−1)/(m+1)), m in [√½, √2) */
 static double log_fixed(double x) {
@@ -57,10 +78,18 @@ static void turn(double v, double *s, double *c) {
   sn = a * (1 + sn);
   cs = 1 + cs;
   switch ((int)quarter & 3) {
-  case 0: *s = sn, *c = cs; break;
-  case 1: *s = cs, *c = -sn; break;
-  case 2: *s = -sn, *c = -cs; break;
-  default: *s = -cs, *c = sn; break;
+  case 0:
+    *s = sn, *c = cs;
+    break;
+  case 1:
+    *s = cs, *c = -sn;
+    break;
+  case 2:
+    *s = -sn, *c = -cs;
+    break;
+  default:
+    *s = -cs, *c = sn;
+    break;
   }
 }
 
@@ -131,13 +160,30 @@ void lc_rng_permutation(const lc_rng *r, int64_t n, int64_t *out) {
   }
 }
 
-/* Floyd's algorithm (Bentley & Floyd 1987) over a bitmap-free hash set, then sorted: for j = total−n … total−1 take a number below j+1, or j itself when it
- * is taken already. */
+/* n of [0,total) by Floyd's algorithm (Bentley & Floyd 1987): for j = total−n … total−1 take a number below
+ * j+1 (element j−total+n), or j itself when it is taken already. The set is kept as bits, or, when those
+ * would be the larger, in a hash table: the same numbers either way. */
+
+static lc_status choose_by_bits(lc_ctx *ctx, const lc_rng *r, int64_t total, int64_t n, int64_t *out) {
+  uint64_t *taken = lc_alloc_n(ctx, LC_MEM_OTHER, (size_t)(total / 64 + 1), sizeof *taken);
+  if (!taken) return LC_FAILED;
+  for (int64_t j = total - n; j < total; j++) {
+    uint64_t x = lc_rng_below(r, (uint64_t)(j - total + n), (uint64_t)j + 1);
+    if (taken[x / 64] >> x % 64 & 1) x = (uint64_t)j;
+    taken[x / 64] |= (uint64_t)1 << x % 64;
+  }
+  for (int64_t word = 0, i = 0; i < n; word++)
+    for (uint64_t bits = taken[word]; bits; bits &= bits - 1) out[i++] = word * 64 + __builtin_ctzll(bits);
+  lc_free(ctx, taken);
+  return LC_OK;
+}
+
 static int ascending(const void *a, const void *b) {
   int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
   return x < y ? -1 : x > y;
 }
 
+/* False when x is there already; -1 marks a free place. */
 static bool insert(int64_t *set, size_t mask, int64_t x) {
   size_t h = (size_t)((uint64_t)x * 0x9E3779B97F4A7C15ull >> 20) & mask;
   while (set[h] >= 0) {
@@ -148,19 +194,26 @@ static bool insert(int64_t *set, size_t mask, int64_t x) {
   return true;
 }
 
-lc_status lc_rng_choose(lc_ctx *ctx, const lc_rng *r, int64_t total, int64_t n, int64_t *out) {
-  if (n < 0 || n > total) return lc_fail(ctx, "%lld distinct positions cannot be chosen from %lld", (long long)n, (long long)total);
-  size_t cap = 16;
-  while (cap < 2 * (size_t)n) cap *= 2;
-  int64_t *set = lc_alloc_n(ctx, LC_MEM_OTHER, cap, sizeof *set);
+static lc_status choose_by_hash(lc_ctx *ctx, const lc_rng *r, int64_t total, int64_t n, size_t room,
+                                int64_t *out) {
+  int64_t *set = lc_alloc_n(ctx, LC_MEM_OTHER, room, sizeof *set);
   if (!set) return LC_FAILED;
-  memset(set, 0xff, cap * sizeof *set);
+  memset(set, 0xff, room * sizeof *set);
   for (int64_t i = 0, j = total - n; j < total; i++, j++) {
     int64_t x = (int64_t)lc_rng_below(r, (uint64_t)i, (uint64_t)j + 1);
-    if (!insert(set, cap - 1, x)) insert(set, cap - 1, x = j);
+    if (!insert(set, room - 1, x)) insert(set, room - 1, x = j);
     out[i] = x;
   }
   lc_free(ctx, set);
   qsort(out, (size_t)n, sizeof *out, ascending);
   return LC_OK;
+}
+
+lc_status lc_rng_choose(lc_ctx *ctx, const lc_rng *r, int64_t total, int64_t n, int64_t *out) {
+  if (n < 0 || n > total || n > ELEMENTS / 2)
+    return lc_fail(ctx, "%lld distinct positions cannot be chosen from %lld", (long long)n, (long long)total);
+  size_t room = 16;
+  while (room < 2 * (size_t)n) room *= 2;
+  return total / 64 <= (int64_t)room ? choose_by_bits(ctx, r, total, n, out)
+                                     : choose_by_hash(ctx, r, total, n, room, out);
 }

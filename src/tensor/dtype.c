@@ -3,6 +3,7 @@
 #include <string.h>
 #include <strings.h>
 
+/* clang-format off */
 static const lc_dtype_info table[LC_DTYPE_COUNT] = {
     [LC_NONE] = {"none", 1, 0, "", -1, false},
     [LC_F32] = {"f32", 1, 4, "F32", 0, false},
@@ -16,8 +17,11 @@ static const lc_dtype_info table[LC_DTYPE_COUNT] = {
     [LC_Q4_1] = {"q4_1", 32, 20, "", 3, true},
     [LC_Q8_0] = {"q8_0", 32, 34, "", 8, true},
 };
+/* clang-format on */
 
-const lc_dtype_info *lc_dtype_get(lc_dtype d) { return &table[d]; }
+const lc_dtype_info *lc_dtype_get(lc_dtype d) {
+  return &table[d];
+}
 
 lc_dtype lc_dtype_by_name(const char *name) {
   for (int d = 1; d < LC_DTYPE_COUNT; d++)
@@ -38,7 +42,7 @@ lc_dtype lc_dtype_by_ggml(int type) {
 }
 
 bool lc_dtype_bytes(lc_dtype d, int64_t n, size_t *bytes) {
-  if (n < 0 || n % table[d].block) return false;
+  if (d <= LC_NONE || d >= LC_DTYPE_COUNT || n < 0 || n % table[d].block) return false;
   return lc_mul((size_t)(n / table[d].block), (size_t)table[d].bytes, bytes);
 }
 

@@ -1,0 +1,118 @@
+/* Parallel loops: every chunk once, valid workers, one thread a worker, the lowest failing chunk wins,
+ * nesting is serial. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <cmocka.h>
+#include <omp.h>
+#include <string.h>
+#include <unistd.h>
+#include "core/core.h"
+
+enum { CHUNKS = 997 };
+
+typedef struct {
+  lc_ctx *ctx;
+  int times[CHUNKS];
+  int busy[16];
+  int wrong;
+} work;
+
+static lc_status once(void *arg, int64_t chunk, int worker) {
+  work *w = arg;
+  w->times[chunk]++;
+  if (worker < 0 || worker >= lc_threads(w->ctx) || lc_worker(w->ctx) != worker) return LC_FAILED;
+  if (__atomic_fetch_add(&w->busy[worker], 1, __ATOMIC_SEQ_CST))
+    __atomic_store_n(&w->wrong, 1, __ATOMIC_SEQ_CST);
+  if (omp_get_max_threads() != 1)
+    __atomic_store_n(&w->wrong, 2, __ATOMIC_SEQ_CST); /* libraries stay on their worker */
+  __atomic_fetch_sub(&w->busy[worker], 1, __ATOMIC_SEQ_CST);
+  return LC_OK;
+}
+
+static void test_every_chunk_once(void **state) {
+  for (int threads = 1; threads <= 8; threads *= 2) {
+    work w = {0};
+    assert_int_equal(lc_ctx_new(threads, &w.ctx, NULL), LC_OK);
+    assert_int_equal(lc_parallel(w.ctx, CHUNKS, once, &w), LC_OK);
+    for (int i = 0; i < CHUNKS; i++) assert_int_equal(w.times[i], 1);
+    assert_int_equal(w.wrong, 0);
+    assert_int_equal(lc_parallel(w.ctx, 0, once, &w), LC_OK);
+    assert_int_equal(lc_worker(w.ctx), 0);
+    lc_ctx_free(w.ctx);
+  }
+}
+
+static lc_status fails(void *arg, int64_t chunk, int worker) {
+  lc_ctx *ctx = arg;
+  if (chunk % 10 != 7) return LC_OK;
+  if (chunk == 17) usleep(2000); /* the lowest is rarely the first in time */
+  return chunk == 17  ? lc_usage(ctx, "chunk %d", (int)chunk)
+         : chunk < 17 ? LC_OK
+                      : lc_fail(ctx, "chunk %d", (int)chunk);
+}
+
+static void test_lowest_failure_wins(void **state) {
+  for (int threads = 1; threads <= 4; threads++)
+    for (int again = 0; again < 20; again++) {
+      lc_ctx *ctx;
+      assert_int_equal(lc_ctx_new(threads, &ctx, NULL), LC_OK);
+      assert_int_equal(lc_parallel(ctx, 300, fails, ctx), LC_USAGE);
+      assert_string_equal(lc_error(ctx), "chunk 17");
+      lc_ctx_free(ctx);
+    }
+}
+
+/* A worker sees its own sentence, not that of another chunk. */
+static lc_status sees_its_own(void *arg, int64_t chunk, int worker) {
+  lc_ctx *ctx = arg;
+  char text[32];
+  lc_fail(ctx, "at %d", (int)chunk);
+  snprintf(text, sizeof text, "at %d", (int)chunk);
+  lc_status st = strcmp(lc_error(ctx), text) ? LC_FAILED : LC_OK;
+  lc_error_clear(ctx);
+  return st || lc_error(ctx)[0] ? LC_FAILED : LC_OK;
+}
+
+static void test_own_sentence(void **state) {
+  lc_ctx *ctx;
+  assert_int_equal(lc_ctx_new(4, &ctx, NULL), LC_OK);
+  assert_int_equal(lc_parallel(ctx, 2000, sees_its_own, ctx), LC_OK);
+  assert_string_equal(lc_error(ctx), "");
+  lc_ctx_free(ctx);
+}
+
+typedef struct {
+  lc_ctx *ctx;
+  int outer_worker;
+  int64_t sum, last;
+} nested;
+
+static lc_status inner(void *arg, int64_t chunk, int worker) {
+  nested *n = arg;
+  if (worker != n->outer_worker || chunk != n->last + 1)
+    return lc_fail(n->ctx, "not serial at %d", (int)chunk);
+  n->last = chunk;
+  n->sum += chunk;
+  return LC_OK;
+}
+
+static lc_status outer(void *arg, int64_t chunk, int worker) {
+  nested n = {arg, worker, 0, -1};
+  LC_TRY(lc_parallel(arg, 50, inner, &n));
+  return n.sum == 49 * 25 ? LC_OK : lc_fail(arg, "sum %d", (int)n.sum);
+}
+
+static void test_nested(void **state) {
+  lc_ctx *ctx;
+  assert_int_equal(lc_ctx_new(3, &ctx, NULL), LC_OK);
+  assert_int_equal(lc_parallel(ctx, 100, outer, ctx), LC_OK);
+  lc_ctx_free(ctx);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_every_chunk_once),
+                                     cmocka_unit_test(test_lowest_failure_wins),
+                                     cmocka_unit_test(test_own_sentence), cmocka_unit_test(test_nested)};
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
