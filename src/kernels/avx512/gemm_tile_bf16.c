@@ -3,33 +3,45 @@
 #include <immintrin.h>
 #include "kernels/gemm/gemm.h"
 
-enum { MR = 8, NR = 48 };
+enum { MR = 8, LANES = 16, VECTORS = 3, NR = VECTORS * LANES };
 
-static inline __m512bh pairs(const float *p) {
-  return (__m512bh)_mm512_loadu_ps(p);
-}
-
-static void run(int64_t units, const float *a, const float *b, float *c, int64_t ldc, bool add) {
-  __m512 sum[MR][3];
+/* V vectors of columns, a constant for the compiler. */
+static inline __attribute__((always_inline)) void tile(int V, int64_t units, const float *a, int64_t row,
+                                                       int64_t step, const float *b, float *c, int64_t ldc,
+                                                       bool add) {
+  __m512 sum[MR][VECTORS];
 #pragma GCC unroll 8
-  for (int i = 0; i < MR; i++) sum[i][0] = sum[i][1] = sum[i][2] = _mm512_setzero_ps();
-  for (int64_t l = 0; l < units; l++, a += MR, b += NR) {
-    __m512bh b0 = pairs(b), b1 = pairs(b + 16), b2 = pairs(b + 32);
+  for (int i = 0; i < MR; i++)
+#pragma GCC unroll 3
+    for (int j = 0; j < V; j++) sum[i][j] = _mm512_setzero_ps();
+  for (int64_t l = 0; l < units; l++, a += step, b += NR) {
+    __m512bh bl[VECTORS];
+#pragma GCC unroll 3
+    for (int j = 0; j < V; j++) bl[j] = (__m512bh)_mm512_loadu_ps(b + j * LANES);
 #pragma GCC unroll 8
     for (int i = 0; i < MR; i++) {
-      __m512bh ai = (__m512bh)_mm512_set1_ps(a[i]);
-      sum[i][0] = _mm512_dpbf16_ps(sum[i][0], ai, b0);
-      sum[i][1] = _mm512_dpbf16_ps(sum[i][1], ai, b1);
-      sum[i][2] = _mm512_dpbf16_ps(sum[i][2], ai, b2);
+      __m512bh ai = (__m512bh)_mm512_set1_ps(a[i * row]);
+#pragma GCC unroll 3
+      for (int j = 0; j < V; j++) sum[i][j] = _mm512_dpbf16_ps(sum[i][j], ai, bl[j]);
     }
   }
 #pragma GCC unroll 8
   for (int i = 0; i < MR; i++, c += ldc)
 #pragma GCC unroll 3
-    for (int j = 0; j < 3; j++) {
-      if (add) sum[i][j] = _mm512_add_ps(sum[i][j], _mm512_loadu_ps(c + 16 * j));
-      _mm512_storeu_ps(c + 16 * j, sum[i][j]);
+    for (int j = 0; j < V; j++) {
+      if (add) sum[i][j] = _mm512_add_ps(sum[i][j], _mm512_loadu_ps(c + j * LANES));
+      _mm512_storeu_ps(c + j * LANES, sum[i][j]);
     }
+}
+
+static void run(int64_t units, const float *a, int64_t row, int64_t step, const float *b, float *c,
+                int64_t ldc, int64_t cols, bool add) {
+  if (cols == 3 * LANES)
+    tile(3, units, a, row, step, b, c, ldc, add);
+  else if (cols == 2 * LANES)
+    tile(2, units, a, row, step, b, c, ldc, add);
+  else
+    tile(1, units, a, row, step, b, c, ldc, add);
 }
 
 /* Sixteen pairs of two rows; the first n of them. */
@@ -54,4 +66,4 @@ static void join_rows(int64_t w, int64_t k, const uint16_t *src, int64_t step, i
   }
 }
 
-const lc_gemm_tile lc_gemm_tile_avx512_bf16 = {MR, NR, true, run, join_rows};
+const lc_gemm_tile lc_gemm_tile_avx512_bf16 = {MR, NR, LANES, true, run, join_rows};

@@ -23,13 +23,15 @@ lc_status lc_gemm_with(lc_ctx *, int worker, const lc_gemm_provider_row *, const
                        const void *A, const void *B, void *C);
 const lc_gemm_provider_row *lc_gemm_provider_by_name(const char *name); /* NULL: no such */
 
-/* The register tile of the native GEMM: c (mr×nr) = [c +] Σ_l a[l,mr]·b[l,nr], panels packed, l outermost.
- * One an instruction set. A panel's unit is 4 bytes: one f32, or, where `pairs`, two bf16 that follow each
- * other along k. */
+/* The register tile of the native GEMM: c (mr×cols) = [c +] Σ_l a[l,mr]·b[l,nr], l outermost; cols <= nr is a
+ * multiple of `lanes`. Row i, unit l of a stands at a[i·row + l·step]: in a packed panel (1, mr), or where
+ * the matrix is (lda, 1). b is a packed panel. One an instruction set. A unit is 4 bytes: one f32, or, where
+ * `pairs`, two bf16 that follow each other along k. */
 typedef struct {
-  int mr, nr;
+  int mr, nr, lanes;
   bool pairs;
-  void (*run)(int64_t units, const float *a, const float *b, float *c, int64_t ldc, bool add);
+  void (*run)(int64_t units, const float *a, int64_t row, int64_t step, const float *b, float *c, int64_t ldc,
+              int64_t cols, bool add);
   /* For pairs: joins rows l and l+1 of w values to w pairs, for the whole pairs of k rows, `step` apart. */
   void (*join_rows)(int64_t w, int64_t k, const uint16_t *src, int64_t step, int width, float *out);
 } lc_gemm_tile;

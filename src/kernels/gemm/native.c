@@ -1,26 +1,42 @@
 /* Our own GEMM in the manner of BLIS (Van Zee & van de Geijn 2015): k is cut into KC units, rows into MC,
  * columns into NC; a KC×NC piece of B and an MC×KC piece of A are packed into panels of the register tile's
  * width (pack.c: transposition and bf16 are dealt with there), and the tile of the instruction set in use
- * runs over the panels. A bf16 output is summed in f32 scratch, MC×NC at a time. Cuts depend on the shape
- * alone. */
+ * runs over the panels; rows of A that
+ * run along k are read where they stand. A bf16 output is summed in f32 scratch, MC×NC at a time. Cuts depend
+ * on the shape alone. */
 #include "kernels/gemm/gemm.h"
 
 enum { MC = 192, NC = 1536, NC_BF16 = 768 };
 
-/* All register tiles of a packed product; edges go through a whole tile beside C. */
-static void macro_tile(const lc_gemm_tile *t, int64_t m, int64_t n, int64_t units, const float *a,
+/* A piece of A for the register tile: packed panels, or, where its rows run along k in the tile's own units,
+ * the rows themselves up to the last whole tile of them; `packed` then holds the rest. */
+typedef struct {
+  const float *packed, *rows;
+  int64_t lda, whole;
+} left;
+
+static void tile_at(const lc_gemm_tile *t, const left *a, int64_t i, int64_t units, const float *b, float *c,
+                    int64_t ldc, int64_t cols, bool add) {
+  if (i < a->whole)
+    t->run(units, a->rows + i * a->lda, a->lda, 1, b, c, ldc, cols, add);
+  else
+    t->run(units, a->packed + (i - a->whole) * units, 1, t->mr, b, c, ldc, cols, add);
+}
+
+/* All register tiles of a product; edges that are no whole vectors go through a tile beside C. */
+static void macro_tile(const lc_gemm_tile *t, int64_t m, int64_t n, int64_t units, const left *a,
                        const float *b, float *C, int64_t ldc, bool add) {
   for (int64_t j = 0; j < n; j += t->nr)
     for (int64_t i = 0; i < m; i += t->mr) {
-      const float *pa = a + i * units, *pb = b + j * units;
       float *c = C + i * ldc + j;
-      int64_t mr = lc_min64(t->mr, m - i), nr = lc_min64(t->nr, n - j);
-      if (mr == t->mr && nr == t->nr) {
-        t->run(units, pa, pb, c, ldc, add);
+      int64_t mr = lc_min64(t->mr, m - i), nr = lc_min64(t->nr, n - j),
+              cols = lc_ceil_div(nr, t->lanes) * t->lanes;
+      if (mr == t->mr && nr == cols) {
+        tile_at(t, a, i, units, b + j * units, c, ldc, cols, add);
         continue;
       }
       float edge[LC_GEMM_MAX_MR * LC_GEMM_MAX_NR];
-      t->run(units, pa, pb, edge, t->nr, false);
+      tile_at(t, a, i, units, b + j * units, edge, t->nr, cols, false);
       for (int64_t r = 0; r < mr; r++)
         for (int64_t s = 0; s < nr; s++) c[r * ldc + s] = edge[r * t->nr + s] + (add ? c[r * ldc + s] : 0);
     }
@@ -63,12 +79,39 @@ static lc_status prepare(lc_ctx *ctx, int worker, const lc_gemm_shape *s, const 
   return LC_OK;
 }
 
+/* Whether the tile can read A where it stands. */
+static bool reads_rows(const job *w, int64_t k) {
+  const lc_gemm_lines *A = &w->A;
+  if (A->step != 1 || (A->dtype == LC_BF16) != w->t->pairs) return false;
+  return !w->t->pairs || (k % 2 == 0 && A->line % 2 == 0 && ((uintptr_t)A->data & 3) == 0);
+}
+
+/* Prepares rows [i,i+m), values [l,l+k) of A. Rows that run along k in bf16 where products are f32 are
+ * widened, and read as rows. What is left beside whole tiles of rows is packed. */
+static left left_piece(const job *w, int64_t i, int64_t m, int64_t l, int64_t k) {
+  int per = w->t->pairs ? 2 : 1;
+  left a = {.whole = m - m % w->t->mr};
+  float *packed = w->a;
+  if (reads_rows(w, k)) {
+    a.lda = w->A.line / per;
+    a.rows = (const float *)w->A.data + i * a.lda + l / per;
+  } else if (w->A.step == 1 && w->A.dtype == LC_BF16 && !w->t->pairs) {
+    const uint16_t *from = (const uint16_t *)w->A.data + i * w->A.line + l;
+    for (int64_t r = 0; r < a.whole; r++) w->kn->bf16_to_f32(k, from + r * w->A.line, w->a + r * k);
+    a.rows = w->a, a.lda = k, packed += a.whole * k;
+  } else {
+    a.whole = 0;
+  }
+  lc_gemm_pack(w->kn, w->t, &w->A, i + a.whole, m - a.whole, l, k, w->t->mr, packed, w->spare);
+  a.packed = packed;
+  return a;
+}
+
 /* Rows [i,i+m) of columns [j,j+n), values [l,l+k) of the sum; B is packed already. */
 static void piece(const job *w, int64_t i, int64_t m, int64_t n, int64_t l, int64_t k, float *C, int64_t ldc,
                   bool add) {
-  int64_t units = w->t->pairs ? (k + 1) / 2 : k;
-  lc_gemm_pack(w->kn, w->t, &w->A, i, m, l, k, w->t->mr, w->a, w->spare);
-  macro_tile(w->t, m, n, units, w->a, w->b, C, ldc, add);
+  left a = left_piece(w, i, m, l, k);
+  macro_tile(w->t, m, n, w->t->pairs ? (k + 1) / 2 : k, &a, w->b, C, ldc, add);
 }
 
 static void to_f32(const job *w, float *C) {

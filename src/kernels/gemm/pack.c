@@ -47,13 +47,27 @@ static void wide_along(const lc_kernels *kn, int64_t w, int64_t k, const uint16_
   along(kn, w, k, spare, k, width, out);
 }
 
+/* k rows of w f32: the widths of whole panels are constants, so that a copy is a few moves and no call. */
+static void f32_across(int64_t w, int64_t k, const float *src, int64_t step, int width, float *out) {
+#define ROWS(n)                                                                                              \
+  for (int64_t l = 0; l < k; l++) memcpy(out + l * width, src + l * step, sizeof(float) * (size_t)(n))
+  if (w == 6)
+    ROWS(6);
+  else if (w == 8)
+    ROWS(8);
+  else if (w == 16)
+    ROWS(16);
+  else
+    ROWS(w);
+#undef ROWS
+}
+
 static void pack_panel(const lc_kernels *kn, const lc_gemm_tile *t, const lc_gemm_lines *m, const void *from,
                        int64_t w, int64_t k, int width, float *out, float *spare) {
   if (m->dtype == LC_F32 && m->step == 1)
     along(kn, w, k, from, m->line, width, out);
   else if (m->dtype == LC_F32)
-    for (int64_t l = 0; l < k; l++)
-      memcpy(out + l * width, (const float *)from + l * m->step, sizeof(float) * (size_t)w);
+    f32_across(w, k, from, m->step, width, out);
   else if (t->pairs && m->step == 1)
     pairs_along(kn, w, k, from, m->line, width, out);
   else if (t->pairs)

@@ -13,10 +13,9 @@ typedef struct {
 
 /* The first row that fits counts. */
 static const choice choices[] = {
-    {LC_ISA_AVX512_BF16, LC_ISA_AMX, LC_BF16, 0, &lc_gemm_onednn},
-    {LC_ISA_AVX2, LC_ISA_AVX2, LC_F32, 0, &lc_gemm_openblas},
+    {LC_ISA_AMX, LC_ISA_AMX, LC_BF16, 0, &lc_gemm_onednn}, /* tile products, which ours has none of */
     {LC_ISA_SCALAR, LC_ISA_AMX, LC_F32, 0, &lc_gemm_native},
-    {LC_ISA_SCALAR, LC_ISA_AVX512, LC_BF16, 0, &lc_gemm_native},
+    {LC_ISA_SCALAR, LC_ISA_AVX512_BF16, LC_BF16, 0, &lc_gemm_native},
 };
 
 /* OpenBLAS picks its kernels when it is loaded, by what the CPU has: under a forced lower instruction set it
