@@ -1,0 +1,375 @@
+/* Every op of the table: forward against the scalar kernels, gradients (of inputs, weights, biases) against finite differences, the same bits on one and two
+ * threads and with recomputation, and in bf16 near the f32 result. One row a case; every op of lc_ops must appear. Float inputs are rows of trainable tables
+ * (x = embedding of row numbers), so that the gradient of a table is the gradient of the input. The loss is Σ c·y with random c (op "probe"), or the op's own. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <cmocka.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include "nn/nn.h"
+
+enum { MAX_WEIGHTS = 12, T = 45 };
+
+typedef struct {
+  lc_ctx *ctx;
+  lc_weight w[MAX_WEIGHTS];
+  lc_param *param[MAX_WEIGHTS];
+  int n;
+  lc_weights set;
+  lc_graph *g;
+  lc_builder b;
+  lc_plan *plan;
+  lc_run *run;
+  lc_val y;
+  bool own_loss;
+  lc_delta *delta;
+} rig;
+
+/* ---- the probe: loss = Σ c·y in f64 ---- */
+
+static double probe_sum;
+static float coefficient(int64_t r, int64_t c) {
+  lc_rng k = {.seed = 77, .purpose = LC_RNG_TEST};
+  return lc_rng_uniform(&k, (uint64_t)(r * 4096 + c)) * 2 - 1;
+}
+static lc_status probe_shape(lc_graph *g, lc_node *n) { return lc_node_out(g, n, 0, "probe", LC_F32, 1); }
+static lc_status probe_forward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1) {
+  int64_t C = lc_width(run, n->in[0]);
+  float *tmp = malloc((size_t)C * sizeof *tmp);
+  probe_sum = 0;
+  for (int64_t r = r0; r < r1; r++) {
+    const float *y = lc_row_get(run, n->in[0], r, tmp);
+    for (int64_t c = 0; c < C; c++) probe_sum += (double)coefficient(r, c) * (double)y[c];
+  }
+  free(tmp);
+  return LC_OK;
+}
+static lc_status probe_backward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1) {
+  int64_t C = lc_width(run, n->in[0]);
+  float *tmp = malloc((size_t)C * sizeof *tmp);
+  for (int64_t r = r0; r < r1; r++) {
+    for (int64_t c = 0; c < C; c++) tmp[c] = coefficient(r, c);
+    lc_grad_row_put(n, run, 0, r, tmp);
+  }
+  free(tmp);
+  return LC_OK;
+}
+static const lc_op probe = {.name = "probe", .flags = LC_OP_LOSS, .shape = probe_shape, .forward = probe_forward, .backward = probe_backward};
+
+/* ---- weights ---- */
+
+static void add_weight(rig *k, const char *name, lc_weight_kind kind, int64_t M, int64_t N, int ndim, float mean, float spread) {
+  assert_true(k->n < MAX_WEIGHTS);
+  lc_weight *w = &k->w[k->n];
+  *w = (lc_weight){.name = name, .module = name, .id = lc_fnv1a32(name), .kind = kind, .M = M, .N = N, .ndim = ndim};
+  lc_param *p;
+  assert_int_equal(lc_param_new(k->ctx, name, w, NULL, M, N, true, &p), LC_OK);
+  lc_rng r = {.seed = 3, .tensor = w->id, .purpose = LC_RNG_TEST};
+  lc_rng_normal_fill(&r, 0, p->n, p->value);
+  for (int64_t i = 0; i < p->n; i++) p->value[i] = mean + spread * p->value[i];
+  if (ndim == 2) assert_int_equal(lc_form_of_param(k->ctx, p, &w->base), LC_OK);
+  w->form = w->base;
+  if (ndim == 1) w->vector = p->value;
+  assert_int_equal(lc_weight_add_sink(k->ctx, w, (lc_sink){LC_SINK_DENSE, p, NULL, NULL}), LC_OK);
+  k->param[k->n++] = p;
+}
+
+static int by_name(const void *a, const void *b) { return strcmp(((const lc_weight *)a)->name, ((const lc_weight *)b)->name); }
+
+/* ---- cases ---- */
+
+typedef struct { const char *op, *what; void (*weights)(rig *); lc_val (*build)(rig *); bool own_loss; float tolerance; } test_case;
+
+static void table(rig *k, const char *name, int64_t width) { add_weight(k, name, LC_KIND_EMBEDDING, T, width, 2, 0, 1); }
+static lc_val input(rig *k, const char *module) { return lc_embedding(&k->b, k->b.ids, module); }
+static lc_val rounded(rig *k, const char *module, int64_t width) { /* in the compute dtype, as inside a block */
+  (void)width;
+  return lc_rmsnorm(&k->b, input(k, module), 1e-5f, "unit", 0);
+}
+
+static void w_embedding(rig *k) { table(k, "x.weight", 21); }
+static lc_val b_embedding(rig *k) { return input(k, "x"); }
+
+static void w_linear(rig *k) {
+  table(k, "x.weight", 33);
+  add_weight(k, "unit.weight", LC_KIND_NORM, 1, 33, 1, 1, 0.1f);
+  add_weight(k, "fc.weight", LC_KIND_LINEAR, 70, 33, 2, 0, 0.2f);
+}
+static lc_val b_linear(rig *k) { return lc_linear(&k->b, rounded(k, "x", 33), (lc_val){0}, "fc", 0); }
+static void w_residual(rig *k) {
+  w_linear(k);
+  table(k, "res.weight", 70);
+  add_weight(k, "fc.bias", LC_KIND_BIAS, 1, 70, 1, 0, 1);
+}
+static lc_val b_residual(rig *k) { return lc_linear(&k->b, rounded(k, "x", 33), input(k, "res"), "fc", 0); }
+static lc_val b_bias(rig *k) { return lc_linear(&k->b, rounded(k, "x", 33), (lc_val){0}, "fc", 0); }
+static lc_val b_shared(rig *k) { /* one input, two consumers and a residual chain: gradients add */
+  lc_val x = rounded(k, "x", 33), r = input(k, "res");
+  lc_val y = lc_linear(&k->b, x, r, "fc", 0);
+  return lc_linear(&k->b, x, y, "fc", 0);
+}
+
+static void w_norm(rig *k) {
+  table(k, "x.weight", 33);
+  add_weight(k, "n.weight", LC_KIND_NORM, 1, 33, 1, 1, 0.5f);
+  add_weight(k, "n.bias", LC_KIND_BIAS, 1, 33, 1, 0, 0.5f);
+}
+static lc_val b_rms(rig *k) { return lc_rmsnorm(&k->b, input(k, "x"), 1e-3f, "n", 0); }
+static lc_val b_layer(rig *k) { return lc_layernorm(&k->b, input(k, "x"), 1e-3f, "n", 0); }
+
+static void w_two(rig *k) {
+  table(k, "a.weight", 40);
+  table(k, "b.weight", 40);
+  add_weight(k, "unit.weight", LC_KIND_NORM, 1, 40, 1, 1, 0.1f);
+}
+static lc_val b_sum(rig *k) { return lc_sum(&k->b, input(k, "a"), input(k, "b")); }
+static lc_val b_twice(rig *k) {
+  lc_val a = input(k, "a");
+  return lc_sum(&k->b, a, a);
+}
+static lc_val b_silu(rig *k) { return lc_silu_mul(&k->b, rounded(k, "a", 40), rounded(k, "b", 40)); }
+static lc_val b_gelu_tanh(rig *k) { return lc_gelu(&k->b, rounded(k, "a", 40), LC_GELU_TANH); }
+static lc_val b_gelu_erf(rig *k) { return lc_gelu(&k->b, rounded(k, "a", 40), LC_GELU_ERF); }
+static lc_val b_columns(rig *k) {
+  lc_val a = rounded(k, "a", 40);
+  return lc_silu_mul(&k->b, lc_columns(&k->b, a, 3, 20), lc_columns(&k->b, a, 10, 27)); /* they overlap */
+}
+
+static const lc_rope plain = {.type = LC_ROPE_DEFAULT, .dim = 8, .theta = 100, .factor = 1, .original_context = 64, .context = 64};
+static const lc_rope yarn = {.type = LC_ROPE_YARN, .dim = 8, .theta = 100, .factor = 4, .original_context = 16, .context = 64, .beta_fast = 32, .beta_slow = 1, .truncate = true};
+static lc_val b_rope(rig *k) { return lc_rotate(&k->b, rounded(k, "a", 40), lc_rope_table(&k->b, k->b.pos, &plain), 5, 8); }
+static lc_val b_partial(rig *k) { return lc_rotate(&k->b, rounded(k, "a", 40), lc_rope_table(&k->b, k->b.pos, &yarn), 4, 10); }
+
+static void w_attention(rig *k) {
+  table(k, "q.weight", 48);
+  table(k, "k.weight", 24);
+  table(k, "v.weight", 24);
+  add_weight(k, "uq.weight", LC_KIND_NORM, 1, 48, 1, 1.2f, 0.1f);
+  add_weight(k, "uk.weight", LC_KIND_NORM, 1, 24, 1, 1.2f, 0.1f);
+}
+static lc_val attention(rig *k, int64_t heads, int64_t kv_heads, int64_t D, int64_t window) {
+  lc_attention_opts o = {.heads = heads, .kv_heads = kv_heads, .head_dim = D, .window = window, .scale = 0.5f};
+  lc_val q = lc_rmsnorm(&k->b, input(k, "q"), 1e-5f, "uq", 0), key = lc_rmsnorm(&k->b, input(k, "k"), 1e-5f, "uk", 0);
+  return lc_attention(&k->b, q, key, lc_rmsnorm(&k->b, input(k, "v"), 1e-5f, "uk", 0), &o);
+}
+static lc_val b_grouped(rig *k) { return attention(k, 4, 2, 12, 0); }
+static lc_val b_single_key(rig *k) { return attention(k, 2, 1, 24, 0); }
+static lc_val b_window(rig *k) { return attention(k, 4, 2, 12, 7); }
+
+static void w_head(rig *k) {
+  table(k, "x.weight", 33);
+  add_weight(k, "head.weight", LC_KIND_HEAD, 50, 33, 2, 0, 0.3f);
+}
+static lc_val b_head(rig *k) { return lc_head_loss(&k->b, input(k, "x"), k->b.labels, "head.weight"); }
+
+static lc_val b_low_rank(rig *k) {
+  lc_weight *w = lc_weights_find(&k->set, "fc.weight");
+  float A[5 * 33], B[70 * 5];
+  lc_rng r = {.seed = 8, .purpose = LC_RNG_TEST};
+  lc_rng_normal_fill(&r, 0, 5 * 33, A);
+  lc_rng_normal_fill(&r, 1000, 70 * 5, B);
+  lc_lora_opts o = {.rank = 5, .alpha = 2.5f, .dropout = 0.25f, .seed = 4};
+  assert_int_equal(lc_delta_lora_new(k->ctx, w, &o, A, B, true, &k->delta), LC_OK);
+  w->form = w->base;
+  w->base->priv = w; /* the rig's own form counts as a base here: deltas may stand on it */
+  assert_int_equal(lc_weight_attach(k->ctx, w, k->delta), LC_OK);
+  k->param[k->n++] = k->delta->param[0];
+  k->param[k->n++] = k->delta->param[1];
+  return b_residual(k);
+}
+
+static const test_case cases[] = {
+    {"embedding", "", w_embedding, b_embedding, false, 1e-3f},
+    {"linear", "", w_linear, b_linear, false, 2e-3f},
+    {"linear", "bias", w_residual, b_bias, false, 2e-3f},
+    {"linear", "bias and residual", w_residual, b_residual, false, 2e-3f},
+    {"linear", "used twice", w_residual, b_shared, false, 2e-3f},
+    {"low_rank", "dropout", w_residual, b_low_rank, false, 2e-3f},
+    {"rmsnorm", "", w_norm, b_rms, false, 2e-3f},
+    {"layernorm", "", w_norm, b_layer, false, 2e-3f},
+    {"sum", "", w_two, b_sum, false, 1e-3f},
+    {"sum", "of itself", w_two, b_twice, false, 1e-3f},
+    {"silu_mul", "", w_two, b_silu, false, 2e-3f},
+    {"gelu", "tanh", w_two, b_gelu_tanh, false, 2e-3f},
+    {"gelu", "erf", w_two, b_gelu_erf, false, 2e-3f},
+    {"columns", "overlapping", w_two, b_columns, false, 2e-3f},
+    {"rope", "", w_two, b_rope, false, 2e-3f},
+    {"rope_table", "yarn, part of the head", w_two, b_partial, false, 2e-3f},
+    {"attention", "grouped heads", w_attention, b_grouped, false, 3e-3f},
+    {"attention", "one key head", w_attention, b_single_key, false, 3e-3f},
+    {"attention", "window", w_attention, b_window, false, 3e-3f},
+    {"head_loss", "", w_head, b_head, true, 2e-3f},
+};
+enum { N_CASES = sizeof cases / sizeof *cases };
+
+/* ---- a rig: built, run, compared ---- */
+
+static const lc_segment segments[] = {{0, 17, 0, 0, 0}, {17, T, 1, 0, 0}};
+
+static void rig_open(rig *k, const test_case *c, lc_dtype compute, int threads, bool scalar, bool recompute) {
+  *k = (rig){.own_loss = c->own_loss};
+  if (scalar) setenv("LACUNA_ISA", "scalar", 1);
+  assert_int_equal(lc_ctx_new(threads, &k->ctx, NULL), LC_OK);
+  if (scalar) unsetenv("LACUNA_ISA");
+  c->weights(k);
+  qsort(k->w, (size_t)k->n, sizeof *k->w, by_name);
+  for (int i = 0; i < k->n; i++) /* params follow their moved weights */
+    for (int j = 0; j < k->n; j++)
+      if (!strcmp(k->param[j]->name, k->w[i].name)) k->param[j]->of = &k->w[i];
+  k->set = (lc_weights){k->w, k->n};
+  assert_int_equal(lc_graph_new(k->ctx, &k->g), LC_OK);
+  assert_int_equal(lc_builder_init(&k->b, k->ctx, k->g, &k->set, compute), LC_OK);
+  lc_block(&k->b, 0);
+  k->y = c->build(k);
+  if (k->b.st) fail_msg("%s %s: %s", c->op, c->what, lc_error(k->ctx));
+  lc_graph_keep(k->g, k->y);
+  lc_block(&k->b, -1);
+  if (!c->own_loss) assert_int_equal(lc_emit(k->g, &probe, NULL, 0, &k->y, 1, NULL), LC_OK);
+  assert_int_equal(lc_plan_new(k->g, &(lc_plan_opts){.rows = T + 3, .training = true, .recompute = recompute}, &k->plan), LC_OK);
+  assert_int_equal(lc_run_new(k->ctx, k->plan, &k->run), LC_OK);
+}
+
+static void rig_close(rig *k) {
+  lc_run_free(k->run);
+  lc_plan_free(k->plan);
+  lc_graph_free(k->g);
+  if (k->delta) {
+    k->n -= 2;
+    lc_weight_detach(k->ctx, k->delta->w, k->delta, true);
+  }
+  for (int i = 0; i < k->n; i++) {
+    lc_form_free(k->ctx, k->w[i].base);
+    lc_param_free(k->ctx, k->param[i]);
+  }
+  lc_ctx_free(k->ctx);
+}
+
+static double loss(rig *k) {
+  assert_int_equal(lc_run_begin(k->run, T, segments, 2), LC_OK);
+  for (int64_t t = 0; t < T; t++) {
+    ((int32_t *)lc_data(k->run, k->b.ids))[t] = (int32_t)t;
+    ((int32_t *)lc_data(k->run, k->b.pos))[t] = (int32_t)(t < 17 ? t : t - 17);
+    ((int32_t *)lc_data(k->run, k->b.labels))[t] = t % 5 == 2 ? -1 : (int32_t)(t * 7 % 50);
+  }
+  k->run->training = true;
+  k->run->loss_scale = 1;
+  k->run->seed = 5;
+  if (lc_forward(k->run, NULL)) fail_msg("%s", lc_error(k->ctx));
+  if (!k->own_loss) return probe_sum;
+  double sum = 0;
+  for (int64_t t = 0; t < T; t++) sum += (double)((float *)lc_data(k->run, k->y))[t];
+  return sum;
+}
+
+static double backward(rig *k) {
+  for (int i = 0; i < k->n; i++) memset(k->param[i]->grad, 0, (size_t)k->param[i]->n * sizeof(float));
+  double l = loss(k); /* the head's own gradient is made here */
+  if (lc_backward(k->run, NULL)) fail_msg("%s", lc_error(k->ctx));
+  return l;
+}
+
+static void gradients_are_differences(void **state) {
+  (void)state;
+  for (int c = 0; c < N_CASES; c++) {
+    rig k;
+    rig_open(&k, &cases[c], LC_F32, 2, false, false);
+    backward(&k);
+    float *grad[MAX_WEIGHTS];
+    for (int i = 0; i < k.n; i++) {
+      grad[i] = malloc((size_t)k.param[i]->n * sizeof(float));
+      memcpy(grad[i], k.param[i]->grad, (size_t)k.param[i]->n * sizeof(float));
+    }
+    for (int i = 0; i < k.n; i++) {
+      lc_param *p = k.param[i];
+      double err = 0, norm = 0;
+      for (int64_t s = 0; s < lc_min64(40, p->n); s++) {
+        int64_t at = p->n <= 40 ? s : s * 7919 % p->n;
+        float was = p->value[at], h = 4e-3f;
+        double slope = 0; /* Richardson: two central differences */
+        for (int half = 0; half < 2; half++) {
+          float d = half ? h : 2 * h;
+          p->value[at] = was + d;
+          double up = loss(&k);
+          p->value[at] = was - d;
+          double down = loss(&k);
+          slope += (half ? 4.0 / 3 : -1.0 / 3) * (up - down) / (2 * (double)d);
+        }
+        p->value[at] = was;
+        err += (slope - (double)grad[i][at]) * (slope - (double)grad[i][at]);
+        norm += slope * slope;
+      }
+      if (norm == 0) {
+        for (int64_t j = 0; j < p->n; j++) assert_true(grad[i][j] == 0); /* a weight that this case does not use */
+        continue;
+      }
+      if (!(sqrt(err / norm) < (double)cases[c].tolerance)) fail_msg("%s %s: gradient of %s off by %g", cases[c].op, cases[c].what, p->name, sqrt(err / norm));
+    }
+    for (int i = 0; i < k.n; i++) free(grad[i]);
+    rig_close(&k);
+  }
+}
+
+/* ‖a−b‖/‖b‖ of loss outputs and of all gradients between two rigs. */
+static double distance(rig *a, rig *b) {
+  double err = 0, norm = 0;
+  for (int i = 0; i < a->n; i++)
+    for (int64_t j = 0; j < a->param[i]->n; j++) {
+      double d = (double)a->param[i]->grad[j] - (double)b->param[i]->grad[j];
+      err += d * d;
+      norm += (double)b->param[i]->grad[j] * (double)b->param[i]->grad[j];
+    }
+  return sqrt(err / norm);
+}
+
+static void paths_agree(void **state) {
+  (void)state;
+  for (int c = 0; c < N_CASES; c++) {
+    rig fast, scalar, half;
+    rig_open(&fast, &cases[c], LC_F32, 2, false, false);
+    rig_open(&scalar, &cases[c], LC_F32, 1, true, false);
+    rig_open(&half, &cases[c], LC_BF16, 2, false, false);
+    double f = backward(&fast), s = backward(&scalar), h = backward(&half), scale = 1 + fabs(s);
+    if (!(fabs(f - s) / scale < 1e-5) || !(distance(&fast, &scalar) < 1e-5)) fail_msg("%s %s: fast and scalar kernels differ: %g, %g", cases[c].op, cases[c].what, fabs(f - s) / scale, distance(&fast, &scalar));
+    if (!(fabs(h - s) / scale < 0.1) || !(distance(&half, &scalar) < 0.03)) fail_msg("%s %s: bf16 is far from f32: %g, %g", cases[c].op, cases[c].what, fabs(h - s) / scale, distance(&half, &scalar));
+    rig_close(&fast), rig_close(&scalar), rig_close(&half);
+  }
+}
+
+static void same_bits(void **state) {
+  (void)state;
+  for (int c = 0; c < N_CASES; c++)
+    for (int dtype = 0; dtype < 2; dtype++) {
+      rig two, one, again;
+      lc_dtype compute = dtype ? LC_BF16 : LC_F32;
+      rig_open(&two, &cases[c], compute, 2, false, false);
+      rig_open(&one, &cases[c], compute, 1, false, false);
+      rig_open(&again, &cases[c], compute, 2, false, true);
+      double l = backward(&two);
+      assert_true(backward(&one) == l && backward(&again) == l);
+      for (int i = 0; i < two.n; i++) {
+        assert_memory_equal(two.param[i]->grad, one.param[i]->grad, (size_t)two.param[i]->n * 4);
+        assert_memory_equal(two.param[i]->grad, again.param[i]->grad, (size_t)two.param[i]->n * 4);
+      }
+      assert_int_equal(lc_scratch_level(two.ctx), LC_OK);
+      uint64_t calls = lc_mem_allocations(two.ctx);
+      backward(&two);
+      assert_int_equal(lc_mem_allocations(two.ctx), calls); /* the steady state allocates nothing */
+      rig_close(&two), rig_close(&one), rig_close(&again);
+    }
+}
+
+static void all_ops_have_cases(void **state) {
+  (void)state;
+  for (int i = 0; i < lc_n_ops; i++) {
+    bool found = false;
+    for (int c = 0; c < N_CASES; c++) found |= !strcmp(cases[c].op, lc_ops[i]->name);
+    if (!found) fail_msg("op %s has no case", lc_ops[i]->name);
+  }
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {cmocka_unit_test(gradients_are_differences), cmocka_unit_test(paths_agree), cmocka_unit_test(same_bits), cmocka_unit_test(all_ops_have_cases)};
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,192 @@
+/* Optimisers against f64 by hand; schedules against transformers' formulas; clipping. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <cmocka.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include "optim/optim.h"
+
+static lc_ctx *ctx;
+static lc_rng rng = {.seed = 9, .purpose = LC_RNG_TEST};
+static int setup(void **state) {
+  (void)state;
+  return lc_ctx_new(2, &ctx, NULL);
+}
+static int teardown(void **state) {
+  (void)state;
+  lc_ctx_free(ctx);
+  return 0;
+}
+
+static lc_param *dense(int64_t rows, int64_t cols) {
+  lc_param *p;
+  assert_int_equal(lc_param_new(ctx, "p", NULL, NULL, rows, cols, true, &p), LC_OK);
+  lc_rng_normal_fill(&rng, 0, p->n, p->value);
+  return p;
+}
+
+static void adamw_is_torchs(void **state) {
+  (void)state;
+  enum { N = 35 };
+  for (int inside = 0; inside < 2; inside++) {
+    lc_param *p = dense(5, 7);
+    lc_hyper h = {.lr = 0.01, .weight_decay = 0.1, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-6, .eps_inside = inside};
+    const lc_optim_ops *o = lc_optim_find("adamw");
+    assert_int_equal(o->prepare(ctx, p, &h), LC_OK);
+    float *age = NULL;
+    if (inside) assert_int_equal(lc_param_column(ctx, p, "age", LC_AXIS_ENTRY, 0, &age), LC_OK);
+    if (inside) age[3] = 5; /* an entry with a past */
+    double w[N], m[N] = {0}, v[N] = {0};
+    for (int i = 0; i < N; i++) w[i] = (double)p->value[i];
+    for (int t = 0; t < 20; t++) {
+      h.step = t;
+      lc_rng_normal_fill(&rng, (uint64_t)(1000 * t), N, p->grad);
+      for (int i = 0; i < N; i++) {
+        double g = (double)p->grad[i], n = (inside && i == 3 ? 5 : 0) + t + 1, c1 = 1 - pow(0.9, n), c2 = 1 - pow(0.999, n);
+        m[i] = 0.9 * m[i] + 0.1 * g;
+        v[i] = 0.999 * v[i] + 0.001 * g * g;
+        if (inside) {
+          w[i] -= 0.01 * (m[i] / c1) / ((sqrt(v[i]) + 1e-6) / sqrt(c2));
+          w[i] *= 1 - 0.01 * 0.1;
+        } else {
+          w[i] *= 1 - 0.01 * 0.1;
+          w[i] -= 0.01 / c1 * m[i] / (sqrt(v[i]) / sqrt(c2) + 1e-6);
+        }
+      }
+      assert_int_equal(o->update(ctx, p, &h), LC_OK);
+    }
+    for (int i = 0; i < N; i++) assert_true(fabs(w[i] - (double)p->value[i]) < 2e-6);
+    lc_param_free(ctx, p);
+  }
+}
+
+static void sgd_with_momentum(void **state) {
+  (void)state;
+  lc_param *p = dense(1, 9);
+  p->decays = false;
+  lc_hyper h = {.lr = 0.1, .momentum = 0.9, .weight_decay = 5};
+  const lc_optim_ops *o = lc_optim_find("sgd");
+  assert_int_equal(o->prepare(ctx, p, &h), LC_OK);
+  double w = (double)p->value[4], b = 0;
+  for (int t = 0; t < 10; t++) {
+    for (int i = 0; i < 9; i++) p->grad[i] = (float)(i - t);
+    b = 0.9 * b + (4 - t);
+    w -= 0.1 * b;
+    assert_int_equal(o->update(ctx, p, &h), LC_OK);
+  }
+  assert_true(fabs(w - (double)p->value[4]) < 1e-5);
+  lc_param_free(ctx, p);
+}
+
+static void sm3_by_hand(void **state) {
+  (void)state;
+  enum { M = 4, N = 6 };
+  const lc_optim_ops *o = lc_optim_find("sm3");
+  int64_t flat[] = {1, 4, 7, 8, 13, 20};
+  lc_index idx;
+  assert_int_equal(lc_index_new(ctx, M, N, flat, 6, &idx), LC_OK);
+  lc_param *p;
+  assert_int_equal(lc_param_new(ctx, "s", NULL, &idx, M, N, true, &p), LC_OK);
+  lc_hyper h = {.lr = 0.1, .eps = 1e-8, .weight_decay = 0.5};
+  assert_int_equal(o->prepare(ctx, p, &h), LC_OK);
+  double r[M] = {0}, q[N] = {0}, w[6] = {0};
+  for (int t = 0; t < 15; t++) {
+    lc_rng_normal_fill(&rng, (uint64_t)(50 * t), 6, p->grad);
+    double u[6], r0[M], q0[N];
+    memcpy(r0, r, sizeof r), memcpy(q0, q, sizeof q);
+    for (int k = 0; k < 6; k++) {
+      u[k] = fmin(r0[flat[k] / N], q0[flat[k] % N]) + (double)p->grad[k] * (double)p->grad[k];
+      w[k] = (w[k] - 0.1 * (double)p->grad[k] / sqrt(u[k] + 1e-8)) * (1 - 0.1 * 0.5);
+      r[flat[k] / N] = fmax(r[flat[k] / N], u[k]);
+      q[flat[k] % N] = fmax(q[flat[k] % N], u[k]);
+    }
+    float before[M];
+    memcpy(before, lc_param_find(p, "acc_row"), sizeof before);
+    assert_int_equal(o->update(ctx, p, &h), LC_OK);
+    for (int i = 0; i < M; i++) assert_true(lc_param_find(p, "acc_row")[i] >= before[i]); /* never falls */
+  }
+  for (int k = 0; k < 6; k++) assert_true(fabs(w[k] - (double)p->value[k]) < 1e-5);
+  assert_true(lc_param_find(p, "acc_row")[2] > 0 && lc_param_find(p, "acc_col")[0] == 0); /* only covers of entries move */
+  lc_param_free(ctx, p);
+
+  lc_param *one = dense(1, 1); /* one row, one column: Adagrad */
+  h.weight_decay = 0;
+  assert_int_equal(o->prepare(ctx, one, &h), LC_OK);
+  double x = (double)one->value[0], sum = 0;
+  for (int t = 0; t < 10; t++) {
+    one->grad[0] = (float)(t - 4);
+    sum += (t - 4) * (t - 4);
+    x -= 0.1 * (t - 4) / sqrt(sum + 1e-8);
+    assert_int_equal(o->update(ctx, one, &h), LC_OK);
+  }
+  assert_true(fabs(x - (double)one->value[0]) < 1e-5);
+  lc_param_free(ctx, one);
+}
+
+static void schedules(void **state) {
+  (void)state;
+  assert_int_equal(lc_warmup_steps(0.03, 100), 3);
+  assert_int_equal(lc_warmup_steps(0.03, 101), 4);
+  assert_int_equal(lc_warmup_steps(7, 100), 7);
+  assert_int_equal(lc_warmup_steps(0, 100), 0);
+  for (int kind = 0; kind < 3; kind++) {
+    lc_schedule s = {(lc_schedule_kind)kind, 100, 10};
+    assert_true(lc_schedule_at(&s, 0) == 0);
+    assert_true(fabs(lc_schedule_at(&s, 5) - 0.5) < 1e-12);
+    assert_true(fabs(lc_schedule_at(&s, 10) - 1) < 1e-12);
+  }
+  lc_schedule linear = {LC_SCHEDULE_LINEAR, 100, 10}, cosine = {LC_SCHEDULE_COSINE, 100, 10};
+  assert_true(fabs(lc_schedule_at(&linear, 55) - 0.5) < 1e-12);
+  assert_true(fabs(lc_schedule_at(&linear, 99) - 1.0 / 90) < 1e-12);
+  assert_true(fabs(lc_schedule_at(&cosine, 55) - 0.5) < 1e-12);
+  assert_true(fabs(lc_schedule_at(&cosine, 40) - 0.75) < 1e-12);
+}
+
+static void clipping(void **state) {
+  (void)state;
+  lc_param *a = dense(3, 3), *b = dense(2, 2), *frozen = dense(1, 2);
+  lc_param *all[] = {a, b, frozen};
+  frozen->wants_grad = false;
+  for (int i = 0; i < 9; i++) a->grad[i] = 1;
+  for (int i = 0; i < 4; i++) b->grad[i] = 2;
+  frozen->grad[0] = 1000;
+  double norm;
+  assert_int_equal(lc_clip_gradients(ctx, all, 3, 10, &norm), LC_OK);
+  assert_true(fabs(norm - 5) < 1e-12 && a->grad[0] == 1);
+  assert_int_equal(lc_clip_gradients(ctx, all, 3, 1, &norm), LC_OK);
+  assert_true(fabs(norm - 5) < 1e-12 && fabs((double)a->grad[0] - 1 / 5.000001) < 1e-6 && frozen->grad[0] == 1000);
+  lc_zero_gradients(ctx, all, 3);
+  assert_true(a->grad[8] == 0 && b->grad[3] == 0);
+  lc_param_free(ctx, a), lc_param_free(ctx, b), lc_param_free(ctx, frozen);
+}
+
+static void reindex_moves_all(void **state) {
+  (void)state;
+  int64_t flat[] = {2, 5, 9};
+  lc_index idx;
+  assert_int_equal(lc_index_new(ctx, 3, 4, flat, 3, &idx), LC_OK);
+  lc_param *p;
+  assert_int_equal(lc_param_new(ctx, "s", NULL, &idx, 3, 4, true, &p), LC_OK);
+  float *m, *age, *row, tmp[3];
+  assert_int_equal(lc_param_column(ctx, p, "m", LC_AXIS_ENTRY, 0, &m), LC_OK);
+  assert_int_equal(lc_param_column(ctx, p, "age", LC_AXIS_ENTRY, 1, &age), LC_OK);
+  assert_int_equal(lc_param_column(ctx, p, "acc_row", LC_AXIS_ROW, 0, &row), LC_OK);
+  assert_int_equal((int)lc_param_bytes(p), 3 * 4 * 4 + 3 * 4);
+  row[1] = 8;
+  for (int k = 0; k < 3; k++) p->value[k] = (float)(k + 1), m[k] = (float)(10 * k), age[k] = (float)(k + 3), p->grad[k] = 4;
+  int32_t to[] = {2, 7, 9};
+  int64_t from[] = {0, -1, 2};
+  assert_int_equal(lc_param_reindex(p, to, from, tmp), LC_OK);
+  assert_int_equal(lc_index_at(&p->idx, 1), 7);
+  assert_true(p->value[0] == 1 && p->value[1] == 0 && p->value[2] == 3);
+  assert_true(m[1] == 0 && m[2] == 20 && age[1] == 1 && age[2] == 5 && row[1] == 8 && p->grad[1] == 0 && p->grad[2] == 4);
+  lc_param_free(ctx, p);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {cmocka_unit_test(adamw_is_torchs), cmocka_unit_test(sgd_with_momentum), cmocka_unit_test(sm3_by_hand), cmocka_unit_test(schedules),
+                                     cmocka_unit_test(clipping), cmocka_unit_test(reindex_moves_all)};
+  return cmocka_run_group_tests(tests, setup, teardown);
+}
