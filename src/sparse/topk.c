@@ -1,12 +1,23 @@
-/* Exact top-k of a stream of tiles. Each worker keeps a buffer of 2k candidates; when it is full, a selection keeps the best k and raises the worker's
- * bar. The result is the k first in the total order (score descending, tensor, flat index ascending), so it cannot depend on tiles, order or threads. */
+/* Exact top-k of a stream of tiles. Each worker keeps a buffer of 2k candidates; when it is full, a selection
+ * keeps the best k and raises the worker's bar. The result is the k first in the total order (score
+ * descending, tensor, flat index ascending), so it cannot depend on tiles, order or threads. */
 #include "sparse/sparse.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-typedef struct { lc_pick *at; int64_t n, cap; lc_pick bar; bool barred; } pool;
-struct lc_topk { lc_ctx *ctx; int64_t k, k_max; int workers; pool *pool; };
+typedef struct {
+  lc_pick *at;
+  int64_t n, cap;
+  lc_pick bar;
+  bool barred;
+} pool;
+struct lc_topk {
+  lc_ctx *ctx;
+  int64_t k, k_max;
+  int workers;
+  pool *pool;
+};
 
 static bool before(const lc_pick *a, const lc_pick *b) {
   if (a->score != b->score) return a->score > b->score;
@@ -49,16 +60,22 @@ void lc_topk_free(lc_topk *t) {
 }
 
 void lc_topk_reset(lc_topk *t, int64_t k) {
-  t->k = lc_max64(1, lc_min64(k, t->k_max));
+  t->k = k;
   for (int w = 0; w < t->workers; w++) t->pool[w].n = 0, t->pool[w].barred = false;
 }
 
-/* Hoare's selection: afterwards the first k are the best k, in no order. Middle element of three as the pivot. */
+/* Hoare's selection: afterwards the first k are the best k, in no order. Middle element of three as the
+ * pivot. */
 static void keep_best(lc_pick *x, int64_t n, int64_t k) {
   int64_t lo = 0, hi = n - 1;
   while (lo < hi) {
     lc_pick a = x[lo], b = x[lo + (hi - lo) / 2], c = x[hi];
-    lc_pick pivot = before(&a, &b) ? (before(&b, &c) ? b : before(&a, &c) ? c : a) : (before(&a, &c) ? a : before(&b, &c) ? c : b);
+    lc_pick pivot = before(&a, &b) ? (before(&b, &c)   ? b
+                                      : before(&a, &c) ? c
+                                                       : a)
+                                   : (before(&a, &c)   ? a
+                                      : before(&b, &c) ? c
+                                                       : b);
     int64_t i = lo - 1, j = hi + 1;
     for (;;) {
       do i++;
@@ -70,14 +87,16 @@ static void keep_best(lc_pick *x, int64_t n, int64_t k) {
       x[i] = x[j];
       x[j] = t;
     }
-    if (j + 1 >= k) hi = j;
-    else lo = j + 1;
+    if (j + 1 >= k)
+      hi = j;
+    else
+      lo = j + 1;
     if (j + 1 == k) return;
   }
 }
 
 static void add(pool *p, int64_t k, const lc_pick *pick) {
-  if (p->barred && !before(pick, &p->bar)) return;
+  if (k == 0 || (p->barred && !before(pick, &p->bar))) return;
   p->at[p->n++] = *pick;
   if (p->n < 2 * k) return;
   keep_best(p->at, p->n, k);
@@ -88,17 +107,22 @@ static void add(pool *p, int64_t k, const lc_pick *pick) {
   p->barred = true;
 }
 
-lc_status lc_topk_push(lc_topk *t, int worker, int32_t tensor, int64_t N, lc_rect at, const float *score, const float *payload, int64_t ld,
-                       const lc_index *exclude) {
+lc_status lc_topk_push(lc_topk *t, int worker, int32_t tensor, int64_t N, lc_rect at, const float *score,
+                       const float *payload, int64_t ld, const lc_index *exclude) {
   pool *p = &t->pool[worker];
+  if (t->k < 0 || t->k > t->k_max)
+    return lc_fail(t->ctx, "selection: %lld wanted, there is room for %lld", (long long)t->k,
+                   (long long)t->k_max);
   for (int64_t r = at.r0; r < at.r1; r++) {
     const float *row = score + (r - at.r0) * ld;
     for (int64_t c = at.c0; c < at.c1; c++) {
       float s = row[c - at.c0];
       if (p->barred && s < p->bar.score) continue;
-      if (isnan(s)) return lc_fail(t->ctx, "selection: the score at row %lld, column %lld is not a number", (long long)r, (long long)c);
+      if (isnan(s))
+        return lc_fail(t->ctx, "selection: the score at row %lld, column %lld is not a number", (long long)r,
+                       (long long)c);
       lc_pick pick = {tensor, r * N + c, s, payload ? payload[(r - at.r0) * ld + (c - at.c0)] : s};
-      if (exclude && exclude->kind != LC_ALL && lc_index_has(exclude, pick.flat)) continue;
+      if (exclude && lc_index_has(exclude, pick.flat)) continue;
       add(p, t->k, &pick);
     }
   }
