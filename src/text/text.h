@@ -13,7 +13,8 @@ typedef struct { int32_t *id; int64_t n, cap; } lc_ids; /* grows; lc_ids_free */
 void lc_ids_free(lc_ctx *, lc_ids *);
 lc_status lc_ids_push(lc_ctx *, lc_ids *, int32_t);
 /* Appends the ids of UTF-8 text. special: the text of special tokens in it becomes their id (else it is plain text; HF's rule for added,
- * non-special tokens holds either way). Invalid UTF-8 is an error that gives the byte offset. Adds no BOS/EOS. */
+ * non-special tokens holds either way). Invalid UTF-8 is an error that gives the byte offset. A byte without a token is left out, as by
+ * the tokenizers library (SmolLM2 has none for six control characters), with one warning. Adds no BOS/EOS. */
 lc_status lc_tokenize(const lc_tokenizer *, const char *text, size_t n, bool special, lc_ids *);
 /* Appends the bytes of ids to a growing buffer (lc_free); an id out of range is an error. skip_special leaves special tokens out. */
 typedef struct { char *data; size_t n, cap; } lc_bytes; /* always NUL-terminated when data != NULL */
