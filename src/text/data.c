@@ -6,6 +6,7 @@
 #include "text/data.h"
 #include <string.h>
 #include <strings.h>
+#include <sys/stat.h>
 #include <zlib.h>
 
 lc_status lc_data_commit(lc_dataset *d) {
@@ -86,21 +87,30 @@ done:
   return st;
 }
 
-/* A file is rows when its name says so or its first line is an object; only one called .txt is never looked
- * into. */
-static lc_status looks_like_rows(lc_dataset *d, bool *rows) {
-  const char *dot = strrchr(d->path, '.');
-  *rows = dot && (strcasecmp(dot, ".jsonl") == 0 || strcasecmp(dot, ".json") == 0 ||
-                  strcasecmp(dot, ".ndjson") == 0);
-  if (*rows || (dot && strcasecmp(dot, ".txt") == 0)) return LC_OK;
+/* A file is rows when its name says so or its first character is a brace; one called .txt is never looked
+ * into. A pipe cannot be looked into or mapped: it must hold rows. */
+static bool looks_like_rows(const char *path) {
+  const char *dot = strrchr(path, '.');
+  struct stat info;
+  if (dot && (!strcasecmp(dot, ".jsonl") || !strcasecmp(dot, ".json") || !strcasecmp(dot, ".ndjson")))
+    return true;
+  if (dot && !strcasecmp(dot, ".txt")) return false;
+  if (stat(path, &info) == 0 && !S_ISREG(info.st_mode)) return !S_ISDIR(info.st_mode);
   char head[4096];
-  FILE *f = fopen(d->path, "rb");
+  FILE *f = fopen(path, "rb");
   size_t n = f ? fread(head, 1, sizeof head, f) : 0, i = 0;
   if (f) fclose(f); /* what cannot be opened is reported by who reads it */
-  while (i < n && strchr(" \t\r\n", head[i]) && head[i]) i++;
-  if (i == n || head[i] != '{') return LC_OK;
-  *rows = true;
-  return LC_OK;
+  while (i < n && (head[i] == ' ' || head[i] == '\t' || head[i] == '\r' || head[i] == '\n')) i++;
+  return i < n && head[i] == '{';
+}
+
+/* Gives back what growing by halves has left over. */
+static lc_status shrink(lc_dataset *d) {
+  int32_t *id = lc_realloc(d->ctx, LC_MEM_OTHER, d->ids.id, (size_t)d->ids.n * sizeof *id);
+  if (id) d->ids.id = id, d->ids.cap = d->ids.n;
+  char *mark = lc_realloc(d->ctx, LC_MEM_OTHER, d->target.data, (size_t)d->ids.n);
+  if (mark) d->target.data = mark, d->target.cap = (size_t)d->ids.n;
+  return id && mark ? LC_OK : LC_FAILED;
 }
 
 static void seal(lc_dataset *d) {
@@ -115,7 +125,6 @@ static void seal(lc_dataset *d) {
 lc_status lc_data_open(lc_ctx *ctx, const lc_tokenizer *tok, const char *path, const lc_data_opts *opts,
                        lc_dataset **out) {
   lc_status st = LC_OK;
-  bool rows = false;
   *out = NULL;
   if (opts->seq < 2 && !opts->whole_text)
     return lc_usage(ctx, "rows of %lld tokens hold nothing to learn (at least 2)", (long long)opts->seq);
@@ -123,14 +132,14 @@ lc_status lc_data_open(lc_ctx *ctx, const lc_tokenizer *tok, const char *path, c
   if (!d) return LC_FAILED;
   d->ctx = ctx, d->tok = tok, d->path = path, d->opts = *opts, d->end = -1;
   if (d->opts.seq < 2) d->opts.seq = INT64_MAX;
-  LC_GO(looks_like_rows(d, &rows));
-  LC_GO(rows ? lc_rows_load(d) : load_text(d));
+  LC_GO(looks_like_rows(path) ? lc_rows_load(d) : load_text(d));
   if (d->n == 0) {
     st = lc_fail(
         ctx, "%s: there is nothing to learn in it (%lld rows dropped for want of a target, %lld malformed)",
         path, (long long)d->info.dropped, (long long)d->info.bad);
     goto done;
   }
+  LC_GO(shrink(d));
   seal(d);
   if (d->tmpl) d->info.template_name = lc_template_name(d->tmpl);
   *out = d;

@@ -1,6 +1,9 @@
 /* Data rows: what becomes of a text, of each kind of JSON row, of what is malformed; cutting, counting,
  * order, memory. */
 #include "text/text_test.h"
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 static lc_tokenizer *tok;
 
@@ -110,6 +113,20 @@ static void test_text_rows(void **state) {
   same_example(lc_data_get(d, 1), &want, "01");
   lc_data_free(d);
   lc_ids_free(ctx, &want);
+
+  char *pipe = in_scratch("pipe"); /* what cannot be read twice is not */
+  assert_int_equal(mkfifo(pipe, 0600), 0);
+  if (fork() == 0) {
+    FILE *f = fopen(pipe, "w");
+    for (int i = 0; f && i < 1000; i++) fputs("{\"text\": \"one of a thousand\"}\n", f);
+    if (f) fclose(f);
+    _exit(0);
+  }
+  assert_ok(lc_data_open(ctx, tok, pipe, &(lc_data_opts){.seq = 64}, &d));
+  assert_int_equal(lc_data_count(d), 1000);
+  lc_data_free(d);
+  wait(NULL);
+  lc_free(ctx, pipe);
 }
 
 static void test_completion_rows(void **state) {
