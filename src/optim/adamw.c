@@ -1,5 +1,6 @@
-/* AdamW (Loshchilov & Hutter 2019), torch's order of operations; or, with eps_inside, SpIEL's placement of ε and decay after the step. A param with an
- * "age" column counts steps per entry: an entry swapped in later has its own bias correction. What has no entry here does not move. */
+/* AdamW (Loshchilov & Hutter 2019), torch's order of operations; or, with eps_inside, SpIEL's placement of ε
+ * and decay after the step. A param with an "age" column counts steps per entry: an entry swapped in later
+ * has its own bias correction. What has no entry here does not move. */
 #include "kernels/kernels.h"
 #include "optim/optim.h"
 
@@ -11,19 +12,36 @@ static lc_status prepare(lc_ctx *ctx, lc_param *p, const lc_hyper *h) {
   return lc_param_column(ctx, p, "v", LC_AXIS_ENTRY, 0, NULL);
 }
 
-typedef struct { lc_ctx *ctx; lc_param *p; lc_adamw_hyper h; float step, *m, *v, *age; } adamw_arg;
+typedef struct {
+  lc_ctx *ctx;
+  lc_param *p;
+  lc_adamw_hyper h;
+  float step, *m, *v, *age;
+} adamw_arg;
 
 static lc_status chunk(void *arg, int64_t c, int worker) {
   const adamw_arg *a = arg;
   int64_t k = c * CHUNK;
-  lc_kernels_get(a->ctx)->adamw(lc_min64(CHUNK, a->p->n - k), &a->h, a->step, a->p->value + k, a->p->grad + k, a->m + k, a->v + k, a->age ? a->age + k : NULL);
+  lc_kernels_get(a->ctx)->adamw(lc_min64(CHUNK, a->p->n - k), &a->h, a->step, a->p->value + k, a->p->grad + k,
+                                a->m + k, a->v + k, a->age ? a->age + k : NULL);
   return LC_OK;
 }
 
 static lc_status update(lc_ctx *ctx, lc_param *p, const lc_hyper *h) {
-  adamw_arg a = {.ctx = ctx, .p = p, .step = (float)(h->step + 1), .m = lc_param_find(p, "m"), .v = lc_param_find(p, "v"), .age = lc_param_find(p, "age")};
+  LC_TRY(lc_optim_check(ctx, &lc_optim_adamw, p));
+  adamw_arg a = {.ctx = ctx,
+                 .p = p,
+                 .step = (float)(h->step + 1),
+                 .m = lc_param_find(p, "m"),
+                 .v = lc_param_find(p, "v"),
+                 .age = lc_param_find(p, "age")};
   if (!a.m || !a.v) return lc_fail(ctx, "adamw: '%s' was not prepared", p->name);
-  a.h = (lc_adamw_hyper){(float)h->beta1, (float)h->beta2, (float)h->eps, (float)(h->lr * (double)p->lr_factor), p->decays ? (float)h->weight_decay : 0, h->eps_inside};
+  a.h = (lc_adamw_hyper){(float)h->beta1,
+                         (float)h->beta2,
+                         (float)h->eps,
+                         (float)(h->lr * (double)p->lr_factor),
+                         p->decays ? (float)h->weight_decay : 0,
+                         h->eps_inside};
   return lc_parallel(ctx, lc_ceil_div(p->n, CHUNK), chunk, &a);
 }
 

@@ -4,7 +4,6 @@
 #include <math.h>
 #include <string.h>
 
-extern const lc_optim_ops lc_optim_adamw, lc_optim_sgd, lc_optim_sm3;
 const lc_optim_ops *const lc_optims[] = {&lc_optim_adamw, &lc_optim_sgd, &lc_optim_sm3};
 const int lc_n_optims = sizeof lc_optims / sizeof *lc_optims;
 
@@ -14,19 +13,52 @@ const lc_optim_ops *lc_optim_find(const char *name) {
   return NULL;
 }
 
+lc_status lc_optim_check(lc_ctx *ctx, const lc_optim_ops *o, const lc_param *p) {
+  return p->grad ? LC_OK : lc_fail(ctx, "%s: '%s' has no gradient", o->name, p->name);
+}
+
 enum { CHUNK = 65536 };
 
-/* torch's rule: scale by max/(norm + 1e-6) when that is below 1. Partial sums are per chunk of a fixed size, added in order. */
+typedef struct {
+  lc_ctx *ctx;
+  const lc_param *p;
+  double *part;
+  float factor;
+} clip_arg;
+
+static lc_status squares_chunk(void *arg, int64_t c, int worker) {
+  const clip_arg *a = arg;
+  a->part[c] =
+      lc_kernels_get(a->ctx)->sum_squares(lc_min64(CHUNK, a->p->n - c * CHUNK), a->p->grad + c * CHUNK);
+  return LC_OK;
+}
+
+static lc_status scale_chunk(void *arg, int64_t c, int worker) {
+  const clip_arg *a = arg;
+  lc_kernels_get(a->ctx)->scale(lc_min64(CHUNK, a->p->n - c * CHUNK), a->factor, a->p->grad + c * CHUNK);
+  return LC_OK;
+}
+
+/* torch's rule: scale by max/(norm + 1e-6) when that is below 1. Partial sums are per chunk of a fixed size
+ * and are added in order. */
 lc_status lc_clip_gradients(lc_ctx *ctx, lc_param **params, int n, double max_norm, double *norm) {
-  const lc_kernels *k = lc_kernels_get(ctx);
+  clip_arg a = {.ctx = ctx};
   double sum = 0;
-  for (int i = 0; i < n; i++)
-    for (int64_t at = 0; params[i]->wants_grad && at < params[i]->n; at += CHUNK)
-      sum += k->sum_squares(lc_min64(CHUNK, params[i]->n - at), params[i]->grad + at);
+  for (int i = 0; i < n; i++) {
+    a.p = params[i];
+    if (!a.p->wants_grad || !a.p->grad) continue;
+    int64_t chunks = lc_ceil_div(a.p->n, CHUNK);
+    if (!(a.part = lc_scratch(ctx, lc_worker(ctx), 0, (size_t)chunks * sizeof *a.part))) return LC_FAILED;
+    LC_TRY(lc_parallel(ctx, chunks, squares_chunk, &a));
+    for (int64_t c = 0; c < chunks; c++) sum += a.part[c];
+  }
   *norm = sqrt(sum);
   double factor = max_norm > 0 ? max_norm / (*norm + 1e-6) : 1;
-  for (int i = 0; i < n && factor < 1; i++)
-    if (params[i]->wants_grad) k->scale(params[i]->n, (float)factor, params[i]->grad);
+  a.factor = (float)factor;
+  for (int i = 0; i < n && factor < 1; i++) {
+    a.p = params[i];
+    if (a.p->wants_grad && a.p->grad) LC_TRY(lc_parallel(ctx, lc_ceil_div(a.p->n, CHUNK), scale_chunk, &a));
+  }
   return LC_OK;
 }
 

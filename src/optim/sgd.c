@@ -1,4 +1,5 @@
-/* SGD with momentum, as torch: b ← μ·b + g (b = g at first); θ ← θ(1 − lr·λ) − lr·b. Decay is decoupled, as for the other optimisers here. */
+/* SGD with momentum, as torch: b ← μ·b + g (b = g at first); θ ← θ(1 − lr·λ) − lr·b. Decay is decoupled, as
+ * for the other optimisers here. */
 #include "optim/optim.h"
 
 enum { CHUNK = 16384 };
@@ -7,7 +8,10 @@ static lc_status prepare(lc_ctx *ctx, lc_param *p, const lc_hyper *h) {
   return h->momentum != 0 ? lc_param_column(ctx, p, "momentum", LC_AXIS_ENTRY, 0, NULL) : LC_OK;
 }
 
-typedef struct { lc_param *p; float lr, mu, decay, *b; } sgd_arg;
+typedef struct {
+  lc_param *p;
+  float lr, mu, decay, *b;
+} sgd_arg;
 
 static lc_status chunk(void *arg, int64_t c, int worker) {
   const sgd_arg *a = arg;
@@ -20,8 +24,10 @@ static lc_status chunk(void *arg, int64_t c, int worker) {
 }
 
 static lc_status update(lc_ctx *ctx, lc_param *p, const lc_hyper *h) {
+  LC_TRY(lc_optim_check(ctx, &lc_optim_sgd, p));
   double lr = h->lr * (double)p->lr_factor;
-  sgd_arg a = {p, (float)lr, (float)h->momentum, (float)(1 - (p->decays ? lr * h->weight_decay : 0)), lc_param_find(p, "momentum")};
+  sgd_arg a = {p, (float)lr, (float)h->momentum, (float)(1 - (p->decays ? lr * h->weight_decay : 0)),
+               h->momentum != 0 ? lc_param_find(p, "momentum") : NULL};
   if (h->momentum != 0 && !a.b) return lc_fail(ctx, "sgd: '%s' was not prepared", p->name);
   return lc_parallel(ctx, lc_ceil_div(p->n, CHUNK), chunk, &a);
 }

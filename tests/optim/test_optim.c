@@ -32,7 +32,8 @@ static void adamw_is_torchs(void **state) {
   enum { N = 35 };
   for (int inside = 0; inside < 2; inside++) {
     lc_param *p = dense(5, 7);
-    lc_hyper h = {.lr = 0.01, .weight_decay = 0.1, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-6, .eps_inside = inside};
+    lc_hyper h = {
+        .lr = 0.01, .weight_decay = 0.1, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-6, .eps_inside = inside};
     const lc_optim_ops *o = lc_optim_find("adamw");
     assert_int_equal(o->prepare(ctx, p, &h), LC_OK);
     float *age = NULL;
@@ -44,7 +45,8 @@ static void adamw_is_torchs(void **state) {
       h.step = t;
       lc_rng_normal_fill(&rng, (uint64_t)(1000 * t), N, p->grad);
       for (int i = 0; i < N; i++) {
-        double g = (double)p->grad[i], n = (inside && i == 3 ? 5 : 0) + t + 1, c1 = 1 - pow(0.9, n), c2 = 1 - pow(0.999, n);
+        double g = (double)p->grad[i], n = (inside && i == 3 ? 5 : 0) + t + 1, c1 = 1 - pow(0.9, n),
+               c2 = 1 - pow(0.999, n);
         m[i] = 0.9 * m[i] + 0.1 * g;
         v[i] = 0.999 * v[i] + 0.001 * g * g;
         if (inside) {
@@ -108,7 +110,8 @@ static void sm3_by_hand(void **state) {
     for (int i = 0; i < M; i++) assert_true(lc_param_find(p, "acc_row")[i] >= before[i]); /* never falls */
   }
   for (int k = 0; k < 6; k++) assert_true(fabs(w[k] - (double)p->value[k]) < 1e-5);
-  assert_true(lc_param_find(p, "acc_row")[2] > 0 && lc_param_find(p, "acc_col")[0] == 0); /* only covers of entries move */
+  assert_true(lc_param_find(p, "acc_row")[2] > 0 &&
+              lc_param_find(p, "acc_col")[0] == 0); /* only covers of entries move */
   lc_param_free(ctx, p);
 
   lc_param *one = dense(1, 1); /* one row, one column: Adagrad */
@@ -125,22 +128,142 @@ static void sm3_by_hand(void **state) {
   lc_param_free(ctx, one);
 }
 
+/* A dense matrix: the cover is its rows and columns; momentum takes the place of the scaled gradient. */
+static void sm3_dense_with_momentum(void **state) {
+  (void)state;
+  enum { M = 5, N = 7 };
+  const lc_optim_ops *o = lc_optim_find("sm3");
+  lc_param *p = dense(M, N);
+  lc_hyper h = {.lr = 0.1, .eps = 1e-8, .momentum = 0.6};
+  assert_int_equal(o->prepare(ctx, p, &h), LC_OK);
+  double r[M] = {0}, q[N] = {0}, b[M * N] = {0}, w[M * N];
+  for (int k = 0; k < M * N; k++) w[k] = (double)p->value[k];
+  for (int t = 0; t < 12; t++) {
+    lc_rng_normal_fill(&rng, (uint64_t)(400 * t), p->n, p->grad);
+    double r0[M], q0[N];
+    memcpy(r0, r, sizeof r), memcpy(q0, q, sizeof q);
+    for (int k = 0; k < M * N; k++) {
+      double g = (double)p->grad[k], u = fmin(r0[k / N], q0[k % N]) + g * g;
+      b[k] = 0.6 * b[k] + 0.4 * g / sqrt(u + 1e-8);
+      w[k] -= 0.1 * b[k];
+      r[k / N] = fmax(r[k / N], u);
+      q[k % N] = fmax(q[k % N], u);
+    }
+    assert_int_equal(o->update(ctx, p, &h), LC_OK);
+  }
+  for (int k = 0; k < M * N; k++) assert_true(fabs(w[k] - (double)p->value[k]) < 1e-5);
+  for (int i = 0; i < M; i++) assert_true(fabs(r[i] - (double)lc_param_find(p, "acc_row")[i]) < 1e-5 * r[i]);
+  for (int j = 0; j < N; j++) assert_true(fabs(q[j] - (double)lc_param_find(p, "acc_col")[j]) < 1e-5 * q[j]);
+  lc_param_free(ctx, p);
+}
+
+static void sgd_decays_apart(void **state) {
+  (void)state;
+  lc_param *p = dense(1, 3);
+  p->lr_factor = 0.5f;
+  lc_hyper h = {.lr = 0.2, .weight_decay = 0.3};
+  double w = (double)p->value[1];
+  assert_int_equal(lc_optim_find("sgd")->prepare(ctx, p, &h), LC_OK);
+  assert_int_equal(p->n_col, 0); /* no momentum, no memory */
+  for (int t = 0; t < 5; t++) {
+    p->grad[1] = (float)t;
+    w = w * (1 - 0.1 * 0.3) - 0.1 * t; /* rate 0.2 times the param's factor */
+    assert_int_equal(lc_optim_find("sgd")->update(ctx, p, &h), LC_OK);
+  }
+  assert_true(fabs(w - (double)p->value[1]) < 1e-6);
+  lc_param_free(ctx, p);
+}
+
+/* Every optimiser over several chunks, and the clipping before it: the same bits for any number of threads,
+ * nothing allocated after the first update. */
+static void same_bits_for_any_threads(void **state) {
+  (void)state;
+  enum { M = 300, N = 500, THREADS = 4 };
+  for (int i = 0; i < lc_n_optims; i++)
+    for (int sparse = 0; sparse < 2; sparse++) {
+      float *first = NULL;
+      for (int threads = 1; threads <= THREADS; threads++) {
+        lc_ctx *c;
+        lc_param *p;
+        lc_index idx = {0};
+        assert_int_equal(lc_ctx_new(threads, &c, NULL), LC_OK);
+        if (sparse) {
+          int64_t *at = malloc((size_t)(M * N / 2) * sizeof *at);
+          assert_int_equal(lc_rng_choose(c, &rng, M * N, M * N / 2, at), LC_OK);
+          assert_int_equal(lc_index_new(c, M, N, at, M * N / 2, &idx), LC_OK);
+          free(at);
+        }
+        assert_int_equal(lc_param_new(c, "p", NULL, sparse ? &idx : NULL, M, N, true, &p), LC_OK);
+        lc_rng_normal_fill(&rng, 0, p->n, p->value);
+        lc_hyper h = {
+            .lr = 0.01, .weight_decay = 0.1, .beta1 = 0.9, .beta2 = 0.99, .eps = 1e-8, .momentum = 0.5};
+        assert_int_equal(lc_optims[i]->prepare(c, p, &h), LC_OK);
+        uint64_t calls = 0;
+        for (h.step = 0; h.step < 3; h.step++) {
+          double norm;
+          lc_rng_normal_fill(&rng, (uint64_t)(h.step << 20), p->n, p->grad);
+          assert_int_equal(lc_clip_gradients(c, &p, 1, 1, &norm), LC_OK);
+          assert_int_equal(lc_optims[i]->update(c, p, &h), LC_OK);
+          if (h.step) assert_int_equal(lc_mem_allocations(c), calls);
+          calls = lc_mem_allocations(c);
+        }
+        if (!first) {
+          first = malloc((size_t)p->n * sizeof *first);
+          memcpy(first, p->value, (size_t)p->n * sizeof *first);
+        }
+        assert_memory_equal(p->value, first, (size_t)p->n * sizeof *first);
+        lc_param_free(c, p);
+        lc_ctx_free(c);
+      }
+      free(first);
+    }
+}
+
+static void refused(void **state) {
+  (void)state;
+  assert_null(lc_optim_find("adam"));
+  lc_hyper h = {.lr = 0.1, .momentum = 0.5};
+  for (int i = 0; i < lc_n_optims; i++) {
+    lc_param *p = dense(2, 2), *frozen;
+    assert_int_equal(lc_optims[i]->update(ctx, p, &h), LC_FAILED);
+    assert_non_null(strstr(lc_error(ctx), "'p' was not prepared"));
+    assert_int_equal(lc_param_new(ctx, "q", NULL, NULL, 2, 2, false, &frozen), LC_OK);
+    assert_int_equal(lc_optims[i]->prepare(ctx, frozen, &h), LC_OK);
+    assert_int_equal(lc_optims[i]->update(ctx, frozen, &h), LC_FAILED);
+    assert_non_null(strstr(lc_error(ctx), "'q' has no gradient"));
+    lc_param_free(ctx, p);
+    lc_param_free(ctx, frozen);
+  }
+}
+
+/* transformers' lambdas, as get_{linear,cosine,constant}_schedule_with_warmup define them. */
+static double lambda(lc_schedule_kind kind, int64_t step, int64_t planned, int64_t warmup) {
+  if (step < warmup) return (double)step / fmax(1, (double)warmup);
+  if (kind == LC_SCHEDULE_CONSTANT) return 1;
+  if (kind == LC_SCHEDULE_LINEAR)
+    return fmax(0, (double)(planned - step) / fmax(1, (double)(planned - warmup)));
+  double progress = (double)(step - warmup) / fmax(1, (double)(planned - warmup));
+  return fmax(0, 0.5 * (1 + cos(acos(-1) * 0.5 * 2 * progress)));
+}
+
 static void schedules(void **state) {
   (void)state;
   assert_int_equal(lc_warmup_steps(0.03, 100), 3);
   assert_int_equal(lc_warmup_steps(0.03, 101), 4);
   assert_int_equal(lc_warmup_steps(7, 100), 7);
   assert_int_equal(lc_warmup_steps(0, 100), 0);
-  for (int kind = 0; kind < 3; kind++) {
-    lc_schedule s = {(lc_schedule_kind)kind, 100, 10};
-    assert_true(lc_schedule_at(&s, 0) == 0);
-    assert_true(fabs(lc_schedule_at(&s, 5) - 0.5) < 1e-12);
-    assert_true(fabs(lc_schedule_at(&s, 10) - 1) < 1e-12);
-  }
+  const int64_t plans[][2] = {{100, 10}, {37, 5}, {20, 0}, {1, 0}, {5, 5}, {4, 9}, {1000, 1}};
+  for (int kind = 0; kind < 3; kind++)
+    for (int i = 0; i < 7; i++)
+      for (int64_t step = 0; step < plans[i][0] + 3; step++) {
+        lc_schedule s = {(lc_schedule_kind)kind, plans[i][0], plans[i][1]};
+        assert_true(fabs(lc_schedule_at(&s, step) -
+                         lambda((lc_schedule_kind)kind, step, plans[i][0], plans[i][1])) < 1e-15);
+      }
   lc_schedule linear = {LC_SCHEDULE_LINEAR, 100, 10}, cosine = {LC_SCHEDULE_COSINE, 100, 10};
-  assert_true(fabs(lc_schedule_at(&linear, 55) - 0.5) < 1e-12);
+  assert_true(lc_schedule_at(&linear, 0) == 0 && lc_schedule_at(&linear, 10) == 1 &&
+              lc_schedule_at(&linear, 55) == 0.5);
   assert_true(fabs(lc_schedule_at(&linear, 99) - 1.0 / 90) < 1e-12);
-  assert_true(fabs(lc_schedule_at(&cosine, 55) - 0.5) < 1e-12);
   assert_true(fabs(lc_schedule_at(&cosine, 40) - 0.75) < 1e-12);
 }
 
@@ -156,7 +279,8 @@ static void clipping(void **state) {
   assert_int_equal(lc_clip_gradients(ctx, all, 3, 10, &norm), LC_OK);
   assert_true(fabs(norm - 5) < 1e-12 && a->grad[0] == 1);
   assert_int_equal(lc_clip_gradients(ctx, all, 3, 1, &norm), LC_OK);
-  assert_true(fabs(norm - 5) < 1e-12 && fabs((double)a->grad[0] - 1 / 5.000001) < 1e-6 && frozen->grad[0] == 1000);
+  assert_true(fabs(norm - 5) < 1e-12 && fabs((double)a->grad[0] - 1 / 5.000001) < 1e-6 &&
+              frozen->grad[0] == 1000);
   lc_zero_gradients(ctx, all, 3);
   assert_true(a->grad[8] == 0 && b->grad[3] == 0);
   lc_param_free(ctx, a), lc_param_free(ctx, b), lc_param_free(ctx, frozen);
@@ -175,18 +299,28 @@ static void reindex_moves_all(void **state) {
   assert_int_equal(lc_param_column(ctx, p, "acc_row", LC_AXIS_ROW, 0, &row), LC_OK);
   assert_int_equal((int)lc_param_bytes(p), 3 * 4 * 4 + 3 * 4);
   row[1] = 8;
-  for (int k = 0; k < 3; k++) p->value[k] = (float)(k + 1), m[k] = (float)(10 * k), age[k] = (float)(k + 3), p->grad[k] = 4;
+  for (int k = 0; k < 3; k++)
+    p->value[k] = (float)(k + 1), m[k] = (float)(10 * k), age[k] = (float)(k + 3), p->grad[k] = 4;
   int32_t to[] = {2, 7, 9};
   int64_t from[] = {0, -1, 2};
   assert_int_equal(lc_param_reindex(p, to, from, tmp), LC_OK);
   assert_int_equal(lc_index_at(&p->idx, 1), 7);
   assert_true(p->value[0] == 1 && p->value[1] == 0 && p->value[2] == 3);
-  assert_true(m[1] == 0 && m[2] == 20 && age[1] == 1 && age[2] == 5 && row[1] == 8 && p->grad[1] == 0 && p->grad[2] == 4);
+  assert_true(m[1] == 0 && m[2] == 20 && age[1] == 1 && age[2] == 5 && row[1] == 8 && p->grad[1] == 0 &&
+              p->grad[2] == 4);
   lc_param_free(ctx, p);
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(adamw_is_torchs), cmocka_unit_test(sgd_with_momentum), cmocka_unit_test(sm3_by_hand), cmocka_unit_test(schedules),
-                                     cmocka_unit_test(clipping), cmocka_unit_test(reindex_moves_all)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(adamw_is_torchs),
+                                     cmocka_unit_test(sgd_with_momentum),
+                                     cmocka_unit_test(sgd_decays_apart),
+                                     cmocka_unit_test(sm3_dense_with_momentum),
+                                     cmocka_unit_test(same_bits_for_any_threads),
+                                     cmocka_unit_test(refused),
+                                     cmocka_unit_test(sm3_by_hand),
+                                     cmocka_unit_test(schedules),
+                                     cmocka_unit_test(clipping),
+                                     cmocka_unit_test(reindex_moves_all)};
   return cmocka_run_group_tests(tests, setup, teardown);
 }
