@@ -1,8 +1,9 @@
 /* Generation: feed the prompt, then choose, emit and feed one token at a time.
  *
- * Text leaves only when it is final: whole UTF-8 characters, and nothing that could still turn out to be the start of a stop string, so a
- * stop string never shows, wherever token boundaries fall. The text from the stop string on is dropped. A stop id ends the text and is
- * no part of it; with ignore_eos stop ids are never chosen (as llama.cpp does). The last token is not fed: the next call may. */
+ * Text leaves only when it is final: whole UTF-8 characters, and nothing that could still turn out to be the
+ * start of a stop string, so a stop string never shows, wherever token boundaries fall. The text from the
+ * stop string on is dropped. A stop id ends the text and is no part of it; with ignore_eos stop ids are never
+ * chosen (as llama.cpp does). The last token is not fed: the next call may. */
 #include "infer/session.h"
 #include <math.h>
 #include <string.h>
@@ -15,8 +16,8 @@ typedef struct {
   lc_text_fn text;
   void *arg;
   lc_utf8_stream utf8;
-  lc_bytes held;   /* decoded, not yet given away */
-  bool stopped;    /* by a stop string, or by the receiver */
+  lc_bytes held; /* decoded, not yet given away */
+  bool stopped;  /* by a stop string, or by the receiver */
   const char *reason;
 } stream;
 
@@ -75,7 +76,8 @@ static bool is_stop(const int32_t *stops, int n, int32_t id) {
   return false;
 }
 
-/* History for the repeat penalty: what is in the cache, which is the prompt and all that was chosen and fed. */
+/* History for the repeat penalty: what is in the cache, which is the prompt and all that was chosen and fed.
+ */
 static int32_t choose(stream *x, float *logits, const int32_t *stops, int n_stops, uint64_t draw) {
   int64_t V = lc_session_net(x->s)->model->config.V;
   for (int i = 0; i < n_stops && x->o->ignore_eos; i++)
@@ -104,8 +106,9 @@ static lc_status decode(stream *x, float *logits, lc_ids *out, int64_t *generate
   return x->stopped ? LC_OK : emit(x, -1);
 }
 
-lc_status lc_generate_ids(lc_session *s, const lc_tokenizer *tok, const int32_t *prompt, int64_t n, const lc_sample_opts *o, lc_text_fn text,
-                          void *arg, lc_ids *out, lc_gen_stats *stats) {
+lc_status lc_generate_ids(lc_session *s, const lc_tokenizer *tok, const int32_t *prompt, int64_t n,
+                          const lc_sample_opts *o, lc_text_fn text, void *arg, lc_ids *out,
+                          lc_gen_stats *stats) {
   lc_ctx *ctx = lc_session_net(s)->ctx;
   stream x = {.s = s, .ctx = ctx, .tok = tok, .o = o, .text = text, .arg = arg};
   lc_gen_stats made = {.prompt_tokens = n};

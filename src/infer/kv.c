@@ -1,33 +1,46 @@
-/* Pages of 64 positions (Kwon et al. 2023). The memory of key head g of layer l is one run of all pages, (pages, 64, D), so that a sequence
- * whose pages follow one another is read where it lies when it is f32; otherwise its pages are gathered and widened into scratch.
- * The lowest free page is taken first: a single sequence always lies in one piece. */
+/* Pages of 64 positions (Kwon et al. 2023). The memory of key head g of layer l is one run of all pages,
+ * (pages, 64, D), so that a sequence whose pages follow one another is read where it lies when it is f32;
+ * otherwise its pages are gathered and widened into scratch. The lowest free page is taken first: a single
+ * sequence always lies in one piece. */
 #include "infer/kv.h"
 #include "kernels/kernels.h"
 #include <string.h>
 
-typedef struct { int32_t *page; int64_t n_pages, length; } sequence;
+typedef struct {
+  int32_t *page;
+  int64_t n_pages, length;
+} sequence;
 struct lc_kv {
   lc_ctx *ctx;
   int L, n_seq;
   int64_t G, D, pages;
   lc_dtype dtype;
-  size_t unit;     /* bytes a value */
-  uint8_t *data;   /* (L, 2, G, pages, 64, D) */
+  size_t unit;   /* bytes a value */
+  uint8_t *data; /* (L, 2, G, pages, 64, D) */
   bool *taken;
   sequence *seq;
 };
 
-lc_status lc_kv_new(lc_ctx *ctx, int layers, int64_t kv_heads, int64_t head_dim, lc_dtype dtype, int64_t pages, int sequences, struct lc_kv **out) {
+lc_status lc_kv_new(lc_ctx *ctx, int layers, int64_t kv_heads, int64_t head_dim, lc_dtype dtype,
+                    int64_t pages, int sequences, struct lc_kv **out) {
   *out = NULL;
   if (dtype != LC_F32 && dtype != LC_BF16 && dtype != LC_F16)
-    return lc_fail(ctx, "a cache of keys and values in %s is not supported (f32, bf16 and f16 are)", lc_dtype_get(dtype)->name);
+    return lc_fail(ctx, "a cache of keys and values in %s is not supported (f32, bf16 and f16 are)",
+                   lc_dtype_get(dtype)->name);
   size_t bytes = (size_t)lc_dtype_get(dtype)->bytes;
-  bool ok = lc_mul(bytes, 2 * (size_t)layers, &bytes) && lc_mul(bytes, (size_t)kv_heads, &bytes) && lc_mul(bytes, (size_t)pages, &bytes) &&
-            lc_mul(bytes, (size_t)LC_KV_PAGE, &bytes) && lc_mul(bytes, (size_t)head_dim, &bytes);
+  bool ok = lc_mul(bytes, 2 * (size_t)layers, &bytes) && lc_mul(bytes, (size_t)kv_heads, &bytes) &&
+            lc_mul(bytes, (size_t)pages, &bytes) && lc_mul(bytes, (size_t)LC_KV_PAGE, &bytes) &&
+            lc_mul(bytes, (size_t)head_dim, &bytes);
   if (!ok) return lc_fail(ctx, "a cache of %lld positions is too large", (long long)pages * LC_KV_PAGE);
   struct lc_kv *kv = lc_alloc(ctx, LC_MEM_KV, sizeof *kv);
   if (!kv) return LC_FAILED;
-  *kv = (struct lc_kv){.ctx = ctx, .L = layers, .n_seq = sequences, .G = kv_heads, .D = head_dim, .pages = pages, .dtype = dtype,
+  *kv = (struct lc_kv){.ctx = ctx,
+                       .L = layers,
+                       .n_seq = sequences,
+                       .G = kv_heads,
+                       .D = head_dim,
+                       .pages = pages,
+                       .dtype = dtype,
                        .unit = (size_t)lc_dtype_get(dtype)->bytes};
   kv->data = lc_alloc(ctx, LC_MEM_KV, bytes);
   kv->taken = lc_alloc_n(ctx, LC_MEM_KV, (size_t)pages, sizeof *kv->taken);
@@ -37,8 +50,10 @@ lc_status lc_kv_new(lc_ctx *ctx, int layers, int64_t kv_heads, int64_t head_dim,
     kv->seq[i].page = lc_alloc_n(ctx, LC_MEM_KV, (size_t)pages, sizeof(int32_t));
     if (!kv->seq[i].page) st = LC_FAILED;
   }
-  if (st) lc_kv_free(kv);
-  else *out = kv;
+  if (st)
+    lc_kv_free(kv);
+  else
+    *out = kv;
   return st;
 }
 
@@ -55,7 +70,8 @@ void lc_kv_truncate(struct lc_kv *kv, int32_t s, int64_t n) {
   sequence *q = &kv->seq[s];
   if (n >= q->length) return;
   q->length = n;
-  for (int64_t keep = lc_ceil_div(n, LC_KV_PAGE); q->n_pages > keep;) kv->taken[q->page[--q->n_pages]] = false;
+  for (int64_t keep = lc_ceil_div(n, LC_KV_PAGE); q->n_pages > keep;)
+    kv->taken[q->page[--q->n_pages]] = false;
 }
 
 int64_t lc_kv_length(const struct lc_kv *kv, int32_t s) {
@@ -67,7 +83,8 @@ static lc_status reserve(struct lc_kv *kv, sequence *q, int64_t n) {
   for (int64_t need = lc_ceil_div(n, LC_KV_PAGE), p = 0; q->n_pages < need; p++) {
     while (p < kv->pages && kv->taken[p]) p++;
     if (p == kv->pages)
-      return lc_fail(kv->ctx, "the cache of keys and values is full: %lld positions", (long long)kv->pages * LC_KV_PAGE);
+      return lc_fail(kv->ctx, "the cache of keys and values is full: %lld positions",
+                     (long long)kv->pages * LC_KV_PAGE);
     kv->taken[p] = true;
     q->page[q->n_pages++] = (int32_t)p;
   }
@@ -82,19 +99,26 @@ static uint8_t *at(const struct lc_kv *kv, int layer, int which, int64_t g, int6
 
 static void narrow(const struct lc_kv *kv, int64_t n, const float *src, void *dst) {
   const lc_kernels *k = lc_kernels_get(kv->ctx);
-  if (kv->dtype == LC_F32) memcpy(dst, src, (size_t)n * sizeof *src);
-  else if (kv->dtype == LC_BF16) k->f32_to_bf16(n, src, dst);
-  else k->f32_to_f16(n, src, dst);
+  if (kv->dtype == LC_F32)
+    memcpy(dst, src, (size_t)n * sizeof *src);
+  else if (kv->dtype == LC_BF16)
+    k->f32_to_bf16(n, src, dst);
+  else
+    k->f32_to_f16(n, src, dst);
 }
 
 static void widen(const struct lc_kv *kv, int64_t n, const void *src, float *dst) {
   const lc_kernels *k = lc_kernels_get(kv->ctx);
-  if (kv->dtype == LC_F32) memcpy(dst, src, (size_t)n * sizeof *dst);
-  else if (kv->dtype == LC_BF16) k->bf16_to_f32(n, src, dst);
-  else k->f16_to_f32(n, src, dst);
+  if (kv->dtype == LC_F32)
+    memcpy(dst, src, (size_t)n * sizeof *dst);
+  else if (kv->dtype == LC_BF16)
+    k->bf16_to_f32(n, src, dst);
+  else
+    k->f16_to_f32(n, src, dst);
 }
 
-static lc_status append(struct lc_kv *kv, int layer, int32_t s, int64_t pos0, int64_t T, const float *k, const float *v, int64_t ld) {
+static lc_status append(struct lc_kv *kv, int layer, int32_t s, int64_t pos0, int64_t T, const float *k,
+                        const float *v, int64_t ld) {
   if (s < 0 || s >= kv->n_seq || layer < 0 || layer >= kv->L)
     return lc_fail(kv->ctx, "the cache has no layer %d of sequence %d", layer, (int)s);
   sequence *q = &kv->seq[s];
@@ -109,9 +133,11 @@ static lc_status append(struct lc_kv *kv, int layer, int32_t s, int64_t pos0, in
   return LC_OK;
 }
 
-static lc_status get(struct lc_kv *kv, int layer, int32_t s, int64_t g, int64_t n, int worker, const float **k, const float **v, int64_t *ld) {
+static lc_status get(struct lc_kv *kv, int layer, int32_t s, int64_t g, int64_t n, int worker,
+                     const float **k, const float **v, int64_t *ld) {
   if (s < 0 || s >= kv->n_seq || layer < 0 || layer >= kv->L || n > kv->seq[s].length)
-    return lc_fail(kv->ctx, "the cache has no %lld positions of layer %d, sequence %d", (long long)n, layer, (int)s);
+    return lc_fail(kv->ctx, "the cache has no %lld positions of layer %d, sequence %d", (long long)n, layer,
+                   (int)s);
   const sequence *q = &kv->seq[s];
   const float **out[2] = {k, v};
   int64_t pages = lc_ceil_div(n, LC_KV_PAGE);

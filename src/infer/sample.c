@@ -1,15 +1,20 @@
-/* Chooses a token. The samplers run in llama.cpp's order: repeat penalty, top-k, top-p, min-p, temperature, draw; each sees what the one
- * before left, and what is cut becomes -inf. So top-p and min-p look at probabilities before the temperature.
+/* Chooses a token. The samplers run in llama.cpp's order: repeat penalty, top-k, top-p, min-p, temperature,
+ * draw; each sees what the one before left, and what is cut becomes -inf. So top-p and min-p look at
+ * probabilities before the temperature.
  *
- * Nothing is sorted and nothing is allocated: the k-th largest logit, or the one at which the largest reach the mass p, is found by
- * its 32 bits, eight at a time from the top, by a histogram of counts and masses. Equal logits rank by id, lower first. */
+ * Nothing is sorted and nothing is allocated: the k-th largest logit, or the one at which the largest reach
+ * the mass p, is found by its 32 bits, eight at a time from the top, by a histogram of counts and masses.
+ * Equal logits rank by id, lower first. */
 #include "infer/infer.h"
 #include <math.h>
 #include <string.h>
 
 /* Bits that order as the floats do; NaN lowest. */
 static uint32_t key_of(float f) {
-  union { float f; uint32_t u; } v = {f};
+  union {
+    float f;
+    uint32_t u;
+  } v = {f};
   if (f != f) return 0;
   return v.u & 0x80000000u ? ~v.u : v.u | 0x80000000u;
 }
@@ -21,12 +26,16 @@ static float largest(const float *l, int64_t V, int64_t *id) {
   return l[*id];
 }
 
-typedef struct { int64_t count; double mass; } bin;
+typedef struct {
+  int64_t count;
+  double mass;
+} bin;
 
-/* Keeps the largest logits until `count` of them are kept (mass < 0), or until their share of exp(l - max) reaches `mass`. */
+/* Keeps the largest logits until `count` of them are kept (mass < 0), or until their share of exp(l - max)
+ * reaches `mass`. */
 static void cut(float *l, int64_t V, int64_t count, double mass, float max) {
   bool by_mass = mass >= 0;
-  int64_t above = 0;       /* kept for sure: key greater than `prefix` so far */
+  int64_t above = 0; /* kept for sure: key greater than `prefix` so far */
   double above_mass = 0, goal = 0;
   uint32_t prefix = 0;
   bin b[256];
@@ -53,7 +62,8 @@ static void cut(float *l, int64_t V, int64_t count, double mass, float max) {
       above += b[j].count;
       above_mass += b[j].mass;
     }
-    if (j < 0) { /* rounding left the goal just out of reach, or fewer are there than asked for: the lowest is the last */
+    if (j < 0) { /* rounding left the goal just out of reach, or fewer are there than asked for: the lowest is
+                    the last */
       if (lowest < 0) return;
       above -= b[lowest].count;
       above_mass -= b[lowest].mass;
@@ -106,7 +116,8 @@ static int32_t draw_token(const float *l, int64_t V, float max, double temp, dou
   return (int32_t)last;
 }
 
-int32_t lc_sample(const lc_sample_opts *o, float *logits, int64_t V, const int32_t *history, int64_t n_history, uint64_t draw) {
+int32_t lc_sample(const lc_sample_opts *o, float *logits, int64_t V, const int32_t *history,
+                  int64_t n_history, uint64_t draw) {
   int64_t best, window = o->repeat_last_n < 0 ? n_history : lc_min64(o->repeat_last_n, n_history);
   if (o->repeat_penalty != 1 && o->repeat_penalty > 0)
     penalise(logits, V, history + n_history - window, window, (float)o->repeat_penalty);

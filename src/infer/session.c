@@ -1,4 +1,5 @@
-/* A session: one thread of control over a net. One graph, two plans of it (many rows for prompts, one row for decoding), one cache. */
+/* A session: one thread of control over a net. One graph, two plans of it (many rows for prompts, one row for
+ * decoding), one cache. */
 #include "infer/kv.h"
 #include "infer/session.h"
 #include <string.h>
@@ -19,7 +20,8 @@ static lc_status check_context(const lc_net *net, int64_t context) {
   for (int i = 0; i < net->weights.n; i++) {
     const lc_weight *w = &net->weights.w[i];
     if (w->kind == LC_KIND_POSITION && context > w->M)
-      return lc_usage(net->ctx, "a context of %lld positions: '%s' has %lld", (long long)context, w->name, (long long)w->M);
+      return lc_usage(net->ctx, "a context of %lld positions: '%s' has %lld", (long long)context, w->name,
+                      (long long)w->M);
   }
   return LC_OK;
 }
@@ -105,10 +107,12 @@ lc_status lc_session_feed(lc_session *s, const int32_t *ids, int64_t n, bool all
   int64_t V = s->net->model->config.V, before = s->length;
   if (n < 1) return lc_usage(ctx, "nothing to feed");
   if (n > s->context - s->length)
-    return lc_fail(ctx, "%lld tokens do not fit: %lld of the context's %lld positions are taken", (long long)n, (long long)s->length,
-                   (long long)s->context);
+    return lc_fail(ctx, "%lld tokens do not fit: %lld of the context's %lld positions are taken",
+                   (long long)n, (long long)s->length, (long long)s->context);
   for (int64_t i = 0; i < n; i++)
-    if (ids[i] < 0 || ids[i] >= V) return lc_fail(ctx, "token %lld is %d: the vocabulary has %lld", (long long)i, (int)ids[i], (long long)V);
+    if (ids[i] < 0 || ids[i] >= V)
+      return lc_fail(ctx, "token %lld is %d: the vocabulary has %lld", (long long)i, (int)ids[i],
+                     (long long)V);
   for (int64_t t = 0; t < n;) {
     int64_t k = lc_min64(s->rows, n - t), wanted = !dst ? 0 : all ? k : t + k == n;
     lc_status st = pass(s, ids + t, k, wanted, all && dst ? dst + t * V : dst);

@@ -1,8 +1,8 @@
-/* Reads config.json member by member. Every value is range-checked here, so that the families compute with sane numbers: counts are in
- * [1, 2^31), and products of two of them fit in 64 bits.
+/* Reads config.json member by member. Every value is range-checked here, so that the families compute with
+ * sane numbers: counts are in [1, 2^31), and products of two of them fit in 64 bits.
  *
- * A key that changes the mathematics in a way that is not built must not pass unseen: families list such keys in a table of refusals.
- * Keys that are nobody's business (use_cache, initializer_range, …) pass. */
+ * A key that changes the mathematics in a way that is not built must not pass unseen: families list such keys
+ * in a table of refusals. Keys that are nobody's business (use_cache, initializer_range, …) pass. */
 #include "model/config.h"
 #include <jansson.h>
 #include <math.h>
@@ -22,25 +22,26 @@ static void missing(lc_reader *r, const char *key) {
 }
 
 int64_t lc_read_int(lc_reader *r, const char *key, int64_t def, int64_t min, int64_t max) {
-  int64_t otherwise = def == LC_REQUIRED ? min : def; /* after an error: a number that can be computed with */
-  if (r->st) return otherwise;
+  if (r->st) return def;
   const json_t *v = member(r, key);
   if (!v) {
     if (def == LC_REQUIRED) missing(r, key);
-    return otherwise;
+    return def;
   }
   double whole;
   int64_t n = 0;
-  if (json_is_integer(v)) n = json_integer_value(v);
-  else if (json_is_real(v) && modf(json_real_value(v), &whole) == 0 && fabs(whole) < 9e15) n = (int64_t)whole;
+  if (json_is_integer(v))
+    n = json_integer_value(v);
+  else if (json_is_real(v) && modf(json_real_value(v), &whole) == 0 && fabs(whole) < 9e15)
+    n = (int64_t)whole;
   else {
     wrong(r, key, "a whole number");
-    return otherwise;
+    return def;
   }
   if (n < min || n > max) {
-    r->st = lc_fail(r->ctx, "%s: '%s%s' is %lld: %lld to %lld is possible", r->path, r->where, key, (long long)n,
-                    (long long)min, (long long)max);
-    return otherwise;
+    r->st = lc_fail(r->ctx, "%s: '%s%s' is %lld: %lld to %lld is possible", r->path, r->where, key,
+                    (long long)n, (long long)min, (long long)max);
+    return def;
   }
   return n;
 }
@@ -114,7 +115,8 @@ void lc_read_refuse(lc_reader *r, const lc_refusal *table, int n) {
     const json_t *v = member(r, table[i].key);
     if (!v || harmless(v, &table[i])) continue;
     char *text = json_dumps(v, JSON_ENCODE_ANY | JSON_COMPACT | JSON_SORT_KEYS);
-    r->st = lc_fail(r->ctx, "%s: '%s%s' = %.60s is not supported", r->path, r->where, table[i].key, text ? text : "?");
+    r->st = lc_fail(r->ctx, "%s: '%s%s' = %.60s is not supported", r->path, r->where, table[i].key,
+                    text ? text : "?");
     free(text);
   }
 }
@@ -122,7 +124,8 @@ void lc_read_refuse(lc_reader *r, const lc_refusal *table, int n) {
 void lc_read_dropout(lc_reader *r, const char *const *keys, int n) {
   for (int i = 0; i < n; i++) {
     double p = lc_read_num(r, keys[i], 0, 0, 1);
-    if (!r->st && p > 0) lc_log(r->ctx, LC_LOG_DEBUG, "%s: '%s' = %g: the network's own dropout stays off", r->path, keys[i], p);
+    if (!r->st && p > 0)
+      lc_log(r->ctx, LC_LOG_DEBUG, "%s: '%s' = %g: the network's own dropout stays off", r->path, keys[i], p);
   }
 }
 

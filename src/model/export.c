@@ -1,27 +1,35 @@
-/* Effective weights as a stream. A matrix is decoded, patched with every delta and rounded in strips of some hundred thousand entries, so
- * that writing needs megabytes, whatever the model's size. The strip's chunks run on all workers; the bytes leave in order.
+/* Effective weights as a stream. A matrix is decoded, patched with every delta and rounded in strips of some
+ * hundred thousand entries, so that writing needs megabytes, whatever the model's size. The strip's chunks
+ * run on all workers; the bytes leave in order.
  *
- * The merge report compares with the base: of the entries that the deltas change, how many still differ from the rounded base after
- * rounding, and ‖Q(W+δ)−W‖/‖δ‖, which is 1 when nothing is lost. */
+ * The merge report compares with the base: of the entries that the deltas change, how many still differ from
+ * the rounded base after rounding, and ‖Q(W+δ)−W‖/‖δ‖, which is 1 when nothing is lost. */
 #include "model/export.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum { CHUNK = 1 << 16 /* entries */, CHUNKS = 16 /* a strip */ };
-enum { SLOT_BEFORE = 3, SLOT_AFTER, SLOT_ROW }; /* scratch that neither deltas (2) nor products (8 and on) use */
+enum {
+  SLOT_BEFORE = 3,
+  SLOT_AFTER,
+  SLOT_ROW
+}; /* scratch that neither deltas (2) nor products (8 and on) use */
 
-typedef struct { int64_t changed, survived; double error, delta; } tally;
+typedef struct {
+  int64_t changed, survived;
+  double error, delta;
+} tally;
 typedef struct {
   const lc_export *e;
   lc_ctx *ctx;
   const lc_weight *w;
-  bool changed;          /* deltas, or trained as a whole */
-  bool counts;           /* the report wants numbers */
-  int64_t rows, width;   /* of the file */
+  bool changed;        /* deltas, or trained as a whole */
+  bool counts;         /* the report wants numbers */
+  int64_t rows, width; /* of the file */
   int64_t per_chunk, r0, r1;
   size_t row_bytes;
-  uint8_t *out;          /* the strip [r0,r1) */
+  uint8_t *out; /* the strip [r0,r1) */
   tally tally[CHUNKS];
 } strip;
 
@@ -40,11 +48,14 @@ static bool same_path(const char *a, const char *b) {
 }
 
 lc_status lc_export_check(const lc_net *net, const char *target) {
-  if (same_path(target, net->model->path)) return lc_usage(net->ctx, "%s is the base itself: it is never written", target);
+  if (same_path(target, net->model->path))
+    return lc_usage(net->ctx, "%s is the base itself: it is never written", target);
   for (int i = 0; i < net->weights.n; i++)
     for (int k = 0; k < net->weights.w[i].n_delta; k++) {
       const lc_delta *d = net->weights.w[i].delta[k];
-      if (!d->ops->patch) return lc_fail(net->ctx, "'%s' carries a %s delta, which cannot be merged", net->weights.w[i].name, d->ops->name);
+      if (!d->ops->patch)
+        return lc_fail(net->ctx, "'%s' carries a %s delta, which cannot be merged", net->weights.w[i].name,
+                       d->ops->name);
     }
   return LC_OK;
 }
@@ -53,8 +64,10 @@ static lc_status effective(const strip *s, lc_rect at, float *before, float *aft
   const lc_weight *w = s->w;
   int64_t ld = at.c1 - at.c0, n = (at.r1 - at.r0) * ld;
   LC_TRY(w->base->ops->decode(s->ctx, w->base, at, LC_F32, before, ld));
-  if (is_own(s->e->net, w)) LC_TRY(w->form->ops->decode(s->ctx, w->form, at, LC_F32, after, ld));
-  else memcpy(after, before, (size_t)n * sizeof *after);
+  if (is_own(s->e->net, w))
+    LC_TRY(w->form->ops->decode(s->ctx, w->form, at, LC_F32, after, ld));
+  else
+    memcpy(after, before, (size_t)n * sizeof *after);
   for (int i = 0; i < w->n_delta; i++) LC_TRY(w->delta[i]->ops->patch(s->ctx, w->delta[i], at, after, ld));
   return LC_OK;
 }
@@ -73,7 +86,8 @@ static const float *file_row(const strip *s, const float *tile, int64_t i, int64
   return tile + i * ld;
 }
 
-static void count(tally *t, int64_t n, const float *before, const float *after, const float *rounded_before, const float *rounded_after) {
+static void count(tally *t, int64_t n, const float *before, const float *after, const float *rounded_before,
+                  const float *rounded_after) {
   for (int64_t i = 0; i < n; i++) {
     if (after[i] == before[i]) continue;
     double e = (double)rounded_after[i] - (double)before[i], d = (double)after[i] - (double)before[i];
@@ -120,7 +134,8 @@ static lc_status report(const strip *s, const tally *t) {
   lc_merge_row *grown = lc_realloc(s->ctx, LC_MEM_OTHER, r->row, (size_t)(r->n + 1) * sizeof *grown);
   if (!grown) return LC_FAILED;
   r->row = grown;
-  grown[r->n] = (lc_merge_row){.name = lc_strdup(s->ctx, s->w->name), .changed = t->changed, .survive = 1, .error = 1};
+  grown[r->n] =
+      (lc_merge_row){.name = lc_strdup(s->ctx, s->w->name), .changed = t->changed, .survive = 1, .error = 1};
   if (!grown[r->n].name) return LC_FAILED;
   if (t->changed) grown[r->n].survive = (double)t->survived / (double)t->changed;
   if (t->delta > 0) grown[r->n].error = sqrt(t->error / t->delta);
@@ -172,11 +187,16 @@ static lc_status export_vector(strip *s) {
 
 lc_status lc_export_tensor(const lc_export *e) {
   lc_weight *w = lc_net_weight(e->net, e->decl->name);
-  strip s = {.e = e, .ctx = e->net->ctx, .w = w, .rows = e->transposed ? w->N : w->M, .width = e->transposed ? w->M : w->N};
+  strip s = {.e = e,
+             .ctx = e->net->ctx,
+             .w = w,
+             .rows = e->transposed ? w->N : w->M,
+             .width = e->transposed ? w->M : w->N};
   s.changed = w->n_delta || is_own(e->net, w);
   s.counts = s.changed && e->report && w->ndim == 2;
   if (!lc_dtype_bytes(e->dtype, s.width, &s.row_bytes))
-    return lc_fail(s.ctx, "'%s': rows of %lld cannot be stored as %s", w->name, (long long)s.width, lc_dtype_get(e->dtype)->name);
+    return lc_fail(s.ctx, "'%s': rows of %lld cannot be stored as %s", w->name, (long long)s.width,
+                   lc_dtype_get(e->dtype)->name);
   return w->ndim == 1 ? export_vector(&s) : export_matrix(&s);
 }
 

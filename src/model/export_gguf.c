@@ -1,12 +1,19 @@
-/* Writes a net as a GGUF that llama.cpp reads: q and k rows interleaved again, matrices in the type asked for, vectors (and learned
- * positions) in f32 as llama.cpp keeps them. Metadata of a GGUF base is copied pair by pair, so nothing it says is lost; from an HF base
- * general.*, <arch>.* and tokenizer.* are made. llama3's rope becomes the tensor rope_freqs.weight. */
+/* Writes a net as a GGUF that llama.cpp reads: q and k rows interleaved again, matrices in the type asked
+ * for, vectors (and learned positions) in f32 as llama.cpp keeps them. Metadata of a GGUF base is copied pair
+ * by pair, so nothing it says is lost; from an HF base general.*, <arch>.* and tokenizer.* are made. llama3's
+ * rope becomes the tensor rope_freqs.weight. */
 #include "model/config.h"
 #include "model/export.h"
 #include <string.h>
 
-static const struct { lc_dtype dtype; uint32_t file_type; } types[] = { /* llama.h, enum llama_ftype */
-    {LC_F32, 0}, {LC_F16, 1}, {LC_Q8_0, 7}, {LC_BF16, 32}};
+static const struct {
+  lc_dtype dtype;
+  uint32_t file_type;
+} types[] = {/* llama.h, enum llama_ftype */
+             {LC_F32, 0},
+             {LC_F16, 1},
+             {LC_Q8_0, 7},
+             {LC_BF16, 32}};
 
 static int type_row(lc_dtype t) {
   for (int i = 0; i < (int)(sizeof types / sizeof *types); i++)
@@ -19,7 +26,9 @@ static lc_dtype stored_as(const lc_net *net, const lc_tensor_decl *d, lc_dtype d
   size_t bytes;
   if (d->ndim == 1 || d->kind == LC_KIND_POSITION) return LC_F32;
   if (lc_dtype_bytes(dtype, d->N, &bytes)) return dtype;
-  if (say) lc_log(net->ctx, LC_LOG_WARN, "'%s' is stored as f16: rows of %lld are no multiple of 32", d->name, (long long)d->N);
+  if (say)
+    lc_log(net->ctx, LC_LOG_WARN, "'%s' is stored as f16: rows of %lld are no multiple of 32", d->name,
+           (long long)d->N);
   return LC_F16;
 }
 
@@ -27,7 +36,8 @@ static lc_dtype stored_as(const lc_net *net, const lc_tensor_decl *d, lc_dtype d
 
 /* What this file says for itself. */
 static bool own_key(const lc_gguf_kv *kv) {
-  static const char *const keys[] = {"general.file_type", "general.quantization_version", "general.alignment"};
+  static const char *const keys[] = {"general.file_type", "general.quantization_version",
+                                     "general.alignment"};
   if (kv->key.n >= 6 && !memcmp(kv->key.data, "split.", 6)) return true;
   for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
     if (lc_str_eq(kv->key, keys[i])) return true;
@@ -107,8 +117,13 @@ static lc_status write_tensors(lc_net *net, lc_dtype dtype, lc_merge_report *rep
   if (scaled) LC_GO(lc_gguf_append(w, factors, (size_t)(c->rope.dim / 2) * sizeof *factors));
   for (int i = 0; i < m->n; i++) {
     const lc_tensor_decl *d = &m->decl[i];
-    lc_export e = {.net = net, .decl = d, .dtype = stored_as(net, d, dtype, false), .head_dim = d->permuted_heads ? c->D : 0, .append = append,
-                   .to = w, .report = report};
+    lc_export e = {.net = net,
+                   .decl = d,
+                   .dtype = stored_as(net, d, dtype, false),
+                   .head_dim = d->permuted_heads ? c->D : 0,
+                   .append = append,
+                   .to = w,
+                   .report = report};
     LC_GO(lc_export_tensor(&e));
   }
 done:
@@ -117,7 +132,8 @@ done:
 }
 
 lc_status lc_net_write_gguf(lc_net *net, const char *path, lc_dtype dtype, lc_merge_report *report) {
-  if (type_row(dtype) < 0) return lc_usage(net->ctx, "GGUF is written as f32, f16, bf16 or q8_0, not %s", lc_dtype_get(dtype)->name);
+  if (type_row(dtype) < 0)
+    return lc_usage(net->ctx, "GGUF is written as f32, f16, bf16 or q8_0, not %s", lc_dtype_get(dtype)->name);
   if (!net->model->config.family->gguf)
     return lc_fail(net->ctx, "GGUF has no architecture for %s", net->model->config.family->architecture);
   if (report) *report = (lc_merge_report){0};

@@ -1,13 +1,14 @@
-/* Writes a net as an HF directory: config.json as today's transformers spells it, model.safetensors without a copy of a tied weight, the
- * base's tokenizer files. A new directory appears whole or not at all; into one that is there, each file is written atomically,
- * config.json last. */
+/* Writes a net as an HF directory: config.json as today's transformers spells it, model.safetensors without a
+ * copy of a tied weight, the base's tokenizer files. A new directory appears whole or not at all; into one
+ * that is there, each file is written atomically, config.json last. */
 #include "model/config.h"
 #include "model/export.h"
 #include <jansson.h>
 #include <string.h>
 
 struct json_t *lc_export_config(const lc_net *net, lc_dtype dtype) {
-  static const char *const old[] = {"torch_dtype", "rope_scaling", "rope_theta", "original_max_position_embeddings"};
+  static const char *const old[] = {"torch_dtype", "rope_scaling", "rope_theta",
+                                    "original_max_position_embeddings"};
   const lc_config *c = &net->model->config;
   json_t *rope = c->rope.dim ? lc_rope_json(net->ctx, &c->rope) : NULL;
   if (c->rope.dim && !rope) return NULL;
@@ -22,7 +23,10 @@ struct json_t *lc_export_config(const lc_net *net, lc_dtype dtype) {
   json_object_set_new(j, "architectures", json_pack("[s]", c->family->architecture));
   json_object_set_new(j, "model_type", json_string(c->family->model_type));
   json_object_set_new(j, "tie_word_embeddings", json_boolean(c->tied));
-  json_object_set_new(j, "dtype", json_string(dtype == LC_F32 ? "float32" : dtype == LC_F16 ? "float16" : "bfloat16"));
+  json_object_set_new(j, "dtype",
+                      json_string(dtype == LC_F32   ? "float32"
+                                  : dtype == LC_F16 ? "float16"
+                                                    : "bfloat16"));
   return j;
 }
 
@@ -30,7 +34,8 @@ static lc_status append(void *to, const void *data, size_t bytes) {
   return lc_safetensors_append(to, data, bytes);
 }
 
-static lc_status write_tensors(lc_net *net, lc_dtype dtype, lc_merge_report *report, lc_safetensors_writer *w) {
+static lc_status write_tensors(lc_net *net, lc_dtype dtype, lc_merge_report *report,
+                               lc_safetensors_writer *w) {
   const lc_model *m = net->model;
   for (int i = 0; i < m->n; i++) {
     const lc_tensor_decl *d = &m->decl[i];
@@ -39,7 +44,13 @@ static lc_status write_tensors(lc_net *net, lc_dtype dtype, lc_merge_report *rep
     LC_TRY(lc_safetensors_declare(w, d->name, dtype, d->ndim, shape));
   }
   for (int i = 0; i < m->n; i++) {
-    lc_export e = {.net = net, .decl = &m->decl[i], .dtype = dtype, .transposed = m->decl[i].transposed, .append = append, .to = w, .report = report};
+    lc_export e = {.net = net,
+                   .decl = &m->decl[i],
+                   .dtype = dtype,
+                   .transposed = m->decl[i].transposed,
+                   .append = append,
+                   .to = w,
+                   .report = report};
     LC_TRY(lc_export_tensor(&e));
   }
   return LC_OK;
@@ -67,8 +78,10 @@ static lc_status write_tokenizer(lc_net *net, const char *dir) {
   return st;
 }
 
-static lc_status write_all(lc_net *net, const char *dir, lc_dtype dtype, const json_t *config, lc_merge_report *report) {
-  char *weights = lc_path_join(net->ctx, dir, "model.safetensors"), *json = lc_path_join(net->ctx, dir, "config.json");
+static lc_status write_all(lc_net *net, const char *dir, lc_dtype dtype, const json_t *config,
+                           lc_merge_report *report) {
+  char *weights = lc_path_join(net->ctx, dir, "model.safetensors"),
+       *json = lc_path_join(net->ctx, dir, "config.json");
   lc_status st = weights && json ? LC_OK : LC_FAILED;
   if (st) goto done;
   LC_GO(write_weights(net, weights, dtype, report));
@@ -80,7 +93,8 @@ done:
   return st;
 }
 
-static lc_status write_new(lc_net *net, const char *dir, lc_dtype dtype, const json_t *config, lc_merge_report *report) {
+static lc_status write_new(lc_net *net, const char *dir, lc_dtype dtype, const json_t *config,
+                           lc_merge_report *report) {
   size_t n = strlen(dir);
   while (n > 1 && dir[n - 1] == '/') n--;
   char *stage = lc_format(net->ctx, "%.*s.partial", (int)n, dir);
@@ -108,7 +122,8 @@ lc_status lc_net_write_hf(lc_net *net, const char *dir, lc_dtype dtype, lc_merge
   LC_TRY(lc_export_check(net, dir));
   json_t *config = lc_export_config(net, dtype);
   if (!config) return LC_FAILED;
-  lc_status st = lc_path_exists(dir) ? write_all(net, dir, dtype, config, report) : write_new(net, dir, dtype, config, report);
+  lc_status st = lc_path_exists(dir) ? write_all(net, dir, dtype, config, report)
+                                     : write_new(net, dir, dtype, config, report);
   json_decref(config);
   if (st && report) lc_merge_report_free(net->ctx, report);
   return st;

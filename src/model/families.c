@@ -1,4 +1,5 @@
-/* The table of architecture families, and what their files share: declaring tensors, structures, projections. */
+/* The table of architecture families, and what their files share: declaring tensors, structures, projections.
+ */
 #include "model/config.h"
 #include <string.h>
 
@@ -9,7 +10,8 @@ void lc_declare(lc_decls *d, lc_tensor_decl proto, const char *fmt, const char *
   size_t entries;
   if (d->st) return;
   if (!lc_mul((size_t)proto.M, (size_t)proto.N, &entries) || entries > (size_t)INT64_MAX / 8) {
-    d->st = lc_fail(d->ctx, "a tensor of %lld×%lld entries is too large", (long long)proto.M, (long long)proto.N);
+    d->st =
+        lc_fail(d->ctx, "a tensor of %lld×%lld entries is too large", (long long)proto.M, (long long)proto.N);
     return;
   }
   if (d->n == d->cap) {
@@ -48,7 +50,8 @@ void lc_structure_begin(lc_structure_list *l, lc_structure_kind kind, int layer,
   l->s[l->n++] = (lc_structure){.kind = kind, .layer = layer, .count = count};
 }
 
-void lc_structure_side(lc_structure_list *l, const char *fmt, int layer, int axis, int64_t first, int64_t unit) {
+void lc_structure_side(lc_structure_list *l, const char *fmt, int layer, int axis, int64_t first,
+                       int64_t unit) {
   if (l->st) return;
   lc_structure *s = &l->s[l->n - 1];
   lc_side *grown = lc_realloc(l->ctx, LC_MEM_OTHER, s->side, (size_t)(s->n_side + 1) * sizeof *grown);

@@ -5,9 +5,10 @@
  *                x += D·gelu(U·m + b) + b,                           m = layernorm(x)
  *   hidden = layernorm(x); logits = E·hidden (tied, unless the configuration says otherwise)
  *
- * Its linear layers are "Conv1D": files hold them in×out, here they are out×in as everywhere (a GGUF already has them so). One linear
- * makes q, k and v; columns are taken apart after it. Dropout (three rates of 0.1 in the published configurations) stays off, as in
- * evaluation. reorder_and_upcast_attn changes rounding in mixed precision only, and passes. */
+ * Its linear layers are "Conv1D": files hold them in×out, here they are out×in as everywhere (a GGUF already
+ * has them so). One linear makes q, k and v; columns are taken apart after it. Dropout (three rates of 0.1 in
+ * the published configurations) stays off, as in evaluation. reorder_and_upcast_attn changes rounding in
+ * mixed precision only, and passes. */
 #include "model/config.h"
 #include <jansson.h>
 #include <math.h>
@@ -15,22 +16,31 @@
 
 /* ---- configuration ---- */
 
-static const lc_refusal refused[] = {
-    {"add_cross_attention", NAN, NULL}, {"quantization_config", NAN, NULL}, {"is_encoder_decoder", NAN, NULL}, {"pruned_heads", NAN, NULL}};
+static const lc_refusal refused[] = {{"add_cross_attention", NAN, NULL},
+                                     {"quantization_config", NAN, NULL},
+                                     {"is_encoder_decoder", NAN, NULL},
+                                     {"pruned_heads", NAN, NULL}};
 
 static lc_gelu_kind read_gelu(lc_reader *r) {
-  static const struct { const char *name; lc_gelu_kind kind; } table[] = {
-      {"gelu_new", LC_GELU_TANH}, {"gelu_pytorch_tanh", LC_GELU_TANH}, {"gelu_fast", LC_GELU_TANH}, {"gelu", LC_GELU_ERF}};
+  static const struct {
+    const char *name;
+    lc_gelu_kind kind;
+  } table[] = {{"gelu_new", LC_GELU_TANH},
+               {"gelu_pytorch_tanh", LC_GELU_TANH},
+               {"gelu_fast", LC_GELU_TANH},
+               {"gelu", LC_GELU_ERF}};
   const char *name = lc_read_str(r, "activation_function", "gelu_new");
   for (size_t i = 0; i < sizeof table / sizeof *table; i++)
     if (!strcmp(name, table[i].name)) return table[i].kind;
-  if (!r->st) r->st = lc_fail(r->ctx, "%s: 'activation_function' = \"%.40s\" is not supported", r->path, name);
+  if (!r->st)
+    r->st = lc_fail(r->ctx, "%s: 'activation_function' = \"%.40s\" is not supported", r->path, name);
   return LC_GELU_TANH;
 }
 
 static lc_status check(lc_ctx *ctx, const char *path, lc_config *c) {
   if (c->C % c->H)
-    return lc_fail(ctx, "%s: width %lld is no multiple of %lld heads", path, (long long)c->C, (long long)c->H);
+    return lc_fail(ctx, "%s: width %lld is no multiple of %lld heads", path, (long long)c->C,
+                   (long long)c->H);
   c->G = c->H;
   c->D = c->C / c->H;
   return LC_OK;
@@ -63,14 +73,16 @@ static lc_status positive(lc_ctx *ctx, const lc_gguf *g, const char *name, int64
   lc_key key = lc_arch_key("gpt2", name);
   LC_TRY(lc_gguf_i64(ctx, g, key.text, out));
   if (*out < 1 || *out > max)
-    return lc_fail(ctx, "%s: '%s' is %lld: 1 to %lld is possible", g->map.path, key.text, (long long)*out, (long long)max);
+    return lc_fail(ctx, "%s: '%s' is %lld: 1 to %lld is possible", g->map.path, key.text, (long long)*out,
+                   (long long)max);
   return LC_OK;
 }
 
 static struct json_t *to_json(const lc_config *c) {
-  json_t *j = json_pack("{s:[s],s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:f,s:b,s:s}", "architectures", "GPT2LMHeadModel", "model_type", "gpt2", "vocab_size",
-                        (json_int_t)c->V, "n_embd", (json_int_t)c->C, "n_layer", (json_int_t)c->L, "n_head", (json_int_t)c->H, "n_inner",
-                        (json_int_t)c->F, "n_positions", (json_int_t)c->context, "layer_norm_epsilon", (double)c->norm_eps,
+  json_t *j = json_pack("{s:[s],s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:f,s:b,s:s}", "architectures", "GPT2LMHeadModel",
+                        "model_type", "gpt2", "vocab_size", (json_int_t)c->V, "n_embd", (json_int_t)c->C,
+                        "n_layer", (json_int_t)c->L, "n_head", (json_int_t)c->H, "n_inner", (json_int_t)c->F,
+                        "n_positions", (json_int_t)c->context, "layer_norm_epsilon", (double)c->norm_eps,
                         "tie_word_embeddings", c->tied, "activation_function", "gelu_new");
   if (!j) return NULL;
   if (c->bos >= 0) json_object_set_new(j, "bos_token_id", json_integer(c->bos));
@@ -86,9 +98,11 @@ static lc_status config_gguf(lc_ctx *ctx, const lc_gguf *g, lc_config *c) {
   LC_TRY(positive(ctx, g, "attention.head_count", LC_MAX_COUNT, &c->H));
   LC_TRY(positive(ctx, g, "context_length", LC_MAX_COUNT, &c->context));
   c->norm_eps = (float)lc_gguf_f64_or(g, "gpt2.attention.layer_norm_epsilon", -1);
-  if (!(c->norm_eps >= 0)) return lc_fail(ctx, "%s: 'gpt2.attention.layer_norm_epsilon' is missing", g->map.path);
+  if (!(c->norm_eps >= 0))
+    return lc_fail(ctx, "%s: 'gpt2.attention.layer_norm_epsilon' is missing", g->map.path);
   if (lc_gguf_i64_or(g, "gpt2.attention.head_count_kv", c->H) != c->H)
-    return lc_fail(ctx, "%s: 'gpt2.attention.head_count_kv' differs from the heads: not supported", g->map.path);
+    return lc_fail(ctx, "%s: 'gpt2.attention.head_count_kv' differs from the heads: not supported",
+                   g->map.path);
   const lc_tensor *embed = lc_gguf_find(g, "token_embd.weight");
   if (!embed) return lc_fail(ctx, "%s: tensor 'token_embd.weight' is missing", g->map.path);
   c->V = embed->shape[0];
@@ -105,9 +119,10 @@ static lc_status config_gguf(lc_ctx *ctx, const lc_gguf *g, lc_config *c) {
 
 static lc_status write_gguf(lc_ctx *ctx, const lc_config *c, lc_gguf_writer *w) {
   if (c->scale_by_layer || c->attention_scale || c->gelu != LC_GELU_TANH)
-    return lc_fail(ctx, "GGUF has no GPT-2 with %s", c->scale_by_layer    ? "scale_attn_by_inverse_layer_idx"
-                                                     : c->attention_scale ? "scale_attn_weights = false"
-                                                                          : "the exact gelu");
+    return lc_fail(ctx, "GGUF has no GPT-2 with %s",
+                   c->scale_by_layer    ? "scale_attn_by_inverse_layer_idx"
+                   : c->attention_scale ? "scale_attn_weights = false"
+                                        : "the exact gelu");
   LC_TRY(lc_gguf_put_u32(w, "gpt2.block_count", (uint32_t)c->L));
   LC_TRY(lc_gguf_put_u32(w, "gpt2.context_length", (uint32_t)c->context));
   LC_TRY(lc_gguf_put_u32(w, "gpt2.embedding_length", (uint32_t)c->C));
@@ -118,8 +133,12 @@ static lc_status write_gguf(lc_ctx *ctx, const lc_config *c, lc_gguf_writer *w) 
 
 /* ---- tensors ---- */
 
-static void matrix(lc_decls *d, int l, lc_weight_kind kind, int64_t M, int64_t N, const char *fmt, const char *gguf) {
-  lc_declare(d, (lc_tensor_decl){.layer = l, .kind = kind, .M = M, .N = N, .ndim = 2, .transposed = kind == LC_KIND_LINEAR}, fmt, gguf);
+static void matrix(lc_decls *d, int l, lc_weight_kind kind, int64_t M, int64_t N, const char *fmt,
+                   const char *gguf) {
+  lc_declare(d,
+             (lc_tensor_decl){
+                 .layer = l, .kind = kind, .M = M, .N = N, .ndim = 2, .transposed = kind == LC_KIND_LINEAR},
+             fmt, gguf);
 }
 
 static void vector(lc_decls *d, int l, lc_weight_kind kind, int64_t N, const char *fmt, const char *gguf) {
@@ -176,7 +195,8 @@ static lc_val mlp(lc_builder *b, const lc_config *c, int l, lc_val x) {
 }
 
 static lc_val build(lc_builder *b, const lc_config *c) {
-  lc_val x = lc_sum(b, lc_embedding(b, b->ids, "transformer.wte"), lc_embedding(b, b->pos, "transformer.wpe"));
+  lc_val x =
+      lc_sum(b, lc_embedding(b, b->ids, "transformer.wte"), lc_embedding(b, b->pos, "transformer.wpe"));
   x = lc_tap(b, LC_TAP_EMBED_OUT, -1, x);
   for (int l = 0; l < c->L; l++) {
     lc_block(b, l);
@@ -188,7 +208,8 @@ static lc_val build(lc_builder *b, const lc_config *c) {
 
 /* ---- structures ---- */
 
-static void pair(lc_structure_list *s, const char *weight, const char *bias, int l, int64_t first, int64_t unit) {
+static void pair(lc_structure_list *s, const char *weight, const char *bias, int l, int64_t first,
+                 int64_t unit) {
   lc_structure_side(s, weight, l, 0, first, unit);
   lc_structure_side(s, bias, l, 0, first, unit);
 }
@@ -217,7 +238,8 @@ static lc_status structures(lc_ctx *ctx, const lc_config *c, lc_structure **out,
     pair(&s, P "attn.c_attn.weight", P "attn.c_attn.bias", l, 0, c->D);
     lc_structure_side(&s, P "attn.c_proj.weight", l, 1, 0, c->D);
     lc_structure_begin(&s, LC_S_KV_HEAD, l, c->H);
-    for (int part = 0; part < 3; part++) pair(&s, P "attn.c_attn.weight", P "attn.c_attn.bias", l, part * c->C, c->D);
+    for (int part = 0; part < 3; part++)
+      pair(&s, P "attn.c_attn.weight", P "attn.c_attn.bias", l, part * c->C, c->D);
     lc_structure_side(&s, P "attn.c_proj.weight", l, 1, 0, c->D);
     lc_structure_begin(&s, LC_S_CHANNEL, l, c->F);
     pair(&s, P "mlp.c_fc.weight", P "mlp.c_fc.bias", l, 0, 1);
@@ -231,6 +253,15 @@ static lc_status structures(lc_ctx *ctx, const lc_config *c, lc_structure **out,
 }
 
 const lc_family lc_family_gpt2 = {
-    .architecture = "GPT2LMHeadModel", .model_type = "gpt2", .gguf = "gpt2", .prefix = "transformer.", .config_hf = config_hf,
-    .config_gguf = config_gguf, .write_gguf = write_gguf, .tensors = tensors, .build = build, .head = head, .structures = structures,
+    .architecture = "GPT2LMHeadModel",
+    .model_type = "gpt2",
+    .gguf = "gpt2",
+    .prefix = "transformer.",
+    .config_hf = config_hf,
+    .config_gguf = config_gguf,
+    .write_gguf = write_gguf,
+    .tensors = tensors,
+    .build = build,
+    .head = head,
+    .structures = structures,
 };

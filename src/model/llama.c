@@ -1,12 +1,14 @@
-/* Llama family: SmolLM2, Llama 2 and 3. Touvron et al. 2023 (arXiv 2302.13971, 2307.09288), as transformers' LlamaForCausalLM computes it:
+/* Llama family: SmolLM2, Llama 2 and 3. Touvron et al. 2023 (arXiv 2302.13971, 2307.09288), as transformers'
+ * LlamaForCausalLM computes it:
  *
  *   x = E[ids]
  *   each block:  x += O·attention(rotate(Q·n), rotate(K·n), V·n),  n = rmsnorm(x)
  *                x += D·(silu(G·m) ⊙ (U·m)),                       m = rmsnorm(x)
  *   hidden = rmsnorm(x); logits = head·hidden
  *
- * Q is (H·D, C), K and V (G·D, C), O (C, H·D); each kv head serves H/G query heads. D need not be C/H. In a GGUF the rows of Q and K
- * of each head are interleaved (llama.cpp rotates neighbouring pairs): row 2j+p there is row p·D/2+j here. */
+ * Q is (H·D, C), K and V (G·D, C), O (C, H·D); each kv head serves H/G query heads. D need not be C/H. In a
+ * GGUF the rows of Q and K of each head are interleaved (llama.cpp rotates neighbouring pairs): row 2j+p
+ * there is row p·D/2+j here. */
 #include "model/config.h"
 #include <jansson.h>
 #include <math.h>
@@ -15,21 +17,39 @@
 /* ---- configuration ---- */
 
 static const lc_refusal refused[] = {
-    {"hidden_act", NAN, "silu"},        {"pretraining_tp", 1, NULL},        {"sliding_window", NAN, NULL},
-    {"use_sliding_window", NAN, NULL},  {"layer_types", NAN, "full_attention"}, {"partial_rotary_factor", 1, NULL},
-    {"quantization_config", NAN, NULL}, {"attn_logit_softcapping", NAN, NULL}, {"final_logit_softcapping", NAN, NULL},
-    {"logit_scale", 1, NULL},           {"logits_scaling", 1, NULL},        {"embedding_multiplier", 1, NULL},
-    {"residual_multiplier", 1, NULL},   {"attention_multiplier", NAN, NULL}, {"query_pre_attn_scalar", NAN, NULL},
-    {"num_local_experts", NAN, NULL},   {"num_experts", NAN, NULL},         {"no_rope_layers", NAN, NULL},
-    {"qk_norm", NAN, NULL},             {"use_qk_norm", NAN, NULL},         {"clip_qkv", NAN, NULL},
-    {"add_cross_attention", NAN, NULL}, {"is_encoder_decoder", NAN, NULL},  {"attention_chunk_size", NAN, NULL},
+    {"hidden_act", NAN, "silu"},
+    {"pretraining_tp", 1, NULL},
+    {"sliding_window", NAN, NULL},
+    {"use_sliding_window", NAN, NULL},
+    {"layer_types", NAN, "full_attention"},
+    {"partial_rotary_factor", 1, NULL},
+    {"quantization_config", NAN, NULL},
+    {"attn_logit_softcapping", NAN, NULL},
+    {"final_logit_softcapping", NAN, NULL},
+    {"logit_scale", 1, NULL},
+    {"logits_scaling", 1, NULL},
+    {"embedding_multiplier", 1, NULL},
+    {"residual_multiplier", 1, NULL},
+    {"attention_multiplier", NAN, NULL},
+    {"query_pre_attn_scalar", NAN, NULL},
+    {"num_local_experts", NAN, NULL},
+    {"num_experts", NAN, NULL},
+    {"no_rope_layers", NAN, NULL},
+    {"qk_norm", NAN, NULL},
+    {"use_qk_norm", NAN, NULL},
+    {"clip_qkv", NAN, NULL},
+    {"add_cross_attention", NAN, NULL},
+    {"is_encoder_decoder", NAN, NULL},
+    {"attention_chunk_size", NAN, NULL},
 };
 
 /* What has to fit, wherever the numbers came from. */
 static lc_status check(lc_ctx *ctx, const char *path, lc_config *c) {
   if (c->H % c->G)
-    return lc_fail(ctx, "%s: %lld heads cannot share %lld key/value heads", path, (long long)c->H, (long long)c->G);
-  if (c->D % 2) return lc_fail(ctx, "%s: head width %lld is odd: rotation needs pairs", path, (long long)c->D);
+    return lc_fail(ctx, "%s: %lld heads cannot share %lld key/value heads", path, (long long)c->H,
+                   (long long)c->G);
+  if (c->D % 2)
+    return lc_fail(ctx, "%s: head width %lld is odd: rotation needs pairs", path, (long long)c->D);
   return LC_OK;
 }
 
@@ -54,8 +74,9 @@ static lc_status config_hf(lc_ctx *ctx, const char *path, const struct json_t *j
   c->D = lc_read_int(&r, "head_dim", 0, 1, LC_MAX_COUNT);
   if (!r.st && !c->D) {
     if (c->C % c->H)
-      return lc_fail(ctx, "%s: no 'head_dim', and 'hidden_size' %lld is no multiple of 'num_attention_heads' %lld", path,
-                     (long long)c->C, (long long)c->H);
+      return lc_fail(ctx,
+                     "%s: no 'head_dim', and 'hidden_size' %lld is no multiple of 'num_attention_heads' %lld",
+                     path, (long long)c->C, (long long)c->H);
     c->D = c->C / c->H;
   }
   if (!r.st) lc_read_rope(&r, c);
@@ -63,26 +84,33 @@ static lc_status config_hf(lc_ctx *ctx, const char *path, const struct json_t *j
   return check(ctx, path, c);
 }
 
-static lc_status positive(lc_ctx *ctx, const lc_gguf *g, const char *name, int64_t def, int64_t max, int64_t *out) {
+static lc_status positive(lc_ctx *ctx, const lc_gguf *g, const char *name, int64_t def, int64_t max,
+                          int64_t *out) {
   lc_key key = lc_arch_key("llama", name);
   *out = def;
   if (!def || lc_gguf_key(g, key.text)) LC_TRY(lc_gguf_i64(ctx, g, key.text, out));
   if (*out < 1 || *out > max)
-    return lc_fail(ctx, "%s: '%s' is %lld: 1 to %lld is possible", g->map.path, key.text, (long long)*out, (long long)max);
+    return lc_fail(ctx, "%s: '%s' is %lld: 1 to %lld is possible", g->map.path, key.text, (long long)*out,
+                   (long long)max);
   return LC_OK;
 }
 
 static lc_status refuse_gguf(lc_ctx *ctx, const lc_gguf *g) {
-  static const struct { const char *name; double ok; } table[] = {
-      {"expert_count", 0},       {"attention.sliding_window", 0}, {"logit_scale", 1},   {"embedding_scale", 1},
-      {"residual_scale", 1},     {"attention.scale", 0},          {"attention.causal", 1}, {"attn_logit_softcapping", 0},
-      {"final_logit_softcapping", 0}, {"attention.clamp_kqv", 0},
+  static const struct {
+    const char *name;
+    double ok;
+  } table[] = {
+      {"expert_count", 0},        {"attention.sliding_window", 0}, {"logit_scale", 1},
+      {"embedding_scale", 1},     {"residual_scale", 1},           {"attention.scale", 0},
+      {"attention.causal", 1},    {"attn_logit_softcapping", 0},   {"final_logit_softcapping", 0},
+      {"attention.clamp_kqv", 0},
   };
   for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
     lc_key key = lc_arch_key("llama", table[i].name);
     const lc_gguf_kv *kv = lc_gguf_key(g, key.text);
     if (!kv) continue;
-    double v = kv->type == LC_GGUF_BOOL ? lc_gguf_bool_or(g, key.text, false) : lc_gguf_f64_or(g, key.text, NAN);
+    double v =
+        kv->type == LC_GGUF_BOOL ? lc_gguf_bool_or(g, key.text, false) : lc_gguf_f64_or(g, key.text, NAN);
     if (v != table[i].ok && !(v == 0 && table[i].ok == 1 && kv->type != LC_GGUF_BOOL))
       return lc_fail(ctx, "%s: '%s' = %g is not supported", g->map.path, key.text, v);
   }
@@ -91,13 +119,16 @@ static lc_status refuse_gguf(lc_ctx *ctx, const lc_gguf *g) {
 
 static struct json_t *to_json(lc_ctx *ctx, const lc_config *c) {
   json_t *rope = c->rope.factors ? json_object() : lc_rope_json(ctx, &c->rope);
-  json_t *j = rope ? json_pack("{s:[s],s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:f,s:b,s:b,s:b,s:s,s:o}", "architectures", "LlamaForCausalLM",
-                               "model_type", "llama", "vocab_size", (json_int_t)c->V, "hidden_size", (json_int_t)c->C, "intermediate_size",
-                               (json_int_t)c->F, "num_hidden_layers", (json_int_t)c->L, "num_attention_heads", (json_int_t)c->H,
-                               "num_key_value_heads", (json_int_t)c->G, "head_dim", (json_int_t)c->D, "max_position_embeddings",
-                               (json_int_t)c->context, "rms_norm_eps", (double)c->norm_eps, "tie_word_embeddings", c->tied, "attention_bias",
-                               c->attention_bias, "mlp_bias", c->mlp_bias, "hidden_act", "silu", "rope_parameters", rope)
-                   : NULL;
+  json_t *j =
+      rope ? json_pack("{s:[s],s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:f,s:b,s:b,s:b,s:s,s:o}", "architectures",
+                       "LlamaForCausalLM", "model_type", "llama", "vocab_size", (json_int_t)c->V,
+                       "hidden_size", (json_int_t)c->C, "intermediate_size", (json_int_t)c->F,
+                       "num_hidden_layers", (json_int_t)c->L, "num_attention_heads", (json_int_t)c->H,
+                       "num_key_value_heads", (json_int_t)c->G, "head_dim", (json_int_t)c->D,
+                       "max_position_embeddings", (json_int_t)c->context, "rms_norm_eps", (double)c->norm_eps,
+                       "tie_word_embeddings", c->tied, "attention_bias", c->attention_bias, "mlp_bias",
+                       c->mlp_bias, "hidden_act", "silu", "rope_parameters", rope)
+           : NULL;
   if (!j) return NULL;
   if (c->bos >= 0) json_object_set_new(j, "bos_token_id", json_integer(c->bos));
   if (c->eos >= 0) json_object_set_new(j, "eos_token_id", json_integer(c->eos));
@@ -117,9 +148,11 @@ static lc_status config_gguf(lc_ctx *ctx, const lc_gguf *g, lc_config *c) {
   LC_TRY(positive(ctx, g, "attention.key_length", lc_max64(1, c->C / c->H), LC_MAX_COUNT, &c->D));
   LC_TRY(positive(ctx, g, "attention.value_length", c->D, LC_MAX_COUNT, &v_width));
   if (v_width != c->D)
-    return lc_fail(ctx, "%s: keys %lld and values %lld wide: one width is supported", g->map.path, (long long)c->D, (long long)v_width);
+    return lc_fail(ctx, "%s: keys %lld and values %lld wide: one width is supported", g->map.path,
+                   (long long)c->D, (long long)v_width);
   c->norm_eps = (float)lc_gguf_f64_or(g, "llama.attention.layer_norm_rms_epsilon", -1);
-  if (!(c->norm_eps >= 0)) return lc_fail(ctx, "%s: 'llama.attention.layer_norm_rms_epsilon' is missing", g->map.path);
+  if (!(c->norm_eps >= 0))
+    return lc_fail(ctx, "%s: 'llama.attention.layer_norm_rms_epsilon' is missing", g->map.path);
   const lc_tensor *embed = lc_gguf_find(g, "token_embd.weight");
   if (!embed) return lc_fail(ctx, "%s: tensor 'token_embd.weight' is missing", g->map.path);
   c->V = embed->shape[0];
@@ -151,12 +184,18 @@ static lc_status write_gguf(lc_ctx *ctx, const lc_config *c, lc_gguf_writer *w) 
 
 /* ---- tensors ---- */
 
-static void matrix(lc_decls *d, int l, lc_weight_kind kind, int64_t M, int64_t N, int64_t permuted, const char *fmt, const char *gguf) {
-  lc_declare(d, (lc_tensor_decl){.layer = l, .kind = kind, .M = M, .N = N, .ndim = 2, .permuted_heads = permuted}, fmt, gguf);
+static void matrix(lc_decls *d, int l, lc_weight_kind kind, int64_t M, int64_t N, int64_t permuted,
+                   const char *fmt, const char *gguf) {
+  lc_declare(
+      d, (lc_tensor_decl){.layer = l, .kind = kind, .M = M, .N = N, .ndim = 2, .permuted_heads = permuted},
+      fmt, gguf);
 }
 
-static void vector(lc_decls *d, int l, lc_weight_kind kind, int64_t N, int64_t permuted, const char *fmt, const char *gguf) {
-  lc_declare(d, (lc_tensor_decl){.layer = l, .kind = kind, .M = 1, .N = N, .ndim = 1, .permuted_heads = permuted}, fmt, gguf);
+static void vector(lc_decls *d, int l, lc_weight_kind kind, int64_t N, int64_t permuted, const char *fmt,
+                   const char *gguf) {
+  lc_declare(
+      d, (lc_tensor_decl){.layer = l, .kind = kind, .M = 1, .N = N, .ndim = 1, .permuted_heads = permuted},
+      fmt, gguf);
 }
 
 static void tensors(const lc_config *c, lc_decls *d) {
@@ -203,7 +242,8 @@ static lc_val attention(lc_builder *b, const lc_config *c, int l, lc_val x, lc_v
   q = lc_rotate(b, q, table, c->H, c->D);
   k = lc_rotate(b, k, table, c->G, c->D);
   float scale = c->attention_scale ? c->attention_scale : 1.0f / sqrtf((float)c->D);
-  lc_attention_opts o = {.heads = c->H, .kv_heads = c->G, .head_dim = c->D, .window = c->window, .scale = scale, .layer = l};
+  lc_attention_opts o = {
+      .heads = c->H, .kv_heads = c->G, .head_dim = c->D, .window = c->window, .scale = scale, .layer = l};
   lc_val y = lc_tap(b, LC_TAP_HEAD_OUT, l, lc_attention(b, q, k, v, &o));
   return lc_tap(b, LC_TAP_MID_RESIDUAL, l, lc_project(b, y, x, LC_TAP_ATTN_OUT, P "self_attn.o_proj", l));
 }
@@ -229,7 +269,8 @@ static lc_val build(lc_builder *b, const lc_config *c) {
 
 /* ---- structures ---- */
 
-static void rows(lc_structure_list *s, bool bias, const char *weight, const char *bias_name, int l, int64_t unit) {
+static void rows(lc_structure_list *s, bool bias, const char *weight, const char *bias_name, int l,
+                 int64_t unit) {
   lc_structure_side(s, weight, l, 0, 0, unit);
   if (bias) lc_structure_side(s, bias_name, l, 0, 0, unit);
 }
@@ -240,8 +281,9 @@ static void residual(lc_structure_list *s, const lc_config *c) {
   lc_structure_side(s, "model.norm.weight", -1, 0, 0, 1);
   if (!c->tied) lc_structure_side(s, "lm_head.weight", -1, 1, 0, 1);
   for (int l = 0; l < c->L; l++) {
-    static const char *const readers[] = {P "self_attn.q_proj.weight", P "self_attn.k_proj.weight", P "self_attn.v_proj.weight",
-                                          P "mlp.gate_proj.weight", P "mlp.up_proj.weight"};
+    static const char *const readers[] = {P "self_attn.q_proj.weight", P "self_attn.k_proj.weight",
+                                          P "self_attn.v_proj.weight", P "mlp.gate_proj.weight",
+                                          P "mlp.up_proj.weight"};
     for (int i = 0; i < 5; i++) lc_structure_side(s, readers[i], l, 1, 0, 1);
     lc_structure_side(s, P "input_layernorm.weight", l, 0, 0, 1);
     lc_structure_side(s, P "post_attention_layernorm.weight", l, 0, 0, 1);
@@ -276,6 +318,15 @@ static lc_status structures(lc_ctx *ctx, const lc_config *c, lc_structure **out,
 }
 
 const lc_family lc_family_llama = {
-    .architecture = "LlamaForCausalLM", .model_type = "llama", .gguf = "llama", .prefix = "model.", .config_hf = config_hf, .config_gguf = config_gguf,
-    .write_gguf = write_gguf, .tensors = tensors, .build = build, .head = head, .structures = structures,
+    .architecture = "LlamaForCausalLM",
+    .model_type = "llama",
+    .gguf = "llama",
+    .prefix = "model.",
+    .config_hf = config_hf,
+    .config_gguf = config_gguf,
+    .write_gguf = write_gguf,
+    .tensors = tensors,
+    .build = build,
+    .head = head,
+    .structures = structures,
 };

@@ -1,5 +1,6 @@
-/* A net: what one user makes of a model. Weights are views of the model's files (vectors, which are small, are copied to f32); deltas and
- * whole-weight trainables hang on them. Several nets can stand on one model. */
+/* A net: what one user makes of a model. Weights are views of the model's files (vectors, which are small,
+ * are copied to f32); deltas and whole-weight trainables hang on them. Several nets can stand on one model.
+ */
 #include "model/config.h"
 #include <stdlib.h>
 #include <string.h>
@@ -9,7 +10,8 @@ static int by_name(const void *a, const void *b) {
 }
 
 /* The f32 values of a vector, in HF order. */
-static lc_status decode_vector(lc_ctx *ctx, const lc_tensor *src, const int32_t *row_map, int64_t n, float *dst) {
+static lc_status decode_vector(lc_ctx *ctx, const lc_tensor *src, const int32_t *row_map, int64_t n,
+                               float *dst) {
   LC_TRY(lc_decode_row(ctx, src->dtype, src->data, n, dst));
   if (!row_map) return LC_OK;
   float *tmp = lc_alloc_n(ctx, LC_MEM_OTHER, (size_t)n, sizeof *tmp);
@@ -22,7 +24,13 @@ static lc_status decode_vector(lc_ctx *ctx, const lc_tensor *src, const int32_t 
 
 static lc_status fill_weight(const lc_model *m, int i, lc_weight *w) {
   const lc_tensor_decl *d = &m->decl[i];
-  *w = (lc_weight){.name = d->name, .id = lc_fnv1a32(d->name), .layer = d->layer, .kind = d->kind, .M = d->M, .N = d->N, .ndim = d->ndim};
+  *w = (lc_weight){.name = d->name,
+                   .id = lc_fnv1a32(d->name),
+                   .layer = d->layer,
+                   .kind = d->kind,
+                   .M = d->M,
+                   .N = d->N,
+                   .ndim = d->ndim};
   const char *dot = strrchr(d->name, '.');
   char *module = lc_format(m->ctx, "%.*s", dot ? (int)(dot - d->name) : (int)strlen(d->name), d->name);
   if (!module) return LC_FAILED;
@@ -38,7 +46,8 @@ static lc_status fill_weight(const lc_model *m, int i, lc_weight *w) {
 
 lc_status lc_net_new(const lc_model *m, lc_dtype compute, lc_net **out) {
   *out = NULL;
-  if (compute != LC_F32 && compute != LC_BF16) return lc_fail(m->ctx, "computing in %s is not supported", lc_dtype_get(compute)->name);
+  if (compute != LC_F32 && compute != LC_BF16)
+    return lc_fail(m->ctx, "computing in %s is not supported", lc_dtype_get(compute)->name);
   lc_net *net = lc_alloc(m->ctx, LC_MEM_OTHER, sizeof *net);
   if (!net) return LC_FAILED;
   net->ctx = m->ctx;
@@ -90,7 +99,12 @@ lc_weight *lc_net_weight(const lc_net *net, const char *name) {
 
 /* ---- whole weights ---- */
 
-typedef struct { lc_ctx *ctx; const lc_form *from; float *to; int64_t M, N, rows; } decode_arg;
+typedef struct {
+  lc_ctx *ctx;
+  const lc_form *from;
+  float *to;
+  int64_t M, N, rows;
+} decode_arg;
 
 static lc_status decode_chunk(void *arg, int64_t chunk, int worker) {
   const decode_arg *a = arg;
@@ -102,7 +116,9 @@ static lc_status decode_chunk(void *arg, int64_t chunk, int worker) {
 static lc_status make_whole(lc_net *net, lc_weight *w, lc_param **out) {
   lc_index all = {.kind = LC_ALL, .n = w->M * w->N};
   lc_param *p;
-  if (w->n_delta) return lc_fail(net->ctx, "'%s' carries a %s delta: it cannot be trained as a whole", w->name, w->delta[0]->ops->name);
+  if (w->n_delta)
+    return lc_fail(net->ctx, "'%s' carries a %s delta: it cannot be trained as a whole", w->name,
+                   w->delta[0]->ops->name);
   LC_TRY(lc_param_new(net->ctx, w->name, w, &all, w->M, w->N, true, &p));
   p->decays = w->kind != LC_KIND_NORM && w->kind != LC_KIND_BIAS;
   lc_form *form = NULL;
@@ -110,7 +126,12 @@ static lc_status make_whole(lc_net *net, lc_weight *w, lc_param **out) {
   if (w->ndim == 1) {
     memcpy(p->value, w->vector, (size_t)p->n * sizeof *p->value);
   } else {
-    decode_arg a = {.ctx = net->ctx, .from = w->base, .to = p->value, .M = w->M, .N = w->N, .rows = lc_max64(1, 65536 / w->N)};
+    decode_arg a = {.ctx = net->ctx,
+                    .from = w->base,
+                    .to = p->value,
+                    .M = w->M,
+                    .N = w->N,
+                    .rows = lc_max64(1, 65536 / w->N)};
     LC_GO(lc_parallel(net->ctx, lc_ceil_div(a.M, a.rows), decode_chunk, &a));
     LC_GO(lc_form_of_param(net->ctx, p, &form));
   }
@@ -163,7 +184,8 @@ lc_status lc_net_params(const lc_net *net, lc_param ***out, int *n) {
 
 /* ---- graph ---- */
 
-/* Uses are counted anew by the builder. A second graph of the same net may use less of it (no head): the larger count stands. */
+/* Uses are counted anew by the builder. A second graph of the same net may use less of it (no head): the
+ * larger count stands. */
 static void reset_uses(lc_weights *w, int *before) {
   for (int i = 0; i < w->n; i++) {
     before[i] = w->w[i].uses;
@@ -171,7 +193,8 @@ static void reset_uses(lc_weights *w, int *before) {
   }
 }
 
-lc_status lc_net_build(lc_net *net, bool with_loss, lc_objective_fn objective, void *self, lc_net_graph *out) {
+lc_status lc_net_build(lc_net *net, bool with_loss, lc_objective_fn objective, void *self,
+                       lc_net_graph *out) {
   const lc_config *c = &net->model->config;
   *out = (lc_net_graph){0};
   int *before = lc_alloc_n(net->ctx, LC_MEM_OTHER, (size_t)net->weights.n, sizeof *before);
@@ -186,8 +209,10 @@ lc_status lc_net_build(lc_net *net, bool with_loss, lc_objective_fn objective, v
   out->hidden = c->family->build(&b, c);
   LC_GO(b.st);
   lc_graph_keep(out->g, out->hidden);
-  if (with_loss && objective) LC_GO(objective(self, &b, out->hidden, &out->nll));
-  else if (with_loss) out->nll = lc_head_loss(&b, out->hidden, b.labels, c->family->head(c));
+  if (with_loss && objective)
+    LC_GO(objective(self, &b, out->hidden, &out->nll));
+  else if (with_loss)
+    out->nll = lc_head_loss(&b, out->hidden, b.labels, c->family->head(c));
   LC_GO(b.st);
   if (with_loss) lc_graph_keep(out->g, out->nll);
   out->ids = b.ids;

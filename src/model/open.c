@@ -1,9 +1,10 @@
-/* Opens a model: an HF directory or a GGUF file. The configuration says which tensors there must be; each is looked up in the mapped file
- * and its shape and dtype are checked, so that nothing above has to. Nothing is copied: `src` are views of the mapping, and row order
- * (a GGUF's interleaved q and k rows) is undone through row maps.
+/* Opens a model: an HF directory or a GGUF file. The configuration says which tensors there must be; each is
+ * looked up in the mapped file and its shape and dtype are checked, so that nothing above has to. Nothing is
+ * copied: `src` are views of the mapping, and row order (a GGUF's interleaved q and k rows) is undone through
+ * row maps.
  *
- * A tensor that is not expected is either known to be of no use (buffers that old programs saved) or warned about: it may mean that the
- * configuration does not tell the whole story. */
+ * A tensor that is not expected is either known to be of no use (buffers that old programs saved) or warned
+ * about: it may mean that the configuration does not tell the whole story. */
 #include "model/config.h"
 #include <jansson.h>
 #include <stdlib.h>
@@ -15,7 +16,9 @@ static const lc_family *family_of(const json_t *j) {
   const char *arch = json_string_value(json_array_get(json_object_get(j, "architectures"), 0));
   const char *type = json_string_value(json_object_get(j, "model_type"));
   for (int i = 0; i < lc_n_families; i++)
-    if (arch ? !strcmp(arch, lc_families[i]->architecture) : type && !strcmp(type, lc_families[i]->model_type)) return lc_families[i];
+    if (arch ? !strcmp(arch, lc_families[i]->architecture)
+             : type && !strcmp(type, lc_families[i]->model_type))
+      return lc_families[i];
   return NULL;
 }
 
@@ -26,8 +29,8 @@ static lc_status read_config(lc_model *m, const char *path) {
   if (!c->family) {
     const char *arch = json_string_value(json_array_get(json_object_get(c->json, "architectures"), 0));
     if (!arch) arch = json_string_value(json_object_get(c->json, "model_type"));
-    return lc_fail(m->ctx, "%s: architecture '%.60s' is not supported (%s and %s are)", path, arch ? arch : "(none)",
-                   lc_family_llama.architecture, lc_family_gpt2.architecture);
+    return lc_fail(m->ctx, "%s: architecture '%.60s' is not supported (%s and %s are)", path,
+                   arch ? arch : "(none)", lc_family_llama.architecture, lc_family_gpt2.architecture);
   }
   return c->family->config_hf(m->ctx, path, c->json, c);
 }
@@ -49,7 +52,8 @@ static lc_status read_generation_config(lc_model *m, const char *path) {
 }
 
 static lc_status open_hf(lc_model *m) {
-  static const char *const names[] = {"config.json", "generation_config.json", "model.safetensors", "model.safetensors.index.json"};
+  static const char *const names[] = {"config.json", "generation_config.json", "model.safetensors",
+                                      "model.safetensors.index.json"};
   enum { CONFIG, GENERATION, SINGLE, INDEX, N };
   char *path[N] = {0};
   lc_status st = LC_OK;
@@ -60,9 +64,12 @@ static lc_status open_hf(lc_model *m) {
   if (st) goto done;
   LC_GO(read_config(m, path[CONFIG]));
   LC_GO(read_generation_config(m, path[GENERATION]));
-  if (lc_path_exists(path[SINGLE])) st = lc_safetensors_open(m->ctx, path[SINGLE], &m->st);
-  else if (lc_path_exists(path[INDEX])) st = lc_safetensors_open_index(m->ctx, path[INDEX], &m->st);
-  else st = lc_fail(m->ctx, "%s: neither model.safetensors nor model.safetensors.index.json is there", m->path);
+  if (lc_path_exists(path[SINGLE]))
+    st = lc_safetensors_open(m->ctx, path[SINGLE], &m->st);
+  else if (lc_path_exists(path[INDEX]))
+    st = lc_safetensors_open_index(m->ctx, path[INDEX], &m->st);
+  else
+    st = lc_fail(m->ctx, "%s: neither model.safetensors nor model.safetensors.index.json is there", m->path);
 done:
   for (int i = 0; i < N; i++) lc_free(m->ctx, path[i]);
   return st;
@@ -76,7 +83,8 @@ static lc_status open_gguf(lc_model *m) {
   for (int i = 0; i < lc_n_families; i++)
     if (lc_families[i]->gguf && lc_str_eq(arch, lc_families[i]->gguf)) m->config.family = lc_families[i];
   if (!m->config.family)
-    return lc_fail(m->ctx, "%s: architecture '%.*s' is not supported (llama and gpt2 are)", m->path, (int)lc_min64(60, (int64_t)arch.n), arch.data);
+    return lc_fail(m->ctx, "%s: architecture '%.*s' is not supported (llama and gpt2 are)", m->path,
+                   (int)lc_min64(60, (int64_t)arch.n), arch.data);
   return m->config.family->config_gguf(m->ctx, &m->gguf, &m->config);
 }
 
@@ -86,7 +94,8 @@ static const lc_tensor *find(const lc_model *m, const lc_tensor_decl *d, const c
   if (m->is_gguf) return lc_gguf_find(&m->gguf, *stored = d->gguf);
   const lc_tensor *t = lc_safetensors_find(&m->st, *stored = d->name);
   size_t n = strlen(m->config.family->prefix);
-  if (!t && !strncmp(d->name, m->config.family->prefix, n)) t = lc_safetensors_find(&m->st, *stored = d->name + n);
+  if (!t && !strncmp(d->name, m->config.family->prefix, n))
+    t = lc_safetensors_find(&m->st, *stored = d->name + n);
   if (!t) *stored = d->name;
   return t;
 }
@@ -101,7 +110,8 @@ static const char *file_of(const lc_model *m, const lc_tensor *t) {
 
 static void shape_text(char out[96], const lc_tensor *t) {
   int n = 0;
-  for (int i = 0; i < t->ndim; i++) n += snprintf(out + n, (size_t)(96 - n), "%s%lld", i ? "×" : "", (long long)t->shape[i]);
+  for (int i = 0; i < t->ndim; i++)
+    n += snprintf(out + n, (size_t)(96 - n), "%s%lld", i ? "×" : "", (long long)t->shape[i]);
   if (!t->ndim) snprintf(out, 96, "a scalar");
 }
 
@@ -110,7 +120,8 @@ static bool dtype_ok(const lc_model *m, const lc_tensor_decl *d, lc_dtype t) {
   return m->is_gguf && d->ndim == 2 && (t == LC_Q4_0 || t == LC_Q4_1 || t == LC_Q8_0);
 }
 
-static lc_status check_tensor(const lc_model *m, const lc_tensor_decl *d, const char *stored, const lc_tensor *t) {
+static lc_status check_tensor(const lc_model *m, const lc_tensor_decl *d, const char *stored,
+                              const lc_tensor *t) {
   bool swap = d->transposed && !m->is_gguf;
   lc_tensor want = {.ndim = d->ndim, .shape = {swap ? d->N : d->M, swap ? d->M : d->N}};
   if (d->ndim == 1) want.shape[0] = d->N;
@@ -120,9 +131,11 @@ static lc_status check_tensor(const lc_model *m, const lc_tensor_decl *d, const 
   shape_text(found, t);
   bool same = t->ndim == want.ndim;
   for (int i = 0; same && i < t->ndim; i++) same = t->shape[i] == want.shape[i];
-  if (!same) return lc_fail(m->ctx, "%s: tensor '%s': %s expected, %s found", file_of(m, t), stored, expected, found);
+  if (!same)
+    return lc_fail(m->ctx, "%s: tensor '%s': %s expected, %s found", file_of(m, t), stored, expected, found);
   if (!dtype_ok(m, d, t->dtype))
-    return lc_fail(m->ctx, "%s: tensor '%s' has dtype %s, which is not supported here", file_of(m, t), stored, lc_dtype_get(t->dtype)->name);
+    return lc_fail(m->ctx, "%s: tensor '%s' has dtype %s, which is not supported here", file_of(m, t), stored,
+                   lc_dtype_get(t->dtype)->name);
   return LC_OK;
 }
 
@@ -145,16 +158,23 @@ static lc_status map_rows(lc_model *m, int i) {
   return m->maps[which] ? LC_OK : LC_FAILED;
 }
 
-/* A configuration may say "tied" of a file that holds two different tensors (training untied them): transformers 5 believes the file. */
+/* A configuration may say "tied" of a file that holds two different tensors (training untied them):
+ * transformers 5 believes the file. */
 static void untie(lc_model *m) {
   lc_tensor_decl embedding = {.name = (char *)m->config.family->head(&m->config)};
   const char *stored;
   size_t bytes;
   if (m->is_gguf || !m->config.tied) return;
   const lc_tensor *head = lc_safetensors_find(&m->st, "lm_head.weight"), *e = find(m, &embedding, &stored);
-  if (!head || !e || head->ndim != 2 || e->ndim != 2 || head->shape[0] != e->shape[0] || head->shape[1] != e->shape[1]) return;
-  if (head->dtype == e->dtype && lc_dtype_bytes(e->dtype, lc_tensor_count(e), &bytes) && !memcmp(head->data, e->data, bytes)) return;
-  lc_log(m->ctx, LC_LOG_WARN, "%s: 'tie_word_embeddings' is true, but 'lm_head.weight' differs from '%s': read as untied", m->path, stored);
+  if (!head || !e || head->ndim != 2 || e->ndim != 2 || head->shape[0] != e->shape[0] ||
+      head->shape[1] != e->shape[1])
+    return;
+  if (head->dtype == e->dtype && lc_dtype_bytes(e->dtype, lc_tensor_count(e), &bytes) &&
+      !memcmp(head->data, e->data, bytes))
+    return;
+  lc_log(m->ctx, LC_LOG_WARN,
+         "%s: 'tie_word_embeddings' is true, but 'lm_head.weight' differs from '%s': read as untied", m->path,
+         stored);
   m->config.tied = false;
   json_object_set_new(m->config.json, "tie_word_embeddings", json_false());
 }
@@ -182,7 +202,8 @@ static lc_status find_tensors(lc_model *m, bool *used) {
 
 /* Buffers that other programs saved beside the weights, and the head's copy of a tied embedding. */
 static bool of_no_use(const lc_model *m, const char *name) {
-  static const char *const suffixes[] = {".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", "rope_freqs.weight"};
+  static const char *const suffixes[] = {".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias",
+                                         "rope_freqs.weight"};
   if (m->config.tied && !strcmp(name, "lm_head.weight")) return true;
   for (size_t i = 0; i < sizeof suffixes / sizeof *suffixes; i++) {
     size_t n = strlen(name), k = strlen(suffixes[i]);
@@ -199,7 +220,8 @@ static lc_status resolve(lc_model *m) {
   lc_status st = used ? find_tensors(m, used) : LC_FAILED;
   for (int i = 0; !st && i < n; i++)
     if (!used[i] && !of_no_use(m, all[i].name))
-      lc_log(m->ctx, LC_LOG_WARN, "%s: tensor '%s' is not part of a %s: ignored", file_of(m, &all[i].t), all[i].name, m->config.family->architecture);
+      lc_log(m->ctx, LC_LOG_WARN, "%s: tensor '%s' is not part of a %s: ignored", file_of(m, &all[i].t),
+             all[i].name, m->config.family->architecture);
   lc_free(m->ctx, used);
   return st;
 }
@@ -211,7 +233,8 @@ static int by_id(const void *a, const void *b) {
   return x < y ? -1 : x > y;
 }
 
-/* Random numbers are keyed by the FNV-1a hash of a tensor's name: two names with one hash would share them. */
+/* Random numbers are keyed by the FNV-1a hash of a tensor's name: two names with one hash would share them.
+ */
 static lc_status check_ids(lc_model *m) {
   uint64_t *id = lc_alloc_n(m->ctx, LC_MEM_OTHER, (size_t)m->n, sizeof *id);
   if (!id) return LC_FAILED;
@@ -220,7 +243,8 @@ static lc_status check_ids(lc_model *m) {
   qsort(id, (size_t)m->n, sizeof *id, by_id);
   for (int i = 1; i < m->n && !st; i++)
     if (id[i] >> 32 == id[i - 1] >> 32)
-      st = lc_fail(m->ctx, "%s: the names '%s' and '%s' have the same hash", m->path, m->decl[(uint32_t)id[i - 1]].name, m->decl[(uint32_t)id[i]].name);
+      st = lc_fail(m->ctx, "%s: the names '%s' and '%s' have the same hash", m->path,
+                   m->decl[(uint32_t)id[i - 1]].name, m->decl[(uint32_t)id[i]].name);
   lc_free(m->ctx, id);
   return st;
 }
@@ -231,11 +255,22 @@ static uint64_t mix(uint64_t h, const void *data, size_t n) { /* FNV-1a, 64 bits
   return h;
 }
 
-/* Numbers of the configuration, the table of tensors (HF names), and up to four samples of 256 bytes of each. */
+/* Numbers of the configuration, the table of tensors (HF names), and up to four samples of 256 bytes of each.
+ */
 static uint64_t fingerprint(const lc_model *m) {
   const lc_config *c = &m->config;
-  int64_t numbers[] = {c->C, c->L, c->H, c->G, c->D, c->F, c->V, c->tied, (int64_t)(c->rope.theta * 16), (int64_t)c->rope.type,
-                       (int64_t)(c->rope.factor * 1024), (int64_t)(c->norm_eps * 1e12f)};
+  int64_t numbers[] = {c->C,
+                       c->L,
+                       c->H,
+                       c->G,
+                       c->D,
+                       c->F,
+                       c->V,
+                       c->tied,
+                       (int64_t)(c->rope.theta * 16),
+                       (int64_t)c->rope.type,
+                       (int64_t)(c->rope.factor * 1024),
+                       (int64_t)(c->norm_eps * 1e12f)};
   uint64_t h = mix(0xcbf29ce484222325u, c->family->architecture, strlen(c->family->architecture));
   h = mix(h, numbers, sizeof numbers);
   for (int i = 0; i < m->n; i++) {
@@ -263,10 +298,15 @@ lc_status lc_model_open(lc_ctx *ctx, const char *path, lc_model **out) {
   lc_status st = m->path ? LC_OK : LC_FAILED;
   size_t n = strlen(path);
   if (st) goto done;
-  if (lc_path_is_dir(path)) st = open_hf(m);
-  else if (!lc_path_exists(path)) st = lc_fail(ctx, "%s: no such file or directory", path);
-  else if (n >= 12 && !strcmp(path + n - 12, ".safetensors")) st = lc_fail(ctx, "%s: a model is a GGUF file or the directory that holds config.json and safetensors", path);
-  else st = open_gguf(m);
+  if (lc_path_is_dir(path))
+    st = open_hf(m);
+  else if (!lc_path_exists(path))
+    st = lc_fail(ctx, "%s: no such file or directory", path);
+  else if (n >= 12 && !strcmp(path + n - 12, ".safetensors"))
+    st = lc_fail(ctx, "%s: a model is a GGUF file or the directory that holds config.json and safetensors",
+                 path);
+  else
+    st = open_gguf(m);
   if (st) goto done;
   LC_GO(resolve(m));
   LC_GO(check_ids(m));
@@ -289,14 +329,17 @@ void lc_model_close(lc_model *m) {
   lc_free(ctx, m->row_map);
   for (int i = 0; i < 2; i++) lc_free(ctx, m->maps[i]);
   if (m->config.json) json_decref(m->config.json);
-  if (m->is_gguf) lc_gguf_close(ctx, &m->gguf);
-  else lc_safetensors_close(ctx, &m->st);
+  if (m->is_gguf)
+    lc_gguf_close(ctx, &m->gguf);
+  else
+    lc_safetensors_close(ctx, &m->st);
   lc_free(ctx, m->path);
   lc_free(ctx, m);
 }
 
 lc_status lc_model_tokenizer(const lc_model *m, lc_tokenizer **out) {
-  return m->is_gguf ? lc_tokenizer_from_gguf(m->ctx, &m->gguf, m->path, out) : lc_tokenizer_from_dir(m->ctx, m->path, out);
+  return m->is_gguf ? lc_tokenizer_from_gguf(m->ctx, &m->gguf, m->path, out)
+                    : lc_tokenizer_from_dir(m->ctx, m->path, out);
 }
 
 int64_t lc_model_parameters(const lc_model *m) {

@@ -1,14 +1,19 @@
-/* The rotary embedding's configuration, in four spellings: rope_parameters (transformers 5), rope_scaling beside rope_theta (before),
- * llama.cpp's <arch>.rope.* metadata with an optional tensor of frequency divisors, and lc_rope, which nn computes with.
+/* The rotary embedding's configuration, in four spellings: rope_parameters (transformers 5), rope_scaling
+ * beside rope_theta (before), llama.cpp's <arch>.rope.* metadata with an optional tensor of frequency
+ * divisors, and lc_rope, which nn computes with.
  *
- * What transformers does with each type is its modeling_rope_utils; what llama.cpp does is its conversion (llama3's scaling becomes the
- * tensor rope_freqs.weight) and llama-context (yarn's factor on cos and sin is 0.1·ln(factor)+1, times rope.scaling.attn_factor). */
+ * What transformers does with each type is its modeling_rope_utils; what llama.cpp does is its conversion
+ * (llama3's scaling becomes the tensor rope_freqs.weight) and llama-context (yarn's factor on cos and sin is
+ * 0.1·ln(factor)+1, times rope.scaling.attn_factor). */
 #include "model/config.h"
 #include <jansson.h>
 #include <math.h>
 #include <string.h>
 
-static const struct { const char *name; lc_rope_type type; } types[] = {
+static const struct {
+  const char *name;
+  lc_rope_type type;
+} types[] = {
     {"default", LC_ROPE_DEFAULT}, {"linear", LC_ROPE_LINEAR}, {"dynamic", LC_ROPE_DYNAMIC},
     {"yarn", LC_ROPE_YARN},       {"llama3", LC_ROPE_LLAMA3},
 };
@@ -26,8 +31,9 @@ static lc_rope_type read_type(lc_reader *r) {
   for (int i = 0; i < N_TYPES; i++)
     if (!strcmp(types[i].name, name)) return types[i].type;
   if (!r->st)
-    r->st = lc_fail(r->ctx, "%s: '%srope_type' = \"%s\" is not supported (default, linear, dynamic, yarn and llama3 are)", r->path,
-                    r->where, name);
+    r->st = lc_fail(
+        r->ctx, "%s: '%srope_type' = \"%s\" is not supported (default, linear, dynamic, yarn and llama3 are)",
+        r->path, r->where, name);
   return LC_ROPE_DEFAULT;
 }
 
@@ -60,22 +66,26 @@ void lc_read_rope(lc_reader *top, lc_config *c) {
   char where[32];
   snprintf(where, sizeof where, "%s.", name);
   lc_reader r = {.ctx = top->ctx, .path = top->path, .where = where, .j = inner};
-  static const lc_refusal refused[] = {
-      {"partial_rotary_factor", 1, NULL}, {"full_attention", NAN, NULL}, {"sliding_attention", NAN, NULL}, {"mrope_section", NAN, NULL}};
+  static const lc_refusal refused[] = {{"partial_rotary_factor", 1, NULL},
+                                       {"full_attention", NAN, NULL},
+                                       {"sliding_attention", NAN, NULL},
+                                       {"mrope_section", NAN, NULL}};
   lc_read_refuse(&r, refused, sizeof refused / sizeof *refused);
   rope->type = read_type(&r);
   rope->theta = lc_read_num(&r, "rope_theta", theta, 1, 1e15);
   int64_t inner_original = lc_read_int(&r, "original_max_position_embeddings", c->context, 1, LC_MAX_COUNT);
   rope->original_context = original ? original : inner_original;
   bool derived = rope->type == LC_ROPE_YARN || rope->type == LC_ROPE_DEFAULT; /* the others must give it */
-  rope->factor = lc_read_num(&r, "factor", derived ? (double)c->context / (double)rope->original_context : NAN, 1e-6, 1e6);
+  rope->factor = lc_read_num(&r, "factor",
+                             derived ? (double)c->context / (double)rope->original_context : NAN, 1e-6, 1e6);
   if (rope->type == LC_ROPE_DEFAULT) rope->factor = 1;
   if (rope->type == LC_ROPE_YARN) read_yarn(&r, rope);
   if (rope->type == LC_ROPE_LLAMA3) {
     rope->low_freq_factor = lc_read_num(&r, "low_freq_factor", NAN, 1e-6, 1e6);
     rope->high_freq_factor = lc_read_num(&r, "high_freq_factor", NAN, 1e-6, 1e6);
     if (!r.st && rope->low_freq_factor == rope->high_freq_factor)
-      r.st = lc_fail(r.ctx, "%s: '%slow_freq_factor' and '%shigh_freq_factor' are both %g", r.path, where, where, rope->low_freq_factor);
+      r.st = lc_fail(r.ctx, "%s: '%slow_freq_factor' and '%shigh_freq_factor' are both %g", r.path, where,
+                     where, rope->low_freq_factor);
   }
   top->st = r.st;
 }
@@ -121,7 +131,8 @@ static double magnitude(double factor, double mscale) { /* Peng et al. 2023, equ
 double lc_rope_attention_factor(const lc_rope *r) {
   if (r->type != LC_ROPE_YARN) return 1;
   if (r->attention_factor) return r->attention_factor;
-  if (r->mscale && r->mscale_all_dim) return magnitude(r->factor, r->mscale) / magnitude(r->factor, r->mscale_all_dim);
+  if (r->mscale && r->mscale_all_dim)
+    return magnitude(r->factor, r->mscale) / magnitude(r->factor, r->mscale_all_dim);
   return magnitude(r->factor, 1);
 }
 
@@ -131,10 +142,12 @@ bool lc_rope_factors(const lc_rope *r, float *out) {
     return true;
   }
   if (r->type != LC_ROPE_LLAMA3) return false;
-  double low = (double)r->original_context / r->low_freq_factor, high = (double)r->original_context / r->high_freq_factor;
+  double low = (double)r->original_context / r->low_freq_factor,
+         high = (double)r->original_context / r->high_freq_factor;
   for (int64_t i = 0; i < r->dim / 2; i++) {
     double wave = 2 * M_PI * pow(r->theta, 2.0 * (double)i / (double)r->dim);
-    double smooth = ((double)r->original_context / wave - r->low_freq_factor) / (r->high_freq_factor - r->low_freq_factor);
+    double smooth = ((double)r->original_context / wave - r->low_freq_factor) /
+                    (r->high_freq_factor - r->low_freq_factor);
     out[i] = wave < high  ? 1.0f
              : wave > low ? (float)r->factor
                           : (float)(1.0 / ((1.0 - smooth) / r->factor + smooth));
@@ -142,7 +155,8 @@ bool lc_rope_factors(const lc_rope *r, float *out) {
   return true;
 }
 
-/* Recognises llama3's scaling with the constants of every published model, so that the table can be said in a config.json. */
+/* Recognises llama3's scaling with the constants of every published model, so that the table can be said in a
+ * config.json. */
 static void name_factors(lc_rope *r, const float *f) {
   float largest = 1;
   for (int64_t i = 0; i < r->dim / 2; i++) largest = f[i] > largest ? f[i] : largest;
@@ -168,14 +182,16 @@ static lc_status factors_from_gguf(lc_ctx *ctx, const lc_gguf *g, lc_rope *rope)
   const lc_tensor *t = lc_gguf_find(g, "rope_freqs.weight");
   if (!t) return LC_OK;
   if (t->dtype != LC_F32 || t->ndim != 1 || t->shape[0] != rope->dim / 2)
-    return lc_fail(ctx, "%s: tensor 'rope_freqs.weight': %lld F32 expected, %lld %s found", g->map.path, (long long)(rope->dim / 2),
-                   (long long)t->shape[0], lc_dtype_get(t->dtype)->name);
+    return lc_fail(ctx, "%s: tensor 'rope_freqs.weight': %lld F32 expected, %lld %s found", g->map.path,
+                   (long long)(rope->dim / 2), (long long)t->shape[0], lc_dtype_get(t->dtype)->name);
   const float *f = t->data;
   for (int64_t i = 0; i < rope->dim / 2; i++)
     if (!(f[i] > 0 && isfinite(f[i])))
-      return lc_fail(ctx, "%s: tensor 'rope_freqs.weight': value %lld is %g", g->map.path, (long long)i, f[i]);
+      return lc_fail(ctx, "%s: tensor 'rope_freqs.weight': value %lld is %g", g->map.path, (long long)i,
+                     f[i]);
   if (rope->type != LC_ROPE_DEFAULT)
-    return lc_fail(ctx, "%s: tensor 'rope_freqs.weight' beside rope scaling '%s'", g->map.path, type_name(rope->type));
+    return lc_fail(ctx, "%s: tensor 'rope_freqs.weight' beside rope scaling '%s'", g->map.path,
+                   type_name(rope->type));
   name_factors(rope, f);
   return LC_OK;
 }
@@ -185,23 +201,28 @@ lc_status lc_rope_from_gguf(lc_ctx *ctx, const lc_gguf *g, const char *arch, lc_
   *r = (lc_rope){.dim = c->D, .context = c->context, .original_context = c->context, .factor = 1};
 #define KEY(name) lc_arch_key(arch, name).text
   r->theta = lc_gguf_f64_or(g, KEY("rope.freq_base"), 10000);
-  if (!(r->theta >= 1 && r->theta <= 1e15)) return lc_fail(ctx, "%s: '%s' is %g", g->map.path, KEY("rope.freq_base"), r->theta);
+  if (!(r->theta >= 1 && r->theta <= 1e15))
+    return lc_fail(ctx, "%s: '%s' is %g", g->map.path, KEY("rope.freq_base"), r->theta);
   int64_t dim = lc_gguf_i64_or(g, KEY("rope.dimension_count"), c->D);
   if (dim != c->D)
-    return lc_fail(ctx, "%s: '%s' is %lld, the heads' width %lld: partial rotation is not supported", g->map.path,
-                   KEY("rope.dimension_count"), (long long)dim, (long long)c->D);
+    return lc_fail(ctx, "%s: '%s' is %lld, the heads' width %lld: partial rotation is not supported",
+                   g->map.path, KEY("rope.dimension_count"), (long long)dim, (long long)c->D);
   double factor = lc_gguf_f64_or(g, KEY("rope.scaling.factor"), 0);
   if (factor == 0) factor = lc_gguf_f64_or(g, KEY("rope.scale_linear"), 0);
   lc_str type = {"linear", 6};
-  if (lc_gguf_key(g, KEY("rope.scaling.type"))) LC_TRY(lc_gguf_string(ctx, g, KEY("rope.scaling.type"), &type));
+  if (lc_gguf_key(g, KEY("rope.scaling.type")))
+    LC_TRY(lc_gguf_string(ctx, g, KEY("rope.scaling.type"), &type));
   if (factor == 0) factor = 1;
-  if (!(factor >= 1e-6 && factor <= 1e6)) return lc_fail(ctx, "%s: '%s' is %g", g->map.path, KEY("rope.scaling.factor"), factor);
+  if (!(factor >= 1e-6 && factor <= 1e6))
+    return lc_fail(ctx, "%s: '%s' is %g", g->map.path, KEY("rope.scaling.factor"), factor);
   if (lc_str_eq(type, "yarn")) {
     r->type = LC_ROPE_YARN;
     r->factor = factor;
     r->truncate = true;
     r->original_context = lc_gguf_i64_or(g, KEY("rope.scaling.original_context_length"), c->context);
-    if (r->original_context < 1) return lc_fail(ctx, "%s: '%s' is not positive", g->map.path, KEY("rope.scaling.original_context_length"));
+    if (r->original_context < 1)
+      return lc_fail(ctx, "%s: '%s' is not positive", g->map.path,
+                     KEY("rope.scaling.original_context_length"));
     r->beta_fast = lc_gguf_f64_or(g, KEY("rope.scaling.yarn_beta_fast"), 32);
     r->beta_slow = lc_gguf_f64_or(g, KEY("rope.scaling.yarn_beta_slow"), 1);
     double log_mul = lc_gguf_f64_or(g, KEY("rope.scaling.yarn_log_multiplier"), 0);
@@ -212,8 +233,8 @@ lc_status lc_rope_from_gguf(lc_ctx *ctx, const lc_gguf *g, const char *arch, lc_
     r->type = factor == 1 ? LC_ROPE_DEFAULT : LC_ROPE_LINEAR;
     r->factor = factor;
   } else if (!lc_str_eq(type, "none")) {
-    return lc_fail(ctx, "%s: '%s' = \"%.*s\" is not supported", g->map.path, KEY("rope.scaling.type"), (int)lc_min64(60, (int64_t)type.n),
-                   type.data);
+    return lc_fail(ctx, "%s: '%s' = \"%.*s\" is not supported", g->map.path, KEY("rope.scaling.type"),
+                   (int)lc_min64(60, (int64_t)type.n), type.data);
   }
   return factors_from_gguf(ctx, g, r);
 }
@@ -222,8 +243,10 @@ lc_status lc_rope_to_gguf(lc_ctx *ctx, const lc_rope *r, const char *arch, lc_gg
   LC_TRY(lc_gguf_put_u32(w, KEY("rope.dimension_count"), (uint32_t)r->dim));
   LC_TRY(lc_gguf_put_f32(w, KEY("rope.freq_base"), (float)r->theta));
   if (r->type == LC_ROPE_DYNAMIC)
-    lc_log(ctx, LC_LOG_WARN, "GGUF has no dynamic rope: beyond %lld positions the written model differs", (long long)r->context);
-  if (r->type != LC_ROPE_LINEAR && r->type != LC_ROPE_YARN) return LC_OK; /* llama3: the tensor rope_freqs.weight */
+    lc_log(ctx, LC_LOG_WARN, "GGUF has no dynamic rope: beyond %lld positions the written model differs",
+           (long long)r->context);
+  if (r->type != LC_ROPE_LINEAR && r->type != LC_ROPE_YARN)
+    return LC_OK; /* llama3: the tensor rope_freqs.weight */
   LC_TRY(lc_gguf_put_string(w, KEY("rope.scaling.type"), type_name(r->type), strlen(type_name(r->type))));
   LC_TRY(lc_gguf_put_f32(w, KEY("rope.scaling.factor"), (float)r->factor));
   if (r->type == LC_ROPE_LINEAR) return LC_OK;

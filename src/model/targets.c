@@ -1,6 +1,6 @@
-/* Which matrices a method changes: PEFT's rule (peft/tuners/tuners_utils.py). "all-linear" is every linear layer but the output head; a comma
- * list names modules in full or by what follows a dot, so "q_proj" is not "xq_proj"; "re:…" is a regular expression that must match
- * the whole path of the module. */
+/* Which matrices a method changes: PEFT's rule (peft/tuners/tuners_utils.py). "all-linear" is every linear
+ * layer but the output head; a comma list names modules in full or by what follows a dot, so "q_proj" is not
+ * "xq_proj"; "re:…" is a regular expression that must match the whole path of the module. */
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include "model/model.h"
 #include <ctype.h>
@@ -14,7 +14,15 @@ bool lc_target_matches(const char *module, const char *item) {
   return n == k || module[n - k - 1] == '.';
 }
 
-typedef struct { const char *rule; bool all_linear; char **item; bool *hit; int n_item; pcre2_code *re; pcre2_match_data *match; } matcher;
+typedef struct {
+  const char *rule;
+  bool all_linear;
+  char **item;
+  bool *hit;
+  int n_item;
+  pcre2_code *re;
+  pcre2_match_data *match;
+} matcher;
 
 static void matcher_free(lc_ctx *ctx, matcher *m) {
   for (int i = 0; i < m->n_item; i++) lc_free(ctx, m->item[i]);
@@ -27,11 +35,13 @@ static void matcher_free(lc_ctx *ctx, matcher *m) {
 static lc_status compile(lc_ctx *ctx, matcher *m, const char *pattern) {
   int code;
   PCRE2_SIZE at;
-  m->re = pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED, PCRE2_ANCHORED | PCRE2_ENDANCHORED | PCRE2_UTF, &code, &at, NULL);
+  m->re = pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED,
+                        PCRE2_ANCHORED | PCRE2_ENDANCHORED | PCRE2_UTF, &code, &at, NULL);
   if (!m->re) {
     PCRE2_UCHAR text[128] = "";
     pcre2_get_error_message(code, text, sizeof text);
-    return lc_usage(ctx, "targets: the regular expression '%s' is wrong at character %zu: %s", pattern, (size_t)at + 1, (const char *)text);
+    return lc_usage(ctx, "targets: the regular expression '%s' is wrong at character %zu: %s", pattern,
+                    (size_t)at + 1, (const char *)text);
   }
   m->match = pcre2_match_data_create_from_pattern(m->re, NULL);
   return m->match ? LC_OK : lc_fail(ctx, "out of memory");
@@ -71,13 +81,17 @@ lc_status lc_targets(lc_net *net, const char *rule, lc_weight ***out, int *n) {
   bool vector = false;
   int k = 0;
   if (st) goto done;
-  if (!strncmp(rule, "re:", 3)) LC_GO(compile(ctx, &m, rule + 3));
-  else if (!m.all_linear) LC_GO(split(ctx, &m, rule));
+  if (!strncmp(rule, "re:", 3))
+    LC_GO(compile(ctx, &m, rule + 3));
+  else if (!m.all_linear)
+    LC_GO(split(ctx, &m, rule));
   for (int i = 0; i < net->weights.n; i++) {
     lc_weight *w = &net->weights.w[i];
     if (!matches(&m, w)) continue;
-    if (w->ndim == 2) found[k++] = w;
-    else vector = true;
+    if (w->ndim == 2)
+      found[k++] = w;
+    else
+      vector = true;
   }
   if (!k) {
     st = lc_usage(ctx, "targets '%s' match no matrix of the model%s", rule, vector ? ", only vectors" : "");

@@ -1,5 +1,5 @@
-/* Generation on a tiny model: greedy text is what repeated full passes give; stop strings never show, wherever token boundaries fall;
- * every reason to finish is reached. */
+/* Generation on a tiny model: greedy text is what repeated full passes give; stop strings never show,
+ * wherever token boundaries fall; every reason to finish is reached. */
 #include "infer/infer.h"
 #include "support/tiny_model.h"
 #include <setjmp.h>
@@ -27,8 +27,8 @@ static int setup(void **state) {
   lc_tiny m = LC_TINY_LLAMA;
   m.context = 96;
   m.seed = 11;
-  return lc_tiny_hf(ctx, &m, dir) || lc_model_open(ctx, dir, &model) || lc_net_new(model, LC_F32, &net) || lc_model_tokenizer(model, &tok) ||
-         lc_tokenize(tok, prompt, strlen(prompt), false, &start);
+  return lc_tiny_hf(ctx, &m, dir) || lc_model_open(ctx, dir, &model) || lc_net_new(model, LC_F32, &net) ||
+         lc_model_tokenizer(model, &tok) || lc_tokenize(tok, prompt, strlen(prompt), false, &start);
 }
 
 static int teardown(void **state) {
@@ -42,7 +42,11 @@ static int teardown(void **state) {
   return 0;
 }
 
-typedef struct { char text[4096]; size_t n; int pieces, stop_after; } sink;
+typedef struct {
+  char text[4096];
+  size_t n;
+  int pieces, stop_after;
+} sink;
 
 static int receive(void *arg, const char *text, size_t n) {
   sink *s = arg;
@@ -107,7 +111,8 @@ static void test_greedy(void **state) {
   free(l);
 }
 
-/* Every substring of 1 to 6 bytes of the text, as a stop string: the text ends just before its first occurrence. */
+/* Every substring of 1 to 6 bytes of the text, as a stop string: the text ends just before its first
+ * occurrence. */
 static void test_stop_strings(void **state) {
   lc_sample_opts o = greedy(24);
   static sink whole, cut;
@@ -171,7 +176,8 @@ static void test_stop_ids(void **state) {
 
 static void test_other_ends(void **state) {
   static sink out;
-  lc_sample_opts o = greedy(-1); /* until the context is full: each position but the last token's is in the cache */
+  lc_sample_opts o =
+      greedy(-1); /* until the context is full: each position but the last token's is in the cache */
   lc_gen_stats stats = generate(&o, &out, NULL);
   assert_string_equal(stats.finish_reason, "length");
   assert_int_equal(stats.generated_tokens, 96 - start.n + 1);
@@ -198,7 +204,7 @@ static void test_other_ends(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_greedy), cmocka_unit_test(test_stop_strings), cmocka_unit_test(test_stop_ids),
-                                     cmocka_unit_test(test_other_ends)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_greedy), cmocka_unit_test(test_stop_strings),
+                                     cmocka_unit_test(test_stop_ids), cmocka_unit_test(test_other_ends)};
   return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -1,4 +1,5 @@
-/* Samplers against a plain one that sorts, with ties, at many settings; drawn frequencies against probabilities. */
+/* Samplers against a plain one that sorts, with ties, at many settings; drawn frequencies against
+ * probabilities. */
 #include "infer/infer.h"
 #include <setjmp.h>
 #include <stdarg.h>
@@ -8,7 +9,10 @@
 #include <cmocka.h>
 
 enum { V = 97 };
-typedef struct { int id; double l; } candidate;
+typedef struct {
+  int id;
+  double l;
+} candidate;
 
 static int by_logit(const void *a, const void *b) {
   const candidate *x = a, *y = b;
@@ -16,14 +20,16 @@ static int by_logit(const void *a, const void *b) {
 }
 
 /* The kept tokens' probabilities, by sorting. */
-static void reference(const lc_sample_opts *o, const float *logits, const int32_t *history, int n_history, double p[V]) {
+static void reference(const lc_sample_opts *o, const float *logits, const int32_t *history, int n_history,
+                      double p[V]) {
   candidate c[V];
   int n = V, window = o->repeat_last_n < 0 ? n_history : (int)lc_min64(o->repeat_last_n, n_history);
   for (int i = 0; i < V; i++) {
     bool seen = false;
     for (int h = n_history - window; h < n_history; h++) seen |= history[h] == i;
     float l = logits[i];
-    if (seen && o->repeat_penalty != 1) l = l <= 0 ? l * (float)o->repeat_penalty : l / (float)o->repeat_penalty;
+    if (seen && o->repeat_penalty != 1)
+      l = l <= 0 ? l * (float)o->repeat_penalty : l / (float)o->repeat_penalty;
     c[i] = (candidate){i, l};
     p[i] = 0;
   }
@@ -56,7 +62,8 @@ static void make_logits(int seed, bool ties, float *l) {
 }
 
 static void test_against_sorting(void **state) {
-  static const double temps[] = {0, 0.5, 1, 1.7}, top_ps[] = {1, 0.9, 0.35, 0}, min_ps[] = {0, 0.05, 0.4}, penalties[] = {1, 1.3, 0.8};
+  static const double temps[] = {0, 0.5, 1, 1.7}, top_ps[] = {1, 0.9, 0.35, 0}, min_ps[] = {0, 0.05, 0.4},
+                      penalties[] = {1, 1.3, 0.8};
   static const int64_t top_ks[] = {0, 1, 5, 40, 200}, windows[] = {64, 3, -1, 0};
   static const int32_t history[] = {5, 9, 9, 96, 0, 11, 5, 30};
   int cases = 0;
@@ -112,7 +119,8 @@ static void test_frequencies(void **state) {
     }
     for (int i = 0; i < V; i++) {
       double sd = sqrt(N * p[i] * (1 - p[i])) + 1e-9;
-      if (fabs(count[i] - N * p[i]) > 5 * sd + 1) fail_msg("seed %d: token %d came %d times, %.1f expected", seed, i, count[i], N * p[i]);
+      if (fabs(count[i] - N * p[i]) > 5 * sd + 1)
+        fail_msg("seed %d: token %d came %d times, %.1f expected", seed, i, count[i], N * p[i]);
     }
   }
 }
@@ -139,6 +147,7 @@ static void test_odd_logits(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_against_sorting), cmocka_unit_test(test_frequencies), cmocka_unit_test(test_odd_logits)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_against_sorting),
+                                     cmocka_unit_test(test_frequencies), cmocka_unit_test(test_odd_logits)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

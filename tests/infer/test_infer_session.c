@@ -1,4 +1,5 @@
-/* Scoring token by token through the cache is scoring in one pass; truncation forgets exactly what it should. */
+/* Scoring token by token through the cache is scoring in one pass; truncation forgets exactly what it should.
+ */
 #include "infer/kv.h"
 #include "kernels/kernels.h"
 #include "support/tiny_model.h"
@@ -26,7 +27,8 @@ static int setup(void **state) {
   for (int t = 0; t < T; t++) ids[t] = (int32_t)lc_rng_below(&r, (uint64_t)t, 300);
   lc_tiny llama = LC_TINY_LLAMA, gpt2 = LC_TINY_GPT2;
   llama.context = gpt2.context = CONTEXT;
-  return lc_tiny_hf(ctx, &llama, lc_tiny_path(dir, "llama")) || lc_tiny_hf(ctx, &gpt2, lc_tiny_path(dir, "gpt2"));
+  return lc_tiny_hf(ctx, &llama, lc_tiny_path(dir, "llama")) ||
+         lc_tiny_hf(ctx, &gpt2, lc_tiny_path(dir, "gpt2"));
 }
 
 static int teardown(void **state) {
@@ -42,7 +44,8 @@ static void open_net(const char *name, lc_dtype compute, lc_model **m, lc_net **
 }
 
 static void feed_in_pieces(lc_session *s, int64_t piece, int64_t V, int64_t from, float *out) {
-  for (int64_t t = from; t < T; t += piece) ok(lc_session_feed(s, ids + t, lc_min64(piece, T - t), true, out + t * V));
+  for (int64_t t = from; t < T; t += piece)
+    ok(lc_session_feed(s, ids + t, lc_min64(piece, T - t), true, out + t * V));
 }
 
 static void check_pieces(const char *name, lc_dtype kv, double tolerance) {
@@ -144,7 +147,8 @@ static void test_steady_state(void **state) {
   lc_model_close(m);
 }
 
-/* Two sequences that grow in turns share the pages, interleaved: values come back, rounded to the cache's dtype. */
+/* Two sequences that grow in turns share the pages, interleaved: values come back, rounded to the cache's
+ * dtype. */
 static void check_pages(lc_dtype dtype) {
   enum { L = 2, G = 2, D = 8, N = 200 };
   struct lc_kv *kv;
@@ -165,12 +169,14 @@ static void check_pages(lc_dtype dtype) {
         for (int t = 0; t < N; t++)
           for (int d = 0; d < D; d++) {
             float a = k[s][l][t][g * D + d], b = v[s][l][t][g * D + d];
-            if (dtype == LC_BF16) a = lc_bf16_to_f32(lc_f32_to_bf16(a)), b = lc_bf16_to_f32(lc_f32_to_bf16(b));
+            if (dtype == LC_BF16)
+              a = lc_bf16_to_f32(lc_f32_to_bf16(a)), b = lc_bf16_to_f32(lc_f32_to_bf16(b));
             if (dtype == LC_F16) a = lc_f16_to_f32(lc_f32_to_f16(a)), b = lc_f16_to_f32(lc_f32_to_f16(b));
             assert_true(gk[t * ld + d] == a && gv[t * ld + d] == b);
           }
       }
-  assert_int_equal(lc_kv_pages.append(kv, 0, 0, N, 200, k[0][0][0], v[0][0][0], G * D), LC_FAILED); /* all 8 pages are taken */
+  assert_int_equal(lc_kv_pages.append(kv, 0, 0, N, 200, k[0][0][0], v[0][0][0], G * D),
+                   LC_FAILED); /* all 8 pages are taken */
   lc_kv_truncate(kv, 1, 0);
   assert_int_equal(lc_kv_length(kv, 1), 0);
   ok(lc_kv_pages.append(kv, 0, 0, N, 200, k[0][0][0], v[0][0][0], G * D));
@@ -184,7 +190,8 @@ static void test_pages(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_incremental_is_one_pass), cmocka_unit_test(test_truncate),
-                                     cmocka_unit_test(test_refusals), cmocka_unit_test(test_steady_state), cmocka_unit_test(test_pages)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_incremental_is_one_pass),
+                                     cmocka_unit_test(test_truncate), cmocka_unit_test(test_refusals),
+                                     cmocka_unit_test(test_steady_state), cmocka_unit_test(test_pages)};
   return cmocka_run_group_tests(tests, setup, teardown);
 }

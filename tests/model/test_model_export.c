@@ -1,5 +1,5 @@
-/* Writing whole models: bit for bit through HF and GGUF and back, both families; roundings; the merge report against a plain count; nothing
- * half-written. */
+/* Writing whole models: bit for bit through HF and GGUF and back, both families; roundings; the merge report
+ * against a plain count; nothing half-written. */
 #include "support/tiny_model.h"
 #include <setjmp.h>
 #include <stdarg.h>
@@ -110,7 +110,8 @@ static void test_round_trips(void **state) {
     convert(at("base"), fresh("copy"), LC_F32);
     same_tensors(at("base"), at("copy"));
     same_bytes(lc_tiny_path(at("base"), "tokenizer.json"), lc_tiny_path(at("copy"), "tokenizer.json"));
-    same_bytes(lc_tiny_path(at("base"), "generation_config.json"), lc_tiny_path(at("copy"), "generation_config.json"));
+    same_bytes(lc_tiny_path(at("base"), "generation_config.json"),
+               lc_tiny_path(at("copy"), "generation_config.json"));
     convert(at("base"), fresh("m.gguf"), LC_F32);
     ok(lc_tiny_gguf(ctx, &m, fresh("own.gguf"))); /* the same tensors as a GGUF written by other code */
     lc_gguf x, y;
@@ -122,7 +123,8 @@ static void test_round_trips(void **state) {
       assert_string_equal(x.tensor[k].name, y.tensor[k].name);
       assert_int_equal(x.tensor[k].t.dtype, y.tensor[k].t.dtype);
       assert_true(lc_dtype_bytes(LC_F32, lc_tensor_count(&x.tensor[k].t), &bytes));
-      if (memcmp(x.tensor[k].t.data, y.tensor[k].t.data, bytes)) fail_msg("GGUF tensor '%s' differs", x.tensor[k].name);
+      if (memcmp(x.tensor[k].t.data, y.tensor[k].t.data, bytes))
+        fail_msg("GGUF tensor '%s' differs", x.tensor[k].name);
     }
     lc_gguf_close(ctx, &x);
     lc_gguf_close(ctx, &y);
@@ -136,7 +138,8 @@ static void test_round_trips(void **state) {
 static void test_config_is_todays(void **state) {
   lc_tiny m = LC_TINY_LLAMA;
   m.old_spelling = true;
-  m.config = "{\"rope_scaling\":{\"type\":\"llama3\",\"factor\":8.0,\"low_freq_factor\":1.0,\"high_freq_factor\":4.0,"
+  m.config = "{\"rope_scaling\":{\"type\":\"llama3\",\"factor\":8.0,\"low_freq_factor\":1.0,\"high_freq_"
+             "factor\":4.0,"
              "\"original_max_position_embeddings\":8192},\"rope_theta\":500000.0,\"some_key\":[1,2]}";
   ok(lc_tiny_hf(ctx, &m, fresh("base")));
   convert(at("base"), fresh("copy"), LC_BF16);
@@ -157,13 +160,18 @@ static void test_config_is_todays(void **state) {
 static void test_rope_through_gguf(void **state) {
   static const char *const ropes[] = {
       "{\"rope_parameters\":{\"rope_type\":\"linear\",\"factor\":2.0,\"rope_theta\":20000.0}}",
-      "{\"rope_parameters\":{\"rope_type\":\"yarn\",\"factor\":4.0,\"original_max_position_embeddings\":32,\"rope_theta\":20000.0}}",
-      "{\"rope_parameters\":{\"rope_type\":\"yarn\",\"factor\":4.0,\"original_max_position_embeddings\":32,\"rope_theta\":20000.0,"
+      "{\"rope_parameters\":{\"rope_type\":\"yarn\",\"factor\":4.0,\"original_max_position_embeddings\":32,"
+      "\"rope_theta\":20000.0}}",
+      "{\"rope_parameters\":{\"rope_type\":\"yarn\",\"factor\":4.0,\"original_max_position_embeddings\":32,"
+      "\"rope_theta\":20000.0,"
       "\"attention_factor\":1.3,\"beta_fast\":16.0,\"beta_slow\":2.0}}",
-      "{\"rope_parameters\":{\"rope_type\":\"llama3\",\"factor\":8.0,\"low_freq_factor\":1.0,\"high_freq_factor\":4.0,"
+      "{\"rope_parameters\":{\"rope_type\":\"llama3\",\"factor\":8.0,\"low_freq_factor\":1.0,\"high_freq_"
+      "factor\":4.0,"
       "\"original_max_position_embeddings\":8192,\"rope_theta\":500000.0}}",
-      "{\"rope_parameters\":{\"rope_type\":\"llama3\",\"factor\":4.0,\"low_freq_factor\":1.5,\"high_freq_factor\":3.0,"
-      "\"original_max_position_embeddings\":16,\"rope_theta\":20000.0}}", /* constants that nobody publishes */
+      "{\"rope_parameters\":{\"rope_type\":\"llama3\",\"factor\":4.0,\"low_freq_factor\":1.5,\"high_freq_"
+      "factor\":3.0,"
+      "\"original_max_position_embeddings\":16,\"rope_theta\":20000.0}}", /* constants that nobody publishes
+                                                                           */
   };
   enum { T = 100 };
   int32_t ids[T];
@@ -248,7 +256,8 @@ static bool one_weight(const lc_weight *w, void *name) {
   return !strcmp(w->name, name);
 }
 
-/* A weight trained as a whole: its values are written, and the report counts what rounding leaves of the change. */
+/* A weight trained as a whole: its values are written, and the report counts what rounding leaves of the
+ * change. */
 static void test_merge_report(void **state) {
   lc_tiny tiny = LC_TINY_LLAMA;
   tiny.dtype = LC_BF16;
@@ -276,7 +285,8 @@ static void test_merge_report(void **state) {
   assert_true(survived > changed / 4 && survived < changed);
   for (int gguf = 0; gguf < 2; gguf++) {
     lc_merge_report report;
-    ok(gguf ? lc_net_write_gguf(net, fresh("m.gguf"), LC_BF16, &report) : lc_net_write_hf(net, fresh("out"), LC_BF16, &report));
+    ok(gguf ? lc_net_write_gguf(net, fresh("m.gguf"), LC_BF16, &report)
+            : lc_net_write_hf(net, fresh("out"), LC_BF16, &report));
     assert_int_equal(report.n, 1);
     assert_string_equal(report.row[0].name, name);
     assert_int_equal(report.row[0].changed, changed);
@@ -351,9 +361,10 @@ static void test_refusals(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_round_trips),       cmocka_unit_test(test_config_is_todays),
-                                     cmocka_unit_test(test_rope_through_gguf), cmocka_unit_test(test_roundings),
-                                     cmocka_unit_test(test_merge_report),      cmocka_unit_test(test_metadata),
-                                     cmocka_unit_test(test_refusals)};
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_round_trips),       cmocka_unit_test(test_config_is_todays),
+      cmocka_unit_test(test_rope_through_gguf), cmocka_unit_test(test_roundings),
+      cmocka_unit_test(test_merge_report),      cmocka_unit_test(test_metadata),
+      cmocka_unit_test(test_refusals)};
   return cmocka_run_group_tests(tests, setup, teardown);
 }

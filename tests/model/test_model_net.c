@@ -1,5 +1,5 @@
-/* Nets: taps stand where they should in both families and cost nothing; whole-weight trainables; exports with deltas merged are what the net
- * computes; several nets share one model. */
+/* Nets: taps stand where they should in both families and cost nothing; whole-weight trainables; exports with
+ * deltas merged are what the net computes; several nets share one model. */
 #include "support/tiny_model.h"
 #include <setjmp.h>
 #include <stdarg.h>
@@ -57,7 +57,16 @@ static double difference(lc_net *a, lc_net *b) {
 
 /* ---- taps ---- */
 
-typedef struct { struct { lc_tap_point point; int layer; int64_t width; } seen[64]; int n; lc_tap_point at; bool doubles; } listener;
+typedef struct {
+  struct {
+    lc_tap_point point;
+    int layer;
+    int64_t width;
+  } seen[64];
+  int n;
+  lc_tap_point at;
+  bool doubles;
+} listener;
 
 static lc_val listen(void *self, lc_builder *b, lc_tap_point point, int layer, lc_val v) {
   listener *l = self;
@@ -70,8 +79,9 @@ static lc_val listen(void *self, lc_builder *b, lc_tap_point point, int layer, l
 }
 
 static void test_taps(void **state) {
-  static const lc_tap_point in_block[] = {LC_TAP_ATTN_IN, LC_TAP_Q,      LC_TAP_K,          LC_TAP_HEAD_OUT, LC_TAP_ATTN_OUT,
-                                          LC_TAP_MID_RESIDUAL, LC_TAP_MLP_IN, LC_TAP_MLP_HIDDEN, LC_TAP_MLP_OUT,  LC_TAP_BLOCK_OUT};
+  static const lc_tap_point in_block[] = {
+      LC_TAP_ATTN_IN,      LC_TAP_Q,      LC_TAP_K,          LC_TAP_HEAD_OUT, LC_TAP_ATTN_OUT,
+      LC_TAP_MID_RESIDUAL, LC_TAP_MLP_IN, LC_TAP_MLP_HIDDEN, LC_TAP_MLP_OUT,  LC_TAP_BLOCK_OUT};
   for (int f = 0; f < 2; f++) {
     const lc_config *c = &model[f]->config;
     int64_t width[] = {c->C, c->H * c->D, c->G * c->D, c->H * c->D, c->C, c->C, c->C, c->F, c->C, c->C};
@@ -188,9 +198,11 @@ static void add_lora(lc_net *net, const char *name) {
 }
 
 static void test_merged_exports(void **state) {
-  static const char *const sparse[2][2] = {{"model.layers.0.self_attn.k_proj.weight", "model.layers.1.mlp.down_proj.weight"},
-                                           {"transformer.h.0.attn.c_attn.weight", "transformer.h.1.mlp.c_proj.weight"}};
-  static const char *const low_rank[2] = {"model.layers.1.self_attn.q_proj.weight", "transformer.h.1.mlp.c_fc.weight"};
+  static const char *const sparse[2][2] = {
+      {"model.layers.0.self_attn.k_proj.weight", "model.layers.1.mlp.down_proj.weight"},
+      {"transformer.h.0.attn.c_attn.weight", "transformer.h.1.mlp.c_proj.weight"}};
+  static const char *const low_rank[2] = {"model.layers.1.self_attn.q_proj.weight",
+                                          "transformer.h.1.mlp.c_fc.weight"};
   for (int f = 0; f < 2; f++) {
     lc_net *net = net_of(f, LC_F32), *plain = net_of(f, LC_F32);
     lc_delta *d = add_sparse(net, sparse[f][0]);
@@ -206,7 +218,8 @@ static void test_merged_exports(void **state) {
       assert_int_equal(report.n, 3);
       for (int i = 0; i < 3; i++) {
         assert_true(report.row[i].survive == 1 && fabs(report.row[i].error - 1) < 1e-6);
-        if (!strcmp(report.row[i].name, sparse[f][0])) assert_int_equal(report.row[i].changed, d->param[0]->n);
+        if (!strcmp(report.row[i].name, sparse[f][0]))
+          assert_int_equal(report.row[i].changed, d->param[0]->n);
       }
       lc_merge_report_free(ctx, &report);
       lc_model *m;
@@ -224,7 +237,7 @@ static void test_merged_exports(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_taps), cmocka_unit_test(test_bf16_is_near), cmocka_unit_test(test_whole),
-                                     cmocka_unit_test(test_merged_exports)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_taps), cmocka_unit_test(test_bf16_is_near),
+                                     cmocka_unit_test(test_whole), cmocka_unit_test(test_merged_exports)};
   return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -1,5 +1,5 @@
-/* Opening models: both spellings of config.json, shards, bare names, GGUF types; what is not supported or does not fit is refused in a
- * sentence that names it. */
+/* Opening models: both spellings of config.json, shards, bare names, GGUF types; what is not supported or
+ * does not fit is refused in a sentence that names it. */
 #include "model/config.h"
 #include "support/tiny_model.h"
 #include <setjmp.h>
@@ -124,9 +124,12 @@ static void test_shape(void **state) {
   ok(lc_model_open(ctx, lc_tiny_path(dir, "hf"), &model));
   const lc_config *c = &model->config;
   assert_ptr_equal(c->family, &lc_family_llama);
-  assert_true(c->C == 64 && c->L == 2 && c->H == 6 && c->G == 3 && c->D == 16 && c->F == 96 && c->V == 300 && c->context == 128);
-  assert_true(c->tied && c->bos == 1 && c->eos == 2 && c->rope.type == LC_ROPE_DEFAULT && c->rope.theta == 10000 && c->rope.dim == 16);
-  assert_int_equal(lc_model_parameters(model), 300 * 64 + 64 + 2 * (2 * 64 + 2 * 96 * 64 + 2 * 48 * 64 + 3 * 96 * 64));
+  assert_true(c->C == 64 && c->L == 2 && c->H == 6 && c->G == 3 && c->D == 16 && c->F == 96 && c->V == 300 &&
+              c->context == 128);
+  assert_true(c->tied && c->bos == 1 && c->eos == 2 && c->rope.type == LC_ROPE_DEFAULT &&
+              c->rope.theta == 10000 && c->rope.dim == 16);
+  assert_int_equal(lc_model_parameters(model),
+                   300 * 64 + 64 + 2 * (2 * 64 + 2 * 96 * 64 + 2 * 48 * 64 + 3 * 96 * 64));
   uint64_t print = model->fingerprint;
   lc_model_close(model);
   ok(lc_model_open(ctx, lc_tiny_path(dir, "hf"), &model));
@@ -153,7 +156,9 @@ static void refused(const char *path, const char *a, const char *b) {
 }
 
 static void test_refused_features(void **state) {
-  static const struct { const char *family, *config, *names, *also; } table[] = {
+  static const struct {
+    const char *family, *config, *names, *also;
+  } table[] = {
       {"llama", "{\"hidden_act\":\"gelu\"}", "hidden_act", "gelu"},
       {"llama", "{\"pretraining_tp\":2}", "pretraining_tp", "2"},
       {"llama", "{\"sliding_window\":4096}", "sliding_window", "4096"},
@@ -162,17 +167,21 @@ static void test_refused_features(void **state) {
       {"llama", "{\"layer_types\":[\"full_attention\",\"sliding_attention\"]}", "layer_types", "sliding"},
       {"llama", "{\"partial_rotary_factor\":0.5}", "partial_rotary_factor", "0.5"},
       {"llama", "{\"num_local_experts\":8}", "num_local_experts", "8"},
-      {"llama", "{\"rope_parameters\":{\"rope_type\":\"longrope\",\"rope_theta\":1e4}}", "longrope", "rope_type"},
+      {"llama", "{\"rope_parameters\":{\"rope_type\":\"longrope\",\"rope_theta\":1e4}}", "longrope",
+       "rope_type"},
       {"llama", "{\"rope_parameters\":{\"rope_type\":\"linear\",\"rope_theta\":1e4}}", "factor", "missing"},
-      {"llama", "{\"rope_parameters\":{\"rope_type\":\"llama3\",\"factor\":8.0}}", "low_freq_factor", "missing"},
-      {"llama", "{\"rope_parameters\":{\"full_attention\":{\"rope_type\":\"default\"}}}", "full_attention", "not supported"},
+      {"llama", "{\"rope_parameters\":{\"rope_type\":\"llama3\",\"factor\":8.0}}", "low_freq_factor",
+       "missing"},
+      {"llama", "{\"rope_parameters\":{\"full_attention\":{\"rope_type\":\"default\"}}}", "full_attention",
+       "not supported"},
       {"llama", "{\"rope_parameters\":3}", "rope_parameters", "object"},
       {"llama", "{\"hidden_size\":\"64\"}", "hidden_size", "whole number"},
       {"llama", "{\"hidden_size\":-1}", "hidden_size", "-1"},
       {"llama", "{\"num_hidden_layers\":1000000}", "num_hidden_layers", "1000000"},
       {"llama", "{\"num_key_value_heads\":3}", "4 heads", "3"},
       {"llama", "{\"head_dim\":15}", "15", "odd"},
-      {"llama", "{\"head_dim\":null,\"num_attention_heads\":7,\"num_key_value_heads\":7}", "head_dim", "multiple"},
+      {"llama", "{\"head_dim\":null,\"num_attention_heads\":7,\"num_key_value_heads\":7}", "head_dim",
+       "multiple"},
       {"llama", "{\"vocab_size\":null}", "vocab_size", "missing"},
       {"llama", "{\"vocab_size\":2147483647}", "embed_tokens", "2147483647×64 expected"},
       {"llama", "{\"vocab_size\":2147483648}", "vocab_size", "2147483648"},
@@ -193,12 +202,24 @@ static void test_refused_features(void **state) {
 }
 
 static void test_accepted_rope(void **state) {
-  static const struct { const char *config; lc_rope_type type; double factor; int64_t original; } table[] = {
-      {"{\"rope_parameters\":{\"rope_type\":\"linear\",\"factor\":2.0,\"rope_theta\":5e5}}", LC_ROPE_LINEAR, 2, 128},
-      {"{\"rope_parameters\":null,\"rope_scaling\":{\"type\":\"dynamic\",\"factor\":4},\"rope_theta\":500000}", LC_ROPE_DYNAMIC, 4, 128},
-      {"{\"rope_parameters\":{\"rope_type\":\"yarn\",\"factor\":null,\"original_max_position_embeddings\":32,\"rope_theta\":5e5}}", LC_ROPE_YARN, 4, 32},
-      {"{\"rope_parameters\":null,\"rope_theta\":5e5,\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8,\"low_freq_factor\":1,"
-       "\"high_freq_factor\":4,\"original_max_position_embeddings\":64}}", LC_ROPE_LLAMA3, 8, 64},
+  static const struct {
+    const char *config;
+    lc_rope_type type;
+    double factor;
+    int64_t original;
+  } table[] = {
+      {"{\"rope_parameters\":{\"rope_type\":\"linear\",\"factor\":2.0,\"rope_theta\":5e5}}", LC_ROPE_LINEAR,
+       2, 128},
+      {"{\"rope_parameters\":null,\"rope_scaling\":{\"type\":\"dynamic\",\"factor\":4},\"rope_theta\":"
+       "500000}",
+       LC_ROPE_DYNAMIC, 4, 128},
+      {"{\"rope_parameters\":{\"rope_type\":\"yarn\",\"factor\":null,\"original_max_position_embeddings\":32,"
+       "\"rope_theta\":5e5}}",
+       LC_ROPE_YARN, 4, 32},
+      {"{\"rope_parameters\":null,\"rope_theta\":5e5,\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8,"
+       "\"low_freq_factor\":1,"
+       "\"high_freq_factor\":4,\"original_max_position_embeddings\":64}}",
+       LC_ROPE_LLAMA3, 8, 64},
   };
   for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
     lc_tiny m = LC_TINY_LLAMA;
@@ -208,7 +229,8 @@ static void test_accepted_rope(void **state) {
     ok(lc_model_open(ctx, lc_tiny_path(dir, "hf"), &model));
     const lc_rope *r = &model->config.rope;
     assert_int_equal(r->type, table[i].type);
-    assert_true(r->factor == table[i].factor && r->theta == 500000 && r->original_context == table[i].original);
+    assert_true(r->factor == table[i].factor && r->theta == 500000 &&
+                r->original_context == table[i].original);
     json_t *j = lc_rope_json(ctx, r); /* what is written reads back as the same */
     char text[512], *dump = json_dumps(j, 0);
     snprintf(text, sizeof text, "{\"rope_parameters\":%s}", dump);
@@ -240,13 +262,16 @@ static void test_missing_and_extra(void **state) {
   lc_named_tensor all[64];
   int n = s.n;
   memcpy(all, s.tensor, (size_t)n * sizeof *all);
-  const lc_tensor *embed = lc_safetensors_find(&s, "model.embed_tokens.weight"), *norm = lc_safetensors_find(&s, "model.norm.weight");
+  const lc_tensor *embed = lc_safetensors_find(&s, "model.embed_tokens.weight"),
+                  *norm = lc_safetensors_find(&s, "model.norm.weight");
   all[n++] = (lc_named_tensor){"lm_head.weight", *embed};
   all[n++] = (lc_named_tensor){"model.layers.0.self_attn.rotary_emb.inv_freq", *norm};
   all[n++] = (lc_named_tensor){"model.layers.0.self_attn.surprise.weight", *norm};
   ok(lc_safetensors_write(ctx, lc_tiny_path(dir, "more.safetensors"), all, n));
   lc_safetensors_close(ctx, &s);
-  assert_int_equal(rename(lc_tiny_path(dir, "more.safetensors"), lc_tiny_path(lc_tiny_path(dir, "hf"), "model.safetensors")), 0);
+  assert_int_equal(rename(lc_tiny_path(dir, "more.safetensors"),
+                          lc_tiny_path(lc_tiny_path(dir, "hf"), "model.safetensors")),
+                   0);
   lc_model *model;
   logged[0] = 0;
   ok(lc_model_open(ctx, lc_tiny_path(dir, "hf"), &model));
@@ -304,8 +329,9 @@ static void test_tokenizer(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_layouts),       cmocka_unit_test(test_dtypes),   cmocka_unit_test(test_shape),
-      cmocka_unit_test(test_refused_features), cmocka_unit_test(test_accepted_rope), cmocka_unit_test(test_missing_and_extra),
+      cmocka_unit_test(test_layouts),       cmocka_unit_test(test_dtypes),
+      cmocka_unit_test(test_shape),         cmocka_unit_test(test_refused_features),
+      cmocka_unit_test(test_accepted_rope), cmocka_unit_test(test_missing_and_extra),
       cmocka_unit_test(test_bad_files),     cmocka_unit_test(test_tokenizer),
   };
   return cmocka_run_group_tests(tests, setup, teardown);

@@ -1,5 +1,6 @@
-/* The golden models of tests/golden: logits, loss and every gradient as transformers computes them (f32), to 1e-4 per tensor. Every feature
- * of features.json changes the result when it is switched off (or is refused), and other spellings do not. */
+/* The golden models of tests/golden: logits, loss and every gradient as transformers computes them (f32), to
+ * 1e-4 per tensor. Every feature of features.json changes the result when it is switched off (or is refused),
+ * and other spellings do not. */
 #include "support/tiny_model.h"
 #include <setjmp.h>
 #include <stdarg.h>
@@ -48,7 +49,8 @@ static void check_gradient(const char *dir, const lc_safetensors *e, const lc_pa
   const lc_tensor *t = lc_safetensors_find(e, name);
   if (!t) fail_msg("%s: no '%s'", dir, name);
   const float *expected = floats(e, name, p->n);
-  bool conv1d = t->ndim == 2 && strstr(dir, "gpt2") && strstr(p->name, ".h.") && p->of->kind == LC_KIND_LINEAR;
+  bool conv1d =
+      t->ndim == 2 && strstr(dir, "gpt2") && strstr(p->name, ".h.") && p->of->kind == LC_KIND_LINEAR;
   float *g = malloc((size_t)p->n * sizeof *g);
   for (int64_t i = 0; i < p->n; i++) g[conv1d ? i % p->cols * p->rows + i / p->cols : i] = p->grad[i];
   close_to(dir, name, g, expected, p->n);
@@ -111,7 +113,8 @@ static void copy_without(const char *from, const char *to, const json_t *drop) {
   int n = 0;
   for (int i = 0; i < s.n; i++) {
     bool dropped = false;
-    for (size_t k = 0; k < json_array_size(drop); k++) dropped |= !strcmp(s.tensor[i].name, json_string_value(json_array_get(drop, k)));
+    for (size_t k = 0; k < json_array_size(drop); k++)
+      dropped |= !strcmp(s.tensor[i].name, json_string_value(json_array_get(drop, k)));
     if (!dropped) keep[n++] = s.tensor[i];
   }
   ok(lc_safetensors_write(ctx, lc_tiny_path(to, "model.safetensors"), keep, n));
@@ -125,7 +128,8 @@ static lc_status edited_logits(const char *dir, const json_t *edit, const lc_saf
   ok(lc_json_read(ctx, lc_tiny_path(dir, "config.json"), &config));
   json_object_update(config, json_object_get(edit, "set"));
   const json_t *remove = json_object_get(edit, "remove");
-  for (size_t i = 0; i < json_array_size(remove); i++) json_object_del(config, json_string_value(json_array_get(remove, i)));
+  for (size_t i = 0; i < json_array_size(remove); i++)
+    json_object_del(config, json_string_value(json_array_get(remove, i)));
   ok(lc_json_write(ctx, lc_tiny_path(tmp, "config.json"), config));
   json_decref(config);
   copy_without(dir, tmp, json_object_get(edit, "drop"));
@@ -153,7 +157,8 @@ static void test_features(void **state) {
   assert_true(json_array_size(list) >= 10);
   for (size_t i = 0; i < json_array_size(list); i++) {
     const json_t *f = json_array_get(list, i);
-    const char *model = json_string_value(json_object_get(f, "model")), *expect = json_string_value(json_object_get(f, "expect"));
+    const char *model = json_string_value(json_object_get(f, "model")),
+               *expect = json_string_value(json_object_get(f, "expect"));
     const char *name = json_string_value(json_object_get(f, "what"));
     assert_non_null(model);
     const char *dir = lc_tiny_path("golden", model);
@@ -161,9 +166,12 @@ static void test_features(void **state) {
     ok(lc_safetensors_open(ctx, lc_tiny_path(dir, "expected.safetensors"), &e));
     double error = -1;
     lc_status st = edited_logits(dir, f, &e, &error);
-    if (st && !json_is_true(json_object_get(f, "may_refuse"))) fail_msg("%s, %s: %s", model, name ? name : "?", lc_error(ctx));
-    if (!st && !strcmp(expect, "differs") && !(error > 1e-4)) fail_msg("%s, %s: nothing changed (%g)", model, name ? name : "?", error);
-    if (!st && !strcmp(expect, "same") && !(error <= 1e-4)) fail_msg("%s, %s: differs by %g", model, name ? name : "?", error);
+    if (st && !json_is_true(json_object_get(f, "may_refuse")))
+      fail_msg("%s, %s: %s", model, name ? name : "?", lc_error(ctx));
+    if (!st && !strcmp(expect, "differs") && !(error > 1e-4))
+      fail_msg("%s, %s: nothing changed (%g)", model, name ? name : "?", error);
+    if (!st && !strcmp(expect, "same") && !(error <= 1e-4))
+      fail_msg("%s, %s: differs by %g", model, name ? name : "?", error);
     lc_safetensors_close(ctx, &e);
   }
   json_decref(list);

@@ -1,5 +1,6 @@
-/* The structure map says what belongs together: renumbering a structure's elements on all sides leaves the network as it was. Checked from
- * the map alone, by writing permuted copies of the model's file, for every structure of both families. */
+/* The structure map says what belongs together: renumbering a structure's elements on all sides leaves the
+ * network as it was. Checked from the map alone, by writing permuted copies of the model's file, for every
+ * structure of both families. */
 #include "support/tiny_model.h"
 #include <setjmp.h>
 #include <stdarg.h>
@@ -42,15 +43,18 @@ static void logits_of(const char *path, const int32_t *in, float *out) {
 }
 
 /* Moves the spans of one axis of a stored tensor (rows × cols of f32): element i comes from place[i]. */
-static void permute(float *data, int64_t rows, int64_t cols, bool axis_is_cols, const lc_side *s, int64_t n, const int64_t *place) {
+static void permute(float *data, int64_t rows, int64_t cols, bool axis_is_cols, const lc_side *s, int64_t n,
+                    const int64_t *place) {
   float *old = malloc((size_t)(rows * cols) * sizeof *old);
   memcpy(old, data, (size_t)(rows * cols) * sizeof *old);
   for (int64_t i = 0; i < n; i++)
     for (int64_t u = 0; u < s->unit; u++) {
       int64_t to = s->first + i * s->unit + u, from = s->first + place[i] * s->unit + u;
       for (int64_t k = 0; k < (axis_is_cols ? rows : cols); k++) {
-        if (axis_is_cols) data[k * cols + to] = old[k * cols + from];
-        else data[to * cols + k] = old[from * cols + k];
+        if (axis_is_cols)
+          data[k * cols + to] = old[k * cols + from];
+        else
+          data[to * cols + k] = old[from * cols + k];
       }
     }
   free(old);
@@ -113,8 +117,10 @@ static void check(const lc_tiny *tiny, const char *path, const char *copy) {
         }
     logits_of(copy, in, after);
     double e = lc_tiny_error(after, expected, T * V);
-    if (!(e <= 1e-5)) fail_msg("%s: structure %d (kind %d, layer %d): %g", tiny->family, i, s->kind, s->layer, e);
-    if (s->n_side && s->count > 2 && s->kind != LC_S_HEAD) { /* leaving out one side breaks it: every side matters */
+    if (!(e <= 1e-5))
+      fail_msg("%s: structure %d (kind %d, layer %d): %g", tiny->family, i, s->kind, s->layer, e);
+    if (s->n_side && s->count > 2 &&
+        s->kind != LC_S_HEAD) { /* leaving out one side breaks it: every side matters */
       apply(m, t, &s->side[0], s->count, place);
       ok(lc_safetensors_write(ctx, lc_tiny_path(copy, "model.safetensors"), t, m->st.n));
       logits_of(copy, in, after);
@@ -125,7 +131,8 @@ static void check(const lc_tiny *tiny, const char *path, const char *copy) {
     free(place);
   }
   assert_true(seen[LC_S_RESIDUAL] == 1 && seen[LC_S_VOCAB] == 1);
-  assert_true(seen[LC_S_HEAD] == m->config.L && seen[LC_S_KV_HEAD] == m->config.L && seen[LC_S_CHANNEL] == m->config.L);
+  assert_true(seen[LC_S_HEAD] == m->config.L && seen[LC_S_KV_HEAD] == m->config.L &&
+              seen[LC_S_CHANNEL] == m->config.L);
   lc_structures_free(ctx, list, n);
   lc_model_close(m);
 }

@@ -1,4 +1,5 @@
-/* Which modules a rule means: PEFT's suffix rule on a table of names, and rules on whole nets of both families. */
+/* Which modules a rule means: PEFT's suffix rule on a table of names, and rules on whole nets of both
+ * families. */
 #include "support/tiny_model.h"
 #include <setjmp.h>
 #include <stdarg.h>
@@ -25,7 +26,9 @@ static int setup(void **state) {
   m[0].attention_bias = true;
   for (int i = 0; i < 2; i++) {
     const char *path = lc_tiny_path(dir, m[i].family);
-    if (lc_tiny_hf(ctx, &m[i], path) || lc_model_open(ctx, path, &model[i]) || lc_net_new(model[i], LC_F32, &net[i])) return 1;
+    if (lc_tiny_hf(ctx, &m[i], path) || lc_model_open(ctx, path, &model[i]) ||
+        lc_net_new(model[i], LC_F32, &net[i]))
+      return 1;
   }
   return 0;
 }
@@ -42,7 +45,10 @@ static int teardown(void **state) {
 }
 
 static void test_names(void **state) {
-  static const struct { const char *module, *item; bool match; } table[] = {
+  static const struct {
+    const char *module, *item;
+    bool match;
+  } table[] = {
       {"model.layers.0.self_attn.q_proj", "q_proj", true},
       {"model.layers.0.self_attn.q_proj", "self_attn.q_proj", true},
       {"model.layers.0.self_attn.q_proj", "0.self_attn.q_proj", true},
@@ -84,7 +90,12 @@ static void test_names(void **state) {
 }
 
 static void test_rules(void **state) {
-  static const struct { int net; const char *rule; int n; const char *first; } table[] = {
+  static const struct {
+    int net;
+    const char *rule;
+    int n;
+    const char *first;
+  } table[] = {
       {0, "all-linear", 84, "model.layers.0.mlp.down_proj.weight"},
       {0, "ALL-Linear", 84, "model.layers.0.mlp.down_proj.weight"},
       {0, "q_proj", 12, "model.layers.0.self_attn.q_proj.weight"},
@@ -105,7 +116,8 @@ static void test_rules(void **state) {
     lc_weight **w;
     int n;
     ok(lc_targets(net[table[i].net], table[i].rule, &w, &n));
-    if (n != table[i].n || strcmp(w[0]->name, table[i].first)) fail_msg("'%s': %d matrices, first %s", table[i].rule, n, w[0]->name);
+    if (n != table[i].n || strcmp(w[0]->name, table[i].first))
+      fail_msg("'%s': %d matrices, first %s", table[i].rule, n, w[0]->name);
     for (int k = 1; k < n; k++) assert_true(strcmp(w[k - 1]->name, w[k]->name) < 0);
     for (int k = 0; k < n; k++) assert_int_equal(w[k]->ndim, 2);
     lc_free(ctx, w);
@@ -113,8 +125,13 @@ static void test_rules(void **state) {
 }
 
 static void test_refusals(void **state) {
-  static const struct { const char *rule, *names; } table[] = {
-      {"x_proj", "x_proj"}, {"", "match no matrix"}, {"norm", "only vectors"}, {"re:q_proj", "match no matrix"}, {"re:(", "regular expression"}};
+  static const struct {
+    const char *rule, *names;
+  } table[] = {{"x_proj", "x_proj"},
+               {"", "match no matrix"},
+               {"norm", "only vectors"},
+               {"re:q_proj", "match no matrix"},
+               {"re:(", "regular expression"}};
   for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
     lc_weight **w;
     int n;
@@ -125,6 +142,7 @@ static void test_refusals(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_names), cmocka_unit_test(test_rules), cmocka_unit_test(test_refusals)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_names), cmocka_unit_test(test_rules),
+                                     cmocka_unit_test(test_refusals)};
   return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -1,5 +1,5 @@
-/* See tiny_model.h. A tensor's values are normals keyed by (seed, name): matrices N(0, 4/N), so that attention is far from uniform, norms
- * 1 + N(0, 0.01), biases N(0, 0.01). */
+/* See tiny_model.h. A tensor's values are normals keyed by (seed, name): matrices N(0, 4/N), so that
+ * attention is far from uniform, norms 1 + N(0, 0.01), biases N(0, 0.01). */
 #include "support/tiny_model.h"
 #include <jansson.h>
 #include <math.h>
@@ -7,10 +7,21 @@
 #include <string.h>
 #include <unistd.h>
 
-typedef struct { char name[96], gguf[64]; int64_t M, N; int ndim; bool transposed; int64_t permuted; bool norm; } row;
-typedef struct { row *r; int n; } table;
+typedef struct {
+  char name[96], gguf[64];
+  int64_t M, N;
+  int ndim;
+  bool transposed;
+  int64_t permuted;
+  bool norm;
+} row;
+typedef struct {
+  row *r;
+  int n;
+} table;
 
-static void add(table *t, int layer, int64_t M, int64_t N, int64_t permuted, bool transposed, bool norm, const char *name, const char *gguf) {
+static void add(table *t, int layer, int64_t M, int64_t N, int64_t permuted, bool transposed, bool norm,
+                const char *name, const char *gguf) {
   t->r = realloc(t->r, (size_t)(t->n + 1) * sizeof *t->r);
   row *r = &t->r[t->n++];
   *r = (row){.M = M, .N = N, .ndim = M ? 2 : 1, .transposed = transposed, .permuted = permuted, .norm = norm};
@@ -90,7 +101,8 @@ static lc_status values(lc_ctx *ctx, const lc_tiny *m, const row *r, float *v) {
   for (int64_t i = 0; i < n; i++) v[i] = mean + sd * lc_rng_normal(&rng, (uint64_t)i);
   if (r->ndim != 2 || m->through == LC_NONE) return LC_OK;
   size_t bytes;
-  if (!lc_dtype_bytes(m->through, n, &bytes)) return lc_fail(ctx, "tiny model: '%s' does not divide into blocks", r->name);
+  if (!lc_dtype_bytes(m->through, n, &bytes))
+    return lc_fail(ctx, "tiny model: '%s' does not divide into blocks", r->name);
   void *q = malloc(bytes);
   lc_status st = q ? LC_OK : lc_fail(ctx, "out of memory");
   if (!st) st = lc_encode_row(ctx, m->through, v, n, q);
@@ -100,7 +112,8 @@ static lc_status values(lc_ctx *ctx, const lc_tiny *m, const row *r, float *v) {
 }
 
 /* The tensor's bytes in a file's order and dtype; the caller frees. */
-static lc_status stored(lc_ctx *ctx, const lc_tiny *m, const row *r, bool gguf, lc_dtype *dtype, void **out, size_t *bytes) {
+static lc_status stored(lc_ctx *ctx, const lc_tiny *m, const row *r, bool gguf, lc_dtype *dtype, void **out,
+                        size_t *bytes) {
   int64_t n = r->M * r->N, half = m->D / 2;
   float *v = malloc((size_t)n * sizeof *v), *f = malloc((size_t)n * sizeof *f);
   *out = NULL;
@@ -117,7 +130,8 @@ static lc_status stored(lc_ctx *ctx, const lc_tiny *m, const row *r, bool gguf, 
     }
     f[to] = v[i];
   }
-  if (!st && !lc_dtype_bytes(*dtype, n, bytes)) st = lc_fail(ctx, "tiny model: '%s' does not divide into blocks", r->name);
+  if (!st && !lc_dtype_bytes(*dtype, n, bytes))
+    st = lc_fail(ctx, "tiny model: '%s' does not divide into blocks", r->name);
   if (!st && !(*out = malloc(*bytes))) st = lc_fail(ctx, "out of memory");
   if (!st) st = lc_encode_row(ctx, *dtype, f, n, *out);
   free(v);
@@ -129,16 +143,19 @@ static lc_status stored(lc_ctx *ctx, const lc_tiny *m, const row *r, bool gguf, 
 
 static const char *const specials[] = {"<|endoftext|>", "<|im_start|>", "<|im_end|>"};
 static const char *const merges[][2] = {
-    {"Ġ", "t"},  {"h", "e"},   {"Ġ", "a"},   {"i", "n"},  {"r", "e"},   {"Ġt", "he"}, {"o", "n"}, {"Ġ", "s"},  {"Ġ", "w"},   {"e", "r"},
-    {"o", "u"},  {"n", "d"},   {"a", "t"},   {"i", "s"},  {"e", "s"},   {"e", "n"},   {"l", "l"}, {"Ġ", "o"},  {"Ġ", "b"},   {"Ġ", "c"},
-    {"in", "g"}, {"Ġ", "f"},   {"Ġa", "nd"}, {"o", "r"},  {"Ġ", "m"},   {"Ġ", "h"},   {"o", "f"}, {"Ġ", "of"}, {"Ġ", "p"},   {"a", "n"},
-    {"i", "t"},  {"Ġt", "o"},  {"Ġ", "in"},  {"Ġ", "y"},  {"Ġy", "ou"}, {"s", "t"},   {"u", "s"}, {"er", "s"}, {"us", "er"}, {"a", "s"},
-    {"a", "r"},
+    {"Ġ", "t"}, {"h", "e"},   {"Ġ", "a"},  {"i", "n"},   {"r", "e"},  {"Ġt", "he"}, {"o", "n"},
+    {"Ġ", "s"}, {"Ġ", "w"},   {"e", "r"},  {"o", "u"},   {"n", "d"},  {"a", "t"},   {"i", "s"},
+    {"e", "s"}, {"e", "n"},   {"l", "l"},  {"Ġ", "o"},   {"Ġ", "b"},  {"Ġ", "c"},   {"in", "g"},
+    {"Ġ", "f"}, {"Ġa", "nd"}, {"o", "r"},  {"Ġ", "m"},   {"Ġ", "h"},  {"o", "f"},   {"Ġ", "of"},
+    {"Ġ", "p"}, {"a", "n"},   {"i", "t"},  {"Ġt", "o"},  {"Ġ", "in"}, {"Ġ", "y"},   {"Ġy", "ou"},
+    {"s", "t"}, {"u", "s"},   {"er", "s"}, {"us", "er"}, {"a", "s"},  {"a", "r"},
 };
 enum { N_SPECIALS = 3, N_MERGES = sizeof merges / sizeof *merges };
 static const char chat_template[] =
-    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou are a helpful AI assistant named "
-    "SmolLM, trained by Hugging Face<|im_end|>\n' }}{% endif %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + "
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ "
+    "'<|im_start|>system\nYou are a helpful AI assistant named "
+    "SmolLM, trained by Hugging Face<|im_end|>\n' }}{% endif %}{{'<|im_start|>' + message['role'] + '\n' + "
+    "message['content'] + '<|im_end|>' + "
     "'\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
 
 /* The printable stand-in of a byte in byte-level BPE: itself, or the next free character from U+0100. */
@@ -151,8 +168,10 @@ static void byte_text(int byte, char out[4]) {
     if (!plain) moved++;
   }
   memset(out, 0, 4);
-  if (code < 0x80) out[0] = (char)code;
-  else out[0] = (char)(0xc0 | code >> 6), out[1] = (char)(0x80 | (code & 63));
+  if (code < 0x80)
+    out[0] = (char)code;
+  else
+    out[0] = (char)(0xc0 | code >> 6), out[1] = (char)(0x80 | (code & 63));
 }
 
 static int vocabulary(const lc_tiny *m, char (*token)[24]) {
@@ -172,20 +191,27 @@ static lc_status write_tokenizer(lc_ctx *ctx, const lc_tiny *m, const char *dir)
   int n = vocabulary(m, token);
   json_t *vocab = json_object(), *pairs = json_array(), *added = json_array();
   for (int i = 0; i < n; i++) json_object_set_new(vocab, token[i], json_integer(i));
-  for (int i = 0; i < n - N_SPECIALS - 256; i++) json_array_append_new(pairs, json_pack("[ss]", merges[i][0], merges[i][1]));
+  for (int i = 0; i < n - N_SPECIALS - 256; i++)
+    json_array_append_new(pairs, json_pack("[ss]", merges[i][0], merges[i][1]));
   for (int i = 0; i < N_SPECIALS; i++)
-    json_array_append_new(added, json_pack("{s:i,s:s,s:b,s:b,s:b,s:b,s:b}", "id", i, "content", specials[i], "single_word", 0, "lstrip", 0,
-                                           "rstrip", 0, "normalized", 0, "special", 1));
-  json_t *pre = json_pack("{s:s,s:b,s:b,s:b}", "type", "ByteLevel", "add_prefix_space", 0, "trim_offsets", 1, "use_regex", 1);
-  if (is_llama(m)) pre = json_pack("{s:s,s:[{s:s,s:b},o]}", "type", "Sequence", "pretokenizers", "type", "Digits", "individual_digits", 1, pre);
-  json_t *t = json_pack("{s:s,s:n,s:n,s:o,s:n,s:o,s:n,s:{s:s,s:b,s:b,s:b},s:{s:s,s:n,s:n,s:n,s:n,s:b,s:b,s:b,s:o,s:o}}", "version", "1.0",
-                        "truncation", "padding", "added_tokens", added, "normalizer", "pre_tokenizer", pre, "post_processor", "decoder",
-                        "type", "ByteLevel", "add_prefix_space", 1, "trim_offsets", 1, "use_regex", 1, "model", "type", "BPE", "dropout",
-                        "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk", 0, "byte_fallback", 0, "ignore_merges", 0,
-                        "vocab", vocab, "merges", pairs);
-  json_t *config = json_pack("{s:s,s:s,s:s,s:s,s:s,s:s,s:I}", "bos_token", specials[1], "eos_token", specials[2], "pad_token", specials[2],
-                             "unk_token", specials[0], "chat_template", chat_template, "tokenizer_class", "GPT2Tokenizer", "model_max_length",
-                             (json_int_t)m->context);
+    json_array_append_new(added, json_pack("{s:i,s:s,s:b,s:b,s:b,s:b,s:b}", "id", i, "content", specials[i],
+                                           "single_word", 0, "lstrip", 0, "rstrip", 0, "normalized", 0,
+                                           "special", 1));
+  json_t *pre = json_pack("{s:s,s:b,s:b,s:b}", "type", "ByteLevel", "add_prefix_space", 0, "trim_offsets", 1,
+                          "use_regex", 1);
+  if (is_llama(m))
+    pre = json_pack("{s:s,s:[{s:s,s:b},o]}", "type", "Sequence", "pretokenizers", "type", "Digits",
+                    "individual_digits", 1, pre);
+  json_t *t = json_pack(
+      "{s:s,s:n,s:n,s:o,s:n,s:o,s:n,s:{s:s,s:b,s:b,s:b},s:{s:s,s:n,s:n,s:n,s:n,s:b,s:b,s:b,s:o,s:o}}",
+      "version", "1.0", "truncation", "padding", "added_tokens", added, "normalizer", "pre_tokenizer", pre,
+      "post_processor", "decoder", "type", "ByteLevel", "add_prefix_space", 1, "trim_offsets", 1, "use_regex",
+      1, "model", "type", "BPE", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix",
+      "fuse_unk", 0, "byte_fallback", 0, "ignore_merges", 0, "vocab", vocab, "merges", pairs);
+  json_t *config =
+      json_pack("{s:s,s:s,s:s,s:s,s:s,s:s,s:I}", "bos_token", specials[1], "eos_token", specials[2],
+                "pad_token", specials[2], "unk_token", specials[0], "chat_template", chat_template,
+                "tokenizer_class", "GPT2Tokenizer", "model_max_length", (json_int_t)m->context);
   json_t *gen = json_pack("{s:i,s:i,s:i}", "bos_token_id", 1, "eos_token_id", 2, "pad_token_id", 2);
   lc_status st = t && config && gen ? LC_OK : lc_fail(ctx, "tiny model: no JSON");
   if (!st) st = lc_json_write(ctx, lc_tiny_path(dir, "tokenizer.json"), t);
@@ -201,18 +227,23 @@ static lc_status write_tokenizer(lc_ctx *ctx, const lc_tiny *m, const char *dir)
 
 static lc_status write_config(lc_ctx *ctx, const lc_tiny *m, const char *dir) {
   const char *dtype = m->dtype == LC_F16 ? "float16" : m->dtype == LC_BF16 ? "bfloat16" : "float32";
-  json_t *j = is_llama(m)
-                  ? json_pack("{s:[s],s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:f,s:b,s:b,s:b,s:s,s:i,s:i,s:i}", "architectures",
-                              "LlamaForCausalLM", "model_type", "llama", "vocab_size", (json_int_t)m->V, "hidden_size", (json_int_t)m->C,
-                              "intermediate_size", (json_int_t)m->F, "num_hidden_layers", (json_int_t)m->L, "num_attention_heads",
-                              (json_int_t)m->H, "num_key_value_heads", (json_int_t)m->G, "head_dim", (json_int_t)m->D,
-                              "max_position_embeddings", (json_int_t)m->context, "rms_norm_eps", 1e-5, "tie_word_embeddings", m->tied,
-                              "attention_bias", m->attention_bias, "mlp_bias", m->mlp_bias, "hidden_act", "silu", "bos_token_id", 1,
-                              "eos_token_id", 2, "pad_token_id", 2)
-                  : json_pack("{s:[s],s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:f,s:b,s:s,s:i,s:i}", "architectures", "GPT2LMHeadModel", "model_type",
-                              "gpt2", "vocab_size", (json_int_t)m->V, "n_embd", (json_int_t)m->C, "n_layer", (json_int_t)m->L, "n_head",
-                              (json_int_t)m->H, "n_inner", (json_int_t)m->F, "n_positions", (json_int_t)m->context, "layer_norm_epsilon",
-                              1e-5, "tie_word_embeddings", m->tied, "activation_function", "gelu_new", "bos_token_id", 1, "eos_token_id", 2);
+  json_t *j =
+      is_llama(m)
+          ? json_pack("{s:[s],s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:f,s:b,s:b,s:b,s:s,s:i,s:i,s:i}",
+                      "architectures", "LlamaForCausalLM", "model_type", "llama", "vocab_size",
+                      (json_int_t)m->V, "hidden_size", (json_int_t)m->C, "intermediate_size",
+                      (json_int_t)m->F, "num_hidden_layers", (json_int_t)m->L, "num_attention_heads",
+                      (json_int_t)m->H, "num_key_value_heads", (json_int_t)m->G, "head_dim", (json_int_t)m->D,
+                      "max_position_embeddings", (json_int_t)m->context, "rms_norm_eps", 1e-5,
+                      "tie_word_embeddings", m->tied, "attention_bias", m->attention_bias, "mlp_bias",
+                      m->mlp_bias, "hidden_act", "silu", "bos_token_id", 1, "eos_token_id", 2, "pad_token_id",
+                      2)
+          : json_pack("{s:[s],s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:f,s:b,s:s,s:i,s:i}", "architectures",
+                      "GPT2LMHeadModel", "model_type", "gpt2", "vocab_size", (json_int_t)m->V, "n_embd",
+                      (json_int_t)m->C, "n_layer", (json_int_t)m->L, "n_head", (json_int_t)m->H, "n_inner",
+                      (json_int_t)m->F, "n_positions", (json_int_t)m->context, "layer_norm_epsilon", 1e-5,
+                      "tie_word_embeddings", m->tied, "activation_function", "gelu_new", "bos_token_id", 1,
+                      "eos_token_id", 2);
   json_t *more = m->config ? json_loads(m->config, 0, NULL) : NULL;
   lc_status st = j && !m->config == !more ? LC_OK : lc_fail(ctx, "tiny model: the JSON of config is wrong");
   if (!st) {
@@ -221,7 +252,8 @@ static lc_status write_config(lc_ctx *ctx, const lc_tiny *m, const char *dir) {
       json_object_set_new(j, "rope_theta", json_real(10000));
       json_object_set_new(j, "rope_scaling", json_null());
     } else if (is_llama(m)) {
-      json_object_set_new(j, "rope_parameters", json_pack("{s:s,s:f}", "rope_type", "default", "rope_theta", 10000.0));
+      json_object_set_new(j, "rope_parameters",
+                          json_pack("{s:s,s:f}", "rope_type", "default", "rope_theta", 10000.0));
     }
     if (more) json_object_update(j, more);
     st = lc_json_write(ctx, lc_tiny_path(dir, "config.json"), j);
@@ -231,7 +263,8 @@ static lc_status write_config(lc_ctx *ctx, const lc_tiny *m, const char *dir) {
   return st;
 }
 
-static lc_status write_shard(lc_ctx *ctx, const lc_tiny *m, const table *t, int shard, int shards, const char *path, json_t *map, const char *file) {
+static lc_status write_shard(lc_ctx *ctx, const lc_tiny *m, const table *t, int shard, int shards,
+                             const char *path, json_t *map, const char *file) {
   lc_named_tensor *list = calloc((size_t)t->n, sizeof *list);
   int n = 0;
   lc_status st = list ? LC_OK : lc_fail(ctx, "out of memory");
@@ -267,8 +300,10 @@ lc_status lc_tiny_hf(lc_ctx *ctx, const lc_tiny *m, const char *dir) {
   if (!st && has_tokenizer(m)) st = write_tokenizer(ctx, m, dir);
   for (int s = 0; s < shards && !st; s++) {
     char file[64];
-    if (shards > 1) snprintf(file, sizeof file, "model-%05d-of-%05d.safetensors", s + 1, shards);
-    else snprintf(file, sizeof file, "model.safetensors");
+    if (shards > 1)
+      snprintf(file, sizeof file, "model-%05d-of-%05d.safetensors", s + 1, shards);
+    else
+      snprintf(file, sizeof file, "model.safetensors");
     st = write_shard(ctx, m, &t, s, shards, lc_tiny_path(dir, file), map, file);
   }
   if (!st && map) {
@@ -311,9 +346,13 @@ static lc_status put_tokenizer(const lc_tiny *m, lc_gguf_writer *w) {
 }
 
 static lc_status put_metadata(const lc_tiny *m, lc_gguf_writer *w) {
-  const struct { const char *name; int64_t value; } numbers[] = {
-      {"block_count", m->L},          {"context_length", m->context},    {"embedding_length", m->C},
-      {"feed_forward_length", m->F},  {"attention.head_count", m->H},    {"attention.head_count_kv", is_llama(m) ? m->G : m->H},
+  const struct {
+    const char *name;
+    int64_t value;
+  } numbers[] = {
+      {"block_count", m->L},          {"context_length", m->context},
+      {"embedding_length", m->C},     {"feed_forward_length", m->F},
+      {"attention.head_count", m->H}, {"attention.head_count_kv", is_llama(m) ? m->G : m->H},
   };
   char key[64];
   LC_TRY(lc_gguf_put_string(w, "general.architecture", m->family, strlen(m->family)));
@@ -378,10 +417,12 @@ const char *lc_tiny_path(const char *dir, const char *name) {
   return buffer[next];
 }
 
-static lc_status begin(lc_run *run, const lc_net_graph *g, const int32_t *ids, const int32_t *labels, int64_t n, lc_segment *seg) {
+static lc_status begin(lc_run *run, const lc_net_graph *g, const int32_t *ids, const int32_t *labels,
+                       int64_t n, lc_segment *seg) {
   *seg = (lc_segment){.row1 = n};
   LC_TRY(lc_run_begin(run, n, seg, 1));
-  int32_t *id = lc_data(run, g->ids), *pos = lc_data(run, g->pos), *label = labels ? lc_data(run, g->labels) : NULL;
+  int32_t *id = lc_data(run, g->ids), *pos = lc_data(run, g->pos),
+          *label = labels ? lc_data(run, g->labels) : NULL;
   for (int64_t t = 0; t < n; t++) {
     id[t] = ids[t];
     pos[t] = (int32_t)t;
@@ -409,7 +450,8 @@ done:
   return st;
 }
 
-lc_status lc_tiny_loss(lc_net *net, const int32_t *ids, const int32_t *labels, int64_t n, bool backward, double *loss) {
+lc_status lc_tiny_loss(lc_net *net, const int32_t *ids, const int32_t *labels, int64_t n, bool backward,
+                       double *loss) {
   lc_net_graph g = {0};
   lc_plan *plan = NULL;
   lc_run *run = NULL;
