@@ -8,7 +8,7 @@
 #include <cpuid.h>
 #endif
 
-enum { ROUND = 200000, READ_BYTES = 256 << 20 };
+enum { ROUND = 200000, READ_BYTES = 512 << 20 };
 
 /* ---- registers ---- */
 
@@ -48,7 +48,7 @@ typedef struct {
 
 static lc_status read_chunk(void *arg, int64_t chunk, int worker) {
   read_job *job = arg;
-  const uint64_t *p = job->data + chunk * job->words;
+  const uint64_t *p = job->data + chunk * job->words; /* each thread its own part */
   uint64_t sum[8] = {0};
   for (int64_t i = 0; i < job->words; i += 8)
     for (int j = 0; j < 8; j++) sum[j] += p[i + j];
@@ -58,19 +58,18 @@ static lc_status read_chunk(void *arg, int64_t chunk, int worker) {
 
 static lc_status measure_reads(lc_ctx *ctx, double seconds, lc_ceilings *out) {
   int64_t most = lc_min64(out->threads, LC_CEILINGS_THREADS), words = READ_BYTES / 8;
-  uint64_t *data = lc_alloc_n(ctx, LC_MEM_SCRATCH, (size_t)most, READ_BYTES);
+  uint64_t *data = lc_alloc(ctx, LC_MEM_SCRATCH, READ_BYTES);
   if (!data) return LC_FAILED;
-  for (int64_t i = 0; i < most * words; i++)
-    data[i] = (uint64_t)i; /* untouched pages would all be the same one */
+  for (int64_t i = 0; i < words; i++) data[i] = (uint64_t)i; /* untouched pages would all be the same one */
   lc_status st = LC_OK;
   out->read_bytes = READ_BYTES;
   for (int64_t t = 1; t <= most && !st; t++) {
     double until = lc_now() + seconds;
     do {
-      read_job job = {.data = data, .words = words};
+      read_job job = {.data = data, .words = words / t / 8 * 8};
       double start = lc_now();
       st = lc_parallel(ctx, t, read_chunk, &job);
-      double rate = (double)t * READ_BYTES / (lc_now() - start);
+      double rate = (double)(t * job.words * 8) / (lc_now() - start);
       if (!st && rate > out->read[t] && job.seen[0] != 0) out->read[t] = rate;
     } while (!st && lc_now() < until);
   }

@@ -15,7 +15,7 @@ typedef struct {
   double int8;       /* 8-bit dot products, op/s */
   double amx_bf16;   /* bf16 tile products, FLOP/s */
   double amx_int8;   /* 8-bit tile products, op/s */
-  size_t read_bytes; /* what one thread reads: several times a last-level cache */
+  size_t read_bytes; /* what is read at a time, all threads together: many times a last-level cache */
   double read[LC_CEILINGS_THREADS +
               1]; /* read[t]: bytes/s from memory with t threads, t = 1..min(threads, 64) */
 } lc_ceilings;

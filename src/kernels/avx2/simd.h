@@ -131,6 +131,12 @@ static inline void v_load_nibbles(const uint8_t *p, int zero, vf *low, vf *high)
   *low = _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_and_si256(b, _mm256_set1_epi32(15)), z));
   *high = _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_srli_epi32(b, 4), z));
 }
+/* One f16 in all lanes. */
+static inline vf v_set_f16(const void *p) {
+  int16_t h;
+  __builtin_memcpy(&h, p, sizeof h);
+  return _mm256_cvtph_ps(_mm_set1_epi16(h));
+}
 static inline float f16_at(const void *p) {
   uint16_t h;
   __builtin_memcpy(&h, p, sizeof h);

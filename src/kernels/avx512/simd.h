@@ -126,6 +126,12 @@ static inline void v_load_nibbles(const uint8_t *p, int zero, vf *low, vf *high)
   *low = _mm512_permutexvar_ps(b, table);
   *high = _mm512_permutexvar_ps(_mm512_srli_epi32(b, 4), table);
 }
+/* One f16 in all lanes. */
+static inline vf v_set_f16(const void *p) {
+  int16_t h;
+  __builtin_memcpy(&h, p, sizeof h);
+  return _mm512_cvtph_ps(_mm256_set1_epi16(h));
+}
 static inline float f16_at(const void *p) {
   uint16_t h;
   __builtin_memcpy(&h, p, sizeof h);

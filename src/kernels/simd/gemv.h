@@ -12,33 +12,34 @@ typedef struct {
 
 #define LC_INLINE static inline __attribute__((always_inline))
 
-/* Each adds 32 products, lane by lane, to acc. */
-LC_INLINE vf LC_SIMD(step_f32)(const uint8_t *w, const LC_SIMD(piece) * p, vf acc) {
+/* Each adds 32 products, lane by lane, to acc. d and m: the block's scale and offset, where it has them. */
+LC_INLINE vf LC_SIMD(step_f32)(const uint8_t *w, const LC_SIMD(piece) * p, float d, float m, vf acc) {
   for (int v = 0; v < VECTORS; v++) acc = v_fma(v_load((const float *)w + v * LANES), p->x[v], acc);
   return acc;
 }
 
-LC_INLINE vf LC_SIMD(step_bf16)(const uint8_t *w, const LC_SIMD(piece) * p, vf acc) {
+LC_INLINE vf LC_SIMD(step_bf16)(const uint8_t *w, const LC_SIMD(piece) * p, float d, float m, vf acc) {
   for (int v = 0; v < VECTORS; v++) acc = v_fma(v_load_bf16((const uint16_t *)w + v * LANES), p->x[v], acc);
   return acc;
 }
 
-LC_INLINE vf LC_SIMD(step_f16)(const uint8_t *w, const LC_SIMD(piece) * p, vf acc) {
+LC_INLINE vf LC_SIMD(step_f16)(const uint8_t *w, const LC_SIMD(piece) * p, float d, float m, vf acc) {
   for (int v = 0; v < VECTORS; v++) acc = v_fma(v_load_f16((const uint16_t *)w + v * LANES), p->x[v], acc);
   return acc;
 }
 
-LC_INLINE vf LC_SIMD(step_q8_0)(const uint8_t *w, const LC_SIMD(piece) * p, vf acc) {
+LC_INLINE vf LC_SIMD(step_q8_0)(const uint8_t *w, const LC_SIMD(piece) * p, float d, float m, vf acc) {
   vf block = v_mul(v_load_i8((const int8_t *)w + 2), p->x[0]);
   for (int v = 1; v < VECTORS; v++)
     block = v_fma(v_load_i8((const int8_t *)w + 2 + v * LANES), p->x[v], block);
-  return v_fma(v_set(f16_at(w)), block, acc);
+  return v_fma(v_set(d), block, acc);
 }
 
 LC_INLINE vf LC_SIMD(nibbles)(const uint8_t *q, int zero, const LC_SIMD(piece) * p) {
-  vf block = v_set(0);
-  for (int v = 0; v < VECTORS / 2; v++) {
-    vf low, high;
+  vf low, high, block;
+  v_load_nibbles(q, zero, &low, &high);
+  block = v_fma(high, p->x[VECTORS / 2], v_mul(low, p->x[0]));
+  for (int v = 1; v < VECTORS / 2; v++) {
     v_load_nibbles(q + v * LANES, zero, &low, &high);
     block = v_fma(low, p->x[v], block);
     block = v_fma(high, p->x[v + VECTORS / 2], block);
@@ -46,13 +47,25 @@ LC_INLINE vf LC_SIMD(nibbles)(const uint8_t *q, int zero, const LC_SIMD(piece) *
   return block;
 }
 
-LC_INLINE vf LC_SIMD(step_q4_0)(const uint8_t *w, const LC_SIMD(piece) * p, vf acc) {
-  return v_fma(v_set(f16_at(w)), LC_SIMD(nibbles)(w + 2, 8, p), acc);
+LC_INLINE vf LC_SIMD(step_q4_0)(const uint8_t *w, const LC_SIMD(piece) * p, float d, float m, vf acc) {
+  return v_fma(v_set(d), LC_SIMD(nibbles)(w + 2, 8, p), acc);
 }
 
-LC_INLINE vf LC_SIMD(step_q4_1)(const uint8_t *w, const LC_SIMD(piece) * p, vf acc) {
-  acc = v_fma(v_set(f16_at(w + 2)), p->sum, acc);
-  return v_fma(v_set(f16_at(w)), LC_SIMD(nibbles)(w + 4, 0, p), acc);
+LC_INLINE vf LC_SIMD(step_q4_1)(const uint8_t *w, const LC_SIMD(piece) * p, float d, float m, vf acc) {
+  acc = v_fma(v_set(m), p->sum, acc);
+  return v_fma(v_set(d), LC_SIMD(nibbles)(w + 4, 0, p), acc);
+}
+
+/* The f16 at byte `at` of each of R blocks, converted together: they then reach the lanes as broadcast loads.
+ */
+LC_INLINE void LC_SIMD(scales)(int R, const uint8_t *const *w, int at, float *out) {
+  uint64_t packed = 0;
+  for (int r = 0; r < R; r++) {
+    uint16_t h;
+    memcpy(&h, w[r] + at, sizeof h);
+    packed |= (uint64_t)h << (16 * r);
+  }
+  _mm_storeu_ps(out, _mm_cvtph_ps(_mm_cvtsi64_si128((long long)packed)));
 }
 
 /* What is left of a row behind its last whole 32, for the types without blocks. */
@@ -61,39 +74,50 @@ LC_INLINE float LC_SIMD(tail_value)(lc_dtype dtype, const uint8_t *w, int64_t i)
   return dtype == LC_BF16 ? lc_bf16_to_f32(((const uint16_t *)w)[i]) : f16_at((const uint16_t *)w + i);
 }
 
-#define LC_GEMV_ROWS(R, dtype, bytes, step, need_sum)                                                        \
-  do {                                                                                                       \
-    const uint8_t *w[R];                                                                                     \
-    vf acc[R];                                                                                               \
-    for (int r = 0; r < (R); r++)                                                                            \
-      w[r] = (const uint8_t *)W + (size_t)(i + r) * row_bytes, acc[r] = v_set(0);                            \
-    for (int64_t c = 0; c < whole; c += LC_BLOCK) {                                                          \
-      LC_SIMD(piece) p = {.sum = v_set(0)};                                                                  \
-      for (int v = 0; v < VECTORS; v++) p.x[v] = v_load(x + c + v * LANES);                                  \
-      for (int v = 0; v < VECTORS && need_sum; v++) p.sum = v_add(p.sum, p.x[v]);                            \
-      for (int r = 0; r < (R); r++, w[r - 1] += (bytes)) acc[r] = step(w[r], &p, acc[r]);                    \
-    }                                                                                                        \
-    for (int r = 0; r < (R); r++) {                                                                          \
-      float sum = v_sum(acc[r]);                                                                             \
-      for (int64_t c = whole; c < n; c++) sum += LC_SIMD(tail_value)(dtype, w[r], c - whole) * x[c];         \
-      y[i + r] = sum;                                                                                        \
-    }                                                                                                        \
-  } while (0)
+typedef vf (*LC_SIMD(step))(const uint8_t *, const LC_SIMD(piece) *, float, float, vf);
 
-#define LC_GEMV(name, dtype, bytes, step, need_sum)                                                          \
+/* R <= 4 rows, blocks of `bytes`. */
+LC_INLINE void LC_SIMD(gemv_rows)(int R, lc_dtype dtype, int64_t bytes, LC_SIMD(step) step, int64_t n,
+                                  const uint8_t *W, size_t row_bytes, const float *x, float *y) {
+  int64_t whole = n - n % LC_BLOCK;
+  const uint8_t *w[4];
+  vf acc[4];
+  for (int r = 0; r < R; r++) w[r] = W + (size_t)r * row_bytes, acc[r] = v_set(0);
+  for (int64_t c = 0; c < whole; c += LC_BLOCK) {
+    LC_SIMD(piece) p = {.sum = v_set(0)};
+    float d[4] = {0}, m[4] = {0};
+    for (int v = 0; v < VECTORS; v++) p.x[v] = v_load(x + c + v * LANES);
+    if (dtype == LC_Q8_0 || dtype == LC_Q4_0 || dtype == LC_Q4_1) LC_SIMD(scales)(R, w, 0, d);
+    if (dtype == LC_Q4_1) {
+      LC_SIMD(scales)(R, w, 2, m);
+      for (int v = 0; v < VECTORS; v++) p.sum = v_add(p.sum, p.x[v]);
+    }
+    for (int r = 0; r < R; r++, w[r - 1] += bytes) acc[r] = step(w[r], &p, d[r], m[r], acc[r]);
+  }
+  for (int r = 0; r < R; r++) {
+    float sum = v_sum(acc[r]);
+    for (int64_t c = whole; c < n; c++) sum += LC_SIMD(tail_value)(dtype, w[r], c - whole) * x[c];
+    y[r] = sum;
+  }
+}
+
+#define LC_GEMV(name, dtype, bytes, step)                                                                    \
   static void LC_SIMD(name)(int64_t m, int64_t n, const void *W, size_t row_bytes, const float *x,           \
                             float *y) {                                                                      \
-    int64_t i = 0, whole = n - n % LC_BLOCK;                                                                 \
-    for (; i + 4 <= m; i += 4) LC_GEMV_ROWS(4, dtype, bytes, step, need_sum);                                \
-    for (; i < m; i++) LC_GEMV_ROWS(1, dtype, bytes, step, need_sum);                                        \
+    const uint8_t *w = W;                                                                                    \
+    int64_t i = 0;                                                                                           \
+    for (; i + 4 <= m; i += 4)                                                                               \
+      LC_SIMD(gemv_rows)(4, dtype, bytes, step, n, w + (size_t)i * row_bytes, row_bytes, x, y + i);          \
+    for (; i < m; i++)                                                                                       \
+      LC_SIMD(gemv_rows)(1, dtype, bytes, step, n, w + (size_t)i * row_bytes, row_bytes, x, y + i);          \
   }
 
-LC_GEMV(gemv_f32, LC_F32, 4 * LC_BLOCK, LC_SIMD(step_f32), false)
-LC_GEMV(gemv_bf16, LC_BF16, 2 * LC_BLOCK, LC_SIMD(step_bf16), false)
-LC_GEMV(gemv_f16, LC_F16, 2 * LC_BLOCK, LC_SIMD(step_f16), false)
-LC_GEMV(gemv_q8_0, LC_Q8_0, LC_Q8_0_BYTES, LC_SIMD(step_q8_0), false)
-LC_GEMV(gemv_q4_0, LC_Q4_0, LC_Q4_0_BYTES, LC_SIMD(step_q4_0), false)
-LC_GEMV(gemv_q4_1, LC_Q4_1, LC_Q4_1_BYTES, LC_SIMD(step_q4_1), true)
+LC_GEMV(gemv_f32, LC_F32, 4 * LC_BLOCK, LC_SIMD(step_f32))
+LC_GEMV(gemv_bf16, LC_BF16, 2 * LC_BLOCK, LC_SIMD(step_bf16))
+LC_GEMV(gemv_f16, LC_F16, 2 * LC_BLOCK, LC_SIMD(step_f16))
+LC_GEMV(gemv_q8_0, LC_Q8_0, LC_Q8_0_BYTES, LC_SIMD(step_q8_0))
+LC_GEMV(gemv_q4_0, LC_Q4_0, LC_Q4_0_BYTES, LC_SIMD(step_q4_0))
+LC_GEMV(gemv_q4_1, LC_Q4_1, LC_Q4_1_BYTES, LC_SIMD(step_q4_1))
 
 static void LC_SIMD(gemv)(lc_dtype dtype, int64_t m, int64_t n, const void *W, size_t row_bytes,
                           const float *x, float *y) {

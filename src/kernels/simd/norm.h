@@ -16,23 +16,12 @@ static void LC_SIMD(rmsnorm)(int64_t C, float eps, const float *x, const float *
 static inline __attribute__((always_inline)) void
 LC_SIMD(norm_back_step)(const float *x, const float *w, const float *dy, float beta, float *dx, float *dw,
                         float *db, vf mean, vf r, vf mean_g, vf mean_gx, int64_t n) {
-  bool whole = n >= LANES;
-#define LOAD(p) (whole ? v_load(p) : v_load_part(p, n))
-#define STORE(p, v)                                                                                          \
-  do {                                                                                                       \
-    if (whole)                                                                                               \
-      v_store(p, v);                                                                                         \
-    else                                                                                                     \
-      v_store_part(p, v, n);                                                                                 \
-  } while (0)
-  vf d = LOAD(dy), xhat = v_mul(v_sub(LOAD(x), mean), r);
-  vf out = v_mul(r, v_fnma(xhat, mean_gx, v_sub(v_mul(LOAD(w), d), mean_g)));
-  if (dw) STORE(dw, v_fma(d, xhat, LOAD(dw)));
-  if (db) STORE(db, v_add(d, LOAD(db)));
-  if (beta != 0) out = v_fma(v_set(beta), LOAD(dx), out);
-  STORE(dx, out);
-#undef LOAD
-#undef STORE
+  vf d = LC_SIMD(at)(dy, n), xhat = v_mul(v_sub(LC_SIMD(at)(x, n), mean), r);
+  vf out = v_mul(r, v_fnma(xhat, mean_gx, v_sub(v_mul(LC_SIMD(at)(w, n), d), mean_g)));
+  if (dw) LC_SIMD(put)(dw, v_fma(d, xhat, LC_SIMD(at)(dw, n)), n);
+  if (db) LC_SIMD(put)(db, v_add(d, LC_SIMD(at)(db, n)), n);
+  if (beta != 0) out = v_fma(v_set(beta), LC_SIMD(at)(dx, n), out);
+  LC_SIMD(put)(dx, out, n);
 }
 
 static void LC_SIMD(norm_back)(int64_t C, const float *x, const float *w, float mean, float rstd,
@@ -66,29 +55,32 @@ static void LC_SIMD(rmsnorm_back)(int64_t C, const float *x, const float *w, flo
   LC_SIMD(norm_back)(C, x, w, 0, rstd, false, dy, beta, dx, dw, NULL);
 }
 
+/* Σ (x − m)², or Σ x where `plain`. */
+static inline __attribute__((always_inline)) float LC_SIMD(norm_sum)(int64_t C, const float *x, vf m,
+                                                                     bool plain) {
+  vf s[4] = {v_set(0), v_set(0), v_set(0), v_set(0)};
+  int64_t i = 0;
+  for (; i + 4 * LANES <= C; i += 4 * LANES)
+    for (int u = 0; u < 4; u++) {
+      vf d = v_sub(v_load(x + i + u * LANES), m);
+      s[u] = plain ? v_add(s[u], d) : v_fma(d, d, s[u]);
+    }
+  for (; i < C; i += LANES) {
+    int64_t n = lc_min64(LANES, C - i);
+    vf d = v_keep(v_sub(LC_SIMD(at)(x + i, n), m), n, v_set(0));
+    s[0] = plain ? v_add(s[0], d) : v_fma(d, d, s[0]);
+  }
+  return v_sum(v_add(v_add(s[0], s[1]), v_add(s[2], s[3])));
+}
+
 static void LC_SIMD(layernorm)(int64_t C, float eps, const float *x, const float *w, const float *b, float *y,
                                float *mean, float *rstd) {
-  vf sum = v_set(0), squares = v_set(0);
-  int64_t i = 0, whole = C - C % LANES, rest = C % LANES;
-  for (i = 0; i < whole; i += LANES) sum = v_add(sum, v_load(x + i));
-  if (rest) sum = v_add(sum, v_load_part(x + i, rest));
-  float mu = v_sum(sum) / (float)C;
-  vf m = v_set(mu);
-  for (i = 0; i < whole; i += LANES) {
-    vf d = v_sub(v_load(x + i), m);
-    squares = v_fma(d, d, squares);
-  }
-  if (rest) {
-    vf d = v_keep(v_sub(v_load_part(x + i, rest), m), rest, v_set(0));
-    squares = v_fma(d, d, squares);
-  }
-  float r = 1 / sqrtf(v_sum(squares) / (float)C + eps);
-  vf vr = v_set(r);
-  for (i = 0; i < whole; i += LANES)
-    v_store(y + i, v_fma(v_load(w + i), v_mul(v_sub(v_load(x + i), m), vr), b ? v_load(b + i) : v_set(0)));
-  if (rest) {
-    vf xhat = v_mul(v_sub(v_load_part(x + i, rest), m), vr);
-    v_store_part(y + i, v_fma(v_load_part(w + i, rest), xhat, b ? v_load_part(b + i, rest) : v_set(0)), rest);
+  float mu = LC_SIMD(norm_sum)(C, x, v_set(0), true) / (float)C;
+  float r = 1 / sqrtf(LC_SIMD(norm_sum)(C, x, v_set(mu), false) / (float)C + eps);
+  vf m = v_set(mu), vr = v_set(r);
+  LC_EACH_VECTOR(C, i, n) {
+    vf xhat = v_mul(v_sub(LC_SIMD(at)(x + i, n), m), vr);
+    LC_SIMD(put)(y + i, v_fma(LC_SIMD(at)(w + i, n), xhat, b ? LC_SIMD(at)(b + i, n) : v_set(0)), n);
   }
   *mean = mu, *rstd = r;
 }
