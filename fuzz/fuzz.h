@@ -43,6 +43,12 @@ static inline void fuzz_refused(const lc_ctx *ctx) {
   FUZZ_CHECK(strlen(why) > 10 && !strchr(why, '\n'));
 }
 
+/* What must succeed unless memory was made to run out (replay.c). */
+static inline int fuzz_ok(const lc_ctx *ctx, lc_status st) {
+  FUZZ_CHECK(!st || strstr(lc_error(ctx), "memory"));
+  return !st;
+}
+
 /* Reads every byte, so that the sanitizers see each. */
 static inline void fuzz_touch(const void *data, size_t n) {
   const uint8_t *p = data;

@@ -3,17 +3,21 @@
 #include "fuzz.h"
 #include "text/tokenizer.h"
 
-static void use(lc_ctx *ctx, const lc_tokenizer *t) {
+static lc_status encode_and_decode(const lc_tokenizer *t, lc_ids *ids, lc_bytes *out) {
   static const char text[] = "<s>ab ba 12\n\n\xC3\xA9<|im_end|>abab";
+  for (int special = 0; special < 2; special++) LC_TRY(lc_tokenize(t, text, sizeof text - 1, special, ids));
+  for (int32_t i = 0; i < lc_tokenizer_size(t); i++) LC_TRY(lc_detokenize(t, &i, 1, i % 2, out));
+  return LC_OK;
+}
+
+static void use(lc_ctx *ctx, const lc_tokenizer *t) {
   const lc_template *k;
   int64_t n = lc_tokenizer_size(t);
   lc_ids ids = {0};
   lc_bytes out = {0};
   int n_stops;
-  for (int special = 0; special < 2; special++)
-    FUZZ_CHECK(lc_tokenize(t, text, sizeof text - 1, special, &ids) == LC_OK);
+  fuzz_ok(ctx, encode_and_decode(t, &ids, &out));
   for (int64_t i = 0; i < ids.n; i++) FUZZ_CHECK(ids.id[i] >= 0 && ids.id[i] < n);
-  for (int32_t i = 0; i < n; i++) FUZZ_CHECK(lc_detokenize(t, &i, 1, i % 2, &out) == LC_OK);
   const int32_t *stops = lc_token_stops(t, &n_stops);
   for (int i = 0; i < n_stops; i++) FUZZ_CHECK(stops[i] >= 0 && stops[i] < n);
   FUZZ_CHECK(lc_token_eos(t) < n && lc_token_bos(t) < n && lc_token_pad(t) < n);
