@@ -135,12 +135,10 @@ void *lc_scratch(lc_ctx *ctx, int worker, int slot, size_t size) {
   void **data = &ctx->scratch[worker][slot].data;
   size_t *have = &ctx->scratch[worker][slot].size;
   if (size <= *have && *data) return *data;
-  void *fresh = lc_alloc(ctx, LC_MEM_SCRATCH, size);
-  if (!fresh) return NULL;
-  lc_free(ctx, *data);
-  *data = fresh;
-  *have = size;
-  return fresh;
+  lc_free(ctx, *data); /* contents are undefined anyway: the old block need not outlive the new one's making */
+  *data = lc_alloc(ctx, LC_MEM_SCRATCH, size);
+  *have = *data ? size : 0;
+  return *data;
 }
 
 lc_status lc_scratch_level(lc_ctx *ctx) {

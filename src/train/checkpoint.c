@@ -247,11 +247,19 @@ lc_status lc_checkpoint_best(lc_loop *l) {
   return st;
 }
 
+/* Held during the rehearsal and then kept: later names are longer than the rehearsal's, and a few more live at once. */
+enum { SPARE = 16, SPARE_BYTES = 448 };
+
 lc_status lc_checkpoint_rehearse(lc_loop *l) {
   lc_ctx *ctx = l->t.ctx;
   lc_mem_keep(ctx, true);
-  lc_status st = write_hidden(l, true);
+  lc_status st = LC_OK;
+  void *spare[SPARE];
+  for (int i = 0; i < SPARE; i++)
+    if (!(spare[i] = lc_alloc(ctx, LC_MEM_OTHER, SPARE_BYTES))) st = LC_FAILED;
+  if (!st) st = write_hidden(l, true);
   if (!st) st = lc_outdir_sweep(ctx, l->t.out);
+  for (int i = 0; i < SPARE; i++) lc_free(ctx, spare[i]);
   lc_mem_keep(ctx, false);
   return st;
 }
