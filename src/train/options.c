@@ -51,6 +51,13 @@ const lc_method *lc_method_find(const char *name) {
   return NULL;
 }
 
+const char *lc_method_nearest(const char *name) {
+  const char *names[64];
+  int n = 0;
+  for (; n < lc_n_methods && n < 64; n++) names[n] = lc_methods[n]->name;
+  return lc_nearest(name, names, n);
+}
+
 static lc_status resolve_dtype(lc_ctx *ctx, lc_train_opts *o) {
   const char *t = o->dtype;
   if (!t || strcmp(t, "auto") == 0) t = lc_has_bf16_gemm(ctx) ? "bf16" : "f32";

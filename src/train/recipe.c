@@ -140,7 +140,11 @@ static lc_status method_of(lc_ctx *ctx, const char *path, const char *text, size
   LC_TRY(make_schema(ctx, NULL, &s));
   LC_TRY(load(ctx, path, text, size, &s, false, &data));
   lc_status st = LC_OK;
-  if (data->head[2] && !(*m = lc_method_find(data->head[2]))) st = lc_usage(ctx, "%s: there is no method '%s'", path, data->head[2]);
+  if (data->head[2] && !(*m = lc_method_find(data->head[2]))) {
+    const char *near = lc_method_nearest(data->head[2]);
+    st = near ? lc_usage(ctx, "%s: there is no method '%s'; did you mean '%s'?", path, data->head[2], near)
+              : lc_usage(ctx, "%s: there is no method '%s'", path, data->head[2]);
+  }
   unload(&s, data);
   return st;
 }

@@ -37,7 +37,8 @@ struct lc_method {
 };
 extern const lc_method *const lc_methods[]; /* src/method/methods.c */
 extern const int lc_n_methods;
-const lc_method *lc_method_find(const char *name); /* NULL when absent; lc_usage with the nearest name is the caller's */
+const lc_method *lc_method_find(const char *name); /* NULL when absent */
+const char *lc_method_nearest(const char *name);   /* for the sentence then; NULL when none is near */
 
 /* What every run has. The table lc_train_options (options.c) describes it: flags, recipe, help. 0 or NULL where the help says "by rule";
  * lc_train_resolve fills those in. */
