@@ -22,11 +22,12 @@ static void missing(lc_reader *r, const char *key) {
 }
 
 int64_t lc_read_int(lc_reader *r, const char *key, int64_t def, int64_t min, int64_t max) {
-  if (r->st) return def;
+  int64_t otherwise = def == LC_REQUIRED ? min : def; /* after an error: a number that can be computed with */
+  if (r->st) return otherwise;
   const json_t *v = member(r, key);
   if (!v) {
     if (def == LC_REQUIRED) missing(r, key);
-    return def;
+    return otherwise;
   }
   double whole;
   int64_t n = 0;
@@ -36,12 +37,12 @@ int64_t lc_read_int(lc_reader *r, const char *key, int64_t def, int64_t min, int
     n = (int64_t)whole;
   else {
     wrong(r, key, "a whole number");
-    return def;
+    return otherwise;
   }
   if (n < min || n > max) {
     r->st = lc_fail(r->ctx, "%s: '%s%s' is %lld: %lld to %lld is possible", r->path, r->where, key,
                     (long long)n, (long long)min, (long long)max);
-    return def;
+    return otherwise;
   }
   return n;
 }

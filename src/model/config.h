@@ -4,8 +4,9 @@
 #define LC_MODEL_CONFIG_H
 #include "model/model.h"
 
-/* Reads members of a JSON object with a sticky error: after the first, calls return the default and `st`
- * holds the status. Every sentence begins with `path`. `where` is put before keys of an inner object
+/* Reads members of a JSON object with a sticky error: after the first, calls return the default (the least
+ * possible number where there is none) and `st` holds the status. Every sentence begins with `path`. `where`
+ * is put before keys of an inner object
  * ("rope_parameters."). */
 typedef struct {
   lc_ctx *ctx;
