@@ -313,6 +313,10 @@ static json_t *summary(const lc_loop *l) {
                         (double)t->tokens / fmax(seconds, 1e-9), "peak_rss_mib", (double)lc_peak_rss_bytes() / 1048576.0, "trainable",
                         (json_int_t)trainable(t), "state_bytes", (json_int_t)bytes, "plan_bytes",
                         (json_int_t)l->plan_bytes, "output", t->out);
+  json_t *machine = json_pack("{s:s, s:s, s:i, s:s, s:I}", "cpu", lc_cpu_name(), "isa", lc_isa_name(lc_isa_of(t->ctx)), "threads", lc_threads(t->ctx), "dtype", t->opts.dtype,
+                              "parameters", (json_int_t)lc_model_parameters(t->net->model));
+  if (e && machine) json_object_update(e, machine); /* a report needs to know where it ran */
+  json_decref(machine);
   if (e && l->best_step >= 0)
     json_object_set_new(e, "best", json_pack("{s:I, s:f}", "step", (json_int_t)l->best_step, "loss", l->best_loss));
   return e;
