@@ -70,6 +70,15 @@ static void test_format(void **state) {
     }
 }
 
+/* 20,000 normals as a whole: a sum of their bytes, from the same 200-bit arithmetic. */
+static void test_many_normals(void **state) {
+  lc_rng r = some_key();
+  uint32_t sum = 2166136261u;
+  for (uint64_t e = 0; e < 20000; e++)
+    for (int i = 0; i < 4; i++) sum = (sum ^ (bits(lc_rng_normal(&r, e)) >> 8 * i & 255)) * 16777619u;
+  assert_int_equal(sum, 0x8296564du);
+}
+
 /* Each part of the key changes the numbers. */
 static void test_key(void **state) {
   lc_rng base = some_key(), r[6] = {base, base, base, base, base, base};
@@ -206,11 +215,15 @@ static void test_permutation(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_known_answers), cmocka_unit_test(test_format),
-      cmocka_unit_test(test_key),           cmocka_unit_test(test_fill),
-      cmocka_unit_test(test_normals),       cmocka_unit_test(test_below),
-      cmocka_unit_test(test_choose),        cmocka_unit_test(test_choose_is_uniform),
-      cmocka_unit_test(test_permutation)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_known_answers),
+                                     cmocka_unit_test(test_format),
+                                     cmocka_unit_test(test_many_normals),
+                                     cmocka_unit_test(test_key),
+                                     cmocka_unit_test(test_fill),
+                                     cmocka_unit_test(test_normals),
+                                     cmocka_unit_test(test_below),
+                                     cmocka_unit_test(test_choose),
+                                     cmocka_unit_test(test_choose_is_uniform),
+                                     cmocka_unit_test(test_permutation)};
   return cmocka_run_group_tests(tests, setup, teardown);
 }
