@@ -68,8 +68,9 @@ def draw_lora(rng, family):
     targets = rng.choice(["all-linear", rng.sample(linear, rng.randrange(1, len(linear) + 1))])
     patterns = {}
     if rng.random() < 0.5 and targets != "all-linear":
-        patterns = dict(rank_pattern={rng.choice(targets): rng.randrange(1, 5), "h.0.mlp.c_proj": 2, "layers.0.self_attn.q_proj": 1},
-                        alpha_pattern={rng.choice(targets): rng.randrange(1, 9)})
+        # in the order in which PEFT writes them, which is the order in which it will match them when it reads
+        ranks = {rng.choice(targets): rng.randrange(1, 5), "h.0.mlp.c_proj": 2, "layers.0.self_attn.q_proj": 1}
+        patterns = dict(rank_pattern=dict(sorted(ranks.items())), alpha_pattern={rng.choice(targets): rng.randrange(1, 9)})
     return LoraConfig(r=rng.randrange(1, 6), lora_alpha=rng.randrange(1, 12), use_rslora=rng.random() < 0.4,
                       target_modules=targets, fan_in_fan_out=family == "gpt2", **patterns)
 

@@ -34,6 +34,26 @@ static lc_status write_logits(lc_cli *cli, const self_t *s, lc_run *run, const l
   return st ? st : end;
 }
 
+static bool stored_transposed(const lc_model *m, const char *name) {
+  for (int i = 0; i < m->n; i++)
+    if (!strcmp(m->decl[i].name, name)) return m->decl[i].transposed;
+  return false;
+}
+
+/* One gradient in the file's orientation: Conv1D's matrices stand in×out there, and M×N here. */
+static lc_status append_gradient(lc_cli *cli, lc_safetensors_writer *w, const lc_param *p, bool transposed) {
+  int64_t M = p->of->M, N = p->of->N;
+  if (!transposed) return lc_safetensors_append(w, p->grad, (size_t)p->n * sizeof(float));
+  float *column = lc_alloc_n(cli->ctx, LC_MEM_OTHER, (size_t)M, sizeof *column);
+  lc_status st = column ? LC_OK : LC_FAILED;
+  for (int64_t j = 0; !st && j < N; j++) {
+    for (int64_t i = 0; i < M; i++) column[i] = p->grad[i * N + j];
+    st = lc_safetensors_append(w, column, (size_t)M * sizeof *column);
+  }
+  lc_free(cli->ctx, column);
+  return st;
+}
+
 static lc_status write_grads(lc_cli *cli, const self_t *s, lc_net *net) {
   lc_param **params = NULL;
   int n = 0;
@@ -42,10 +62,11 @@ static lc_status write_grads(lc_cli *cli, const self_t *s, lc_net *net) {
   lc_status st = lc_safetensors_create(cli->ctx, s->grads, &w);
   for (int i = 0; !st && i < n; i++) {
     const lc_weight *of = params[i]->of;
-    int64_t shape[2] = {of->M, of->N};
+    bool t = stored_transposed(net->model, of->name);
+    int64_t shape[2] = {t ? of->N : of->M, t ? of->M : of->N};
     st = of->ndim == 1 ? lc_safetensors_declare(w, of->name, LC_F32, 1, shape + 1) : lc_safetensors_declare(w, of->name, LC_F32, 2, shape);
   }
-  for (int i = 0; !st && i < n; i++) st = lc_safetensors_append(w, params[i]->grad, (size_t)params[i]->n * sizeof(float));
+  for (int i = 0; !st && i < n; i++) st = append_gradient(cli, w, params[i], stored_transposed(net->model, params[i]->of->name));
   if (w) {
     lc_status end = lc_safetensors_finish(w, !st);
     if (!st) st = end;
@@ -58,13 +79,14 @@ static lc_status compute(lc_cli *cli, const self_t *s, lc_loaded *l, const lc_id
   lc_net_graph g = {0};
   lc_plan *plan = NULL;
   lc_run *run = NULL;
+  const lc_segment whole = {.row1 = ids->n}; /* the run keeps a pointer to it */
   lc_status st = LC_OK;
   if (s->grads) LC_GO(lc_net_train_whole(l->net, every_weight, NULL));
   LC_GO(lc_net_build(l->net, labels->n > 0, NULL, NULL, &g));
   lc_graph_keep(g.g, g.hidden);
   LC_GO(lc_plan_new(g.g, &(lc_plan_opts){.rows = ids->n, .training = s->grads != NULL, .recompute = s->recompute}, &plan));
   LC_GO(lc_run_new(cli->ctx, plan, &run));
-  LC_GO(lc_run_begin(run, ids->n, &(lc_segment){.row1 = ids->n}, 1));
+  LC_GO(lc_run_begin(run, ids->n, &whole, 1));
   int32_t *id = lc_data(run, g.ids), *pos = lc_data(run, g.pos), *label = lc_data(run, g.labels);
   int64_t targets = 0;
   for (int64_t t = 0; t < ids->n; t++) {
