@@ -1,4 +1,5 @@
 /* lacuna train: flags over recipe over the method's row; progress as a bar, plain lines or JSON lines; signals save. */
+#include "cli/bench.h"
 #include "cli/cli.h"
 #include <string.h>
 #include <unistd.h>
@@ -76,7 +77,7 @@ static int on_event(void *arg, const char *kind, const json_t *e) {
 
 /* ---- options ---- */
 
-static const lc_method *method_named(lc_cli *cli, const char *name) {
+const lc_method *lc_cli_method(lc_cli *cli, const char *name) {
   const lc_method *m = name ? lc_method_find(name) : NULL;
   if (m) return m;
   const char *names[64];
@@ -88,7 +89,7 @@ static const lc_method *method_named(lc_cli *cli, const char *name) {
   return NULL;
 }
 
-static lc_status set_pairs(lc_cli *cli, const lc_method *m, void *method_self) {
+lc_status lc_cli_set_pairs(lc_cli *cli, const lc_method *m, void *method_self) {
   char what[96];
   snprintf(what, sizeof what, "method %s", m->name);
   for (int i = 0; lc_cli_value(cli, "set", i); i++) {
@@ -148,7 +149,7 @@ static lc_status run(lc_cli *cli, void *self) {
   lc_status st = LC_OK;
   if (s->recipe) LC_GO(lc_recipe_read(cli->ctx, s->recipe, &recipe));
   const char *model = s->model ? s->model : recipe.model, *data = s->data ? s->data : recipe.data;
-  m = method_named(cli, s->method ? s->method : recipe.method);
+  m = lc_cli_method(cli, s->method ? s->method : recipe.method);
   st = m ? LC_OK : LC_USAGE;
   if (!st && (!model || !data || !s->out)) st = lc_usage(cli->ctx, "-m MODEL, -d DATA and -o OUT are needed");
   if (st) goto done;
@@ -156,7 +157,7 @@ static lc_status run(lc_cli *cli, void *self) {
   if (!method_self) st = LC_FAILED;
   if (!st) st = lc_options_init(cli->ctx, m->options, method_self);
   if (!st && s->recipe) st = apply_recipe(cli, s, &recipe, m, method_self);
-  if (!st) st = set_pairs(cli, m, method_self);
+  if (!st) st = lc_cli_set_pairs(cli, m, method_self);
   if (!st) st = train(cli, s, m, method_self, model, data);
 done:
   if (method_self) lc_options_clear(cli->ctx, m->options, method_self);

@@ -1,0 +1,146 @@
+/* bench train: updates of a real run on random tokens, into a directory that is removed afterwards, by the wall clock between step events (the first, which
+ * sizes buffers, is not counted). bench decode: prompt and generation through the KV cache, with the bytes that a token reads. */
+#include "cli/bench.h"
+#include "infer/infer.h"
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- train ---- */
+
+typedef struct { double last, t[1024]; int n; double peak, tokens; } step_clock;
+
+static int on_event(void *arg, const char *kind, const json_t *e) {
+  step_clock *s = arg;
+  if (strcmp(kind, "step")) return 0;
+  double now = lc_now();
+  if (s->last > 0 && s->n < 1024) s->t[s->n++] = now - s->last;
+  s->last = now;
+  s->peak = (double)lc_peak_rss_bytes() / 1048576;
+  return 0;
+}
+
+static lc_status random_rows(lc_bench_run *b, int64_t V, lc_dataset **out) {
+  const lc_train_opts *o = &b->opts->train;
+  lc_ctx *ctx = b->cli->ctx;
+  int64_t rows = o->batch;
+  int32_t *id = lc_alloc_n(ctx, LC_MEM_OTHER, (size_t)(rows * o->seq), sizeof *id);
+  uint8_t *target = lc_alloc(ctx, LC_MEM_OTHER, (size_t)(rows * o->seq));
+  lc_example *ex = lc_alloc_n(ctx, LC_MEM_OTHER, (size_t)rows, sizeof *ex);
+  lc_status st = id && target && ex ? LC_OK : LC_FAILED;
+  lc_rng r = {.seed = (uint64_t)o->seed, .purpose = LC_RNG_TEST};
+  for (int64_t i = 0; !st && i < rows * o->seq; i++) id[i] = (int32_t)lc_rng_below(&r, (uint64_t)i, (uint64_t)V), target[i] = 1;
+  for (int64_t i = 0; !st && i < rows; i++) ex[i] = (lc_example){id + i * o->seq, target + i * o->seq, o->seq, o->seq - 1};
+  if (!st) st = lc_data_from_ids(ctx, ex, rows, out);
+  lc_free(ctx, id), lc_free(ctx, target), lc_free(ctx, ex);
+  return st;
+}
+
+/* Multiply-adds of the products that any method needs (forward and dx of every linear weight and the head), twice, a token. */
+static double product_flops(const lc_net *net) {
+  double n = 0;
+  for (int i = 0; i < net->weights.n; i++)
+    if (net->weights.w[i].kind == LC_KIND_LINEAR || net->weights.w[i].kind == LC_KIND_HEAD) n += (double)net->weights.w[i].M * (double)net->weights.w[i].N;
+  if (net->model->config.tied) n += (double)net->model->config.V * (double)net->model->config.C;
+  return 4 * n;
+}
+
+static lc_status timed_train(lc_bench_run *b, const lc_method *m, void *method_self, lc_loaded *l, const char *dir) {
+  lc_train_opts *o = &b->opts->train;
+  lc_ctx *ctx = b->cli->ctx;
+  lc_dataset *data = NULL;
+  static step_clock clock;
+  clock = (step_clock){0};
+  if (!o->steps) o->steps = 5;
+  o->steps++;
+  LC_TRY(lc_train_resolve(ctx, &l->model->config, m, o));
+  l->net->compute = lc_dtype_by_name(o->dtype);
+  double flops = product_flops(l->net);
+  LC_TRY(random_rows(b, l->model->config.V, &data));
+  lc_train_io io = {.out = dir, .overwrite = true, .data_path = "random tokens", .event = on_event, .event_arg = &clock};
+  lc_status st = lc_train(l->net, l->tok, data, NULL, m, method_self, o, &io);
+  lc_data_free(data);
+  LC_TRY(st);
+  if (!clock.n) return lc_fail(ctx, "no update was timed");
+  double seconds = lc_bench_median(clock.t, clock.n), tokens = (double)(o->batch * o->seq) / seconds;
+  double peak = !strcmp(o->dtype, "f32") ? b->ceilings.f32 : b->ceilings.amx_bf16 > 0 ? b->ceilings.amx_bf16 : b->ceilings.bf16 > 0 ? b->ceilings.bf16 : b->ceilings.f32;
+  lc_bench_row(b, json_pack("{s:s, s:s, s:I, s:I, s:I, s:f, s:f, s:f, s:s, s:f, s:f, s:f}", "method", m->name, "dtype", o->dtype, "seq", (json_int_t)o->seq, "batch", (json_int_t)o->batch,
+                            "steps", (json_int_t)clock.n, "density", o->density, "seconds", seconds, "rate", tokens, "unit", "tokens/s", "tokens_per_s", tokens, "peak_rss_mib", clock.peak,
+                            "of_ceiling", tokens * flops / peak));
+  return LC_OK;
+}
+
+lc_status lc_bench_train(lc_bench_run *b) {
+  lc_ctx *ctx = b->cli->ctx;
+  const lc_method *m = lc_cli_method(b->cli, b->opts->method);
+  if (!m) return LC_USAGE;
+  char dir[] = "/tmp/lacuna-bench-XXXXXX";
+  lc_loaded l;
+  LC_TRY(lc_cli_load(b->cli, b->opts->model, LC_F32, LC_PATCH, true, &l));
+  void *self = lc_alloc(ctx, LC_MEM_OTHER, m->self_size ? m->self_size : 1);
+  lc_status st = self ? lc_options_init(ctx, m->options, self) : LC_FAILED;
+  if (!st) st = lc_cli_set_pairs(b->cli, m, self);
+  if (!st && !mkdtemp(dir)) st = lc_fail(ctx, "%s: cannot be made", dir);
+  if (!st) {
+    st = timed_train(b, m, self, &l, dir);
+    lc_status gone = lc_remove_tree(ctx, dir);
+    if (!st) st = gone;
+  }
+  if (self) lc_options_clear(ctx, m->options, self);
+  lc_free(ctx, self);
+  lc_cli_unload(&l);
+  return st;
+}
+
+/* ---- decode ---- */
+
+/* Bytes of weights that one token reads: every matrix once; of the embedding a row, unless it is the head too. */
+static double bytes_a_token(const lc_net *net) {
+  double n = 0;
+  for (int i = 0; i < net->weights.n; i++) {
+    const lc_weight *w = &net->weights.w[i];
+    if (w->ndim == 2 && (w->kind != LC_KIND_EMBEDDING || net->model->config.tied) && w->kind != LC_KIND_POSITION) n += (double)w->form->ops->bytes(w->form);
+  }
+  return n;
+}
+
+lc_status lc_bench_decode(lc_bench_run *b) {
+  lc_ctx *ctx = b->cli->ctx;
+  lc_bench *o = b->opts;
+  lc_dtype dtype;
+  LC_TRY(lc_cli_dtype(b->cli, o->train.dtype, &dtype));
+  lc_loaded l;
+  LC_TRY(lc_cli_load(b->cli, o->model, dtype, LC_ASIDE, false, &l));
+  int64_t V = l.model->config.V, n = o->prompt_tokens, context = n + o->tokens;
+  lc_session *s = NULL;
+  float *logits = lc_alloc_n(ctx, LC_MEM_OTHER, (size_t)V, sizeof *logits);
+  int32_t *ids = lc_alloc_n(ctx, LC_MEM_OTHER, (size_t)context, sizeof *ids);
+  lc_status st = logits && ids ? LC_OK : LC_FAILED;
+  if (!st && context > l.model->config.context) st = lc_usage(ctx, "%lld tokens, the model has %lld positions", (long long)context, (long long)l.model->config.context);
+  if (!st) st = lc_session_new(l.net, context, lc_min64(n, 512), dtype, &s);
+  lc_rng r = {.seed = 1, .purpose = LC_RNG_TEST};
+  for (int64_t i = 0; !st && i < context; i++) ids[i] = (int32_t)lc_rng_below(&r, (uint64_t)i, (uint64_t)V);
+  double prefill[64], decode[64];
+  int times = (int)lc_min64(64, o->repeat);
+  for (int i = -1; !st && i < times; i++) { /* the first round sizes buffers and warms the cache */
+    lc_session_truncate(s, 0);
+    double t0 = lc_now();
+    st = lc_session_feed(s, ids, n, false, logits);
+    double t1 = lc_now();
+    for (int64_t t = n; !st && t < context; t++) st = lc_session_feed(s, ids + t, 1, false, logits);
+    if (i >= 0) prefill[i] = t1 - t0, decode[i] = lc_now() - t1;
+  }
+  if (!st) {
+    double p = lc_bench_median(prefill, times) / (double)n, d = lc_bench_median(decode, times) / (double)o->tokens, bytes = bytes_a_token(l.net);
+    const char *form = NULL;
+    for (int i = 0; i < l.net->weights.n && !form; i++)
+      if (l.net->weights.w[i].kind == LC_KIND_LINEAR) form = lc_dtype_get(l.net->weights.w[i].base->src.dtype)->name;
+    lc_bench_row(b, json_pack("{s:s, s:s, s:s, s:I, s:f, s:f, s:s}", "what", "prefill", "form", form, "dtype", lc_dtype_get(dtype)->name, "tokens", (json_int_t)n, "seconds", p * (double)n, "rate", 1 / p,
+                              "unit", "tokens/s"));
+    lc_bench_row(b, json_pack("{s:s, s:s, s:s, s:I, s:f, s:f, s:s, s:f, s:f}", "what", "decode", "form", form, "dtype", lc_dtype_get(dtype)->name, "tokens", (json_int_t)o->tokens, "seconds",
+                              d * (double)o->tokens, "rate", 1 / d, "unit", "tokens/s", "bytes", bytes, "of_ceiling", bytes / d / b->ceilings.read[lc_min64(b->ceilings.threads, LC_CEILINGS_THREADS)]));
+  }
+  lc_session_free(s);
+  lc_free(ctx, logits), lc_free(ctx, ids);
+  lc_cli_unload(&l);
+  return st;
+}
