@@ -17,14 +17,18 @@ struct lc_ctx {
   pthread_mutex_t lock; /* guards the counters */
   size_t bytes[LC_MEM_COUNT], total, peak;
   uint64_t allocations;
-  struct { void *data; size_t size; } scratch[LC_MAX_WORKERS][LC_SCRATCH_SLOTS];
-  bool keeping;         /* lc_mem_keep */
+  struct {
+    void *data;
+    size_t size;
+  } scratch[LC_MAX_WORKERS][LC_SCRATCH_SLOTS];
+  bool keeping; /* lc_mem_keep */
   void *kept[LC_MAX_KEPT];
   int n_kept;
 };
 
 void lc_error_redirect(char *slot); /* NULL: the context's own */
 int lc_physical_cores(void);        /* within affinity and the cgroup quota, at least 1 */
-/* CPUs that the cgroups named in `self` (a /proc/self/cgroup) and those above them grant, 0: no limit; `root` is where they are mounted. */
+/* CPUs that the cgroups named in `self` (a /proc/self/cgroup) and those above them grant, 0: no limit; `root`
+ * is where they are mounted. */
 double lc_cgroup_cpus(const char *self, const char *root);
 #endif

@@ -1,14 +1,19 @@
-/* Counted memory: size and category stand in front of each block, 64-byte aligned. Scratch buffers belong to a worker and only grow.
+/* Counted memory: size and category stand in front of each block, 64-byte aligned. Scratch buffers belong to
+ * a worker and only grow.
  *
- * Kept blocks: while the context keeps, a freed block goes to a small table instead of the system, and an allocation takes the smallest kept
- * block that holds it. So a sequence of allocations that repeats finds its own blocks again. A kept block counts as LC_MEM_OTHER. */
+ * Kept blocks: while the context keeps, a freed block goes to a small table instead of the system, and an
+ * allocation takes the smallest kept block that holds it. So a sequence of allocations that repeats finds its
+ * own blocks again. A kept block counts as LC_MEM_OTHER. */
 #include "core/context.h"
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
-typedef struct { size_t size, room /* of the whole block, this header included */; lc_mem cat; } header;
+typedef struct {
+  size_t size, room /* of the whole block, this header included */;
+  lc_mem cat;
+} header;
 enum { FRONT = 64 };
 
 static void count(lc_ctx *ctx, lc_mem cat, size_t add, size_t remove, bool call) {
@@ -26,7 +31,8 @@ static uint8_t *take_kept(lc_ctx *ctx, size_t whole) {
   pthread_mutex_lock(&ctx->lock);
   for (int i = 0; ctx->keeping && i < ctx->n_kept; i++) {
     size_t room = ((header *)ctx->kept[i])->room;
-    if (room >= whole && room <= 2 * whole + 4096 && (best < 0 || room < ((header *)ctx->kept[best])->room)) best = i;
+    if (room >= whole && room <= 2 * whole + 4096 && (best < 0 || room < ((header *)ctx->kept[best])->room))
+      best = i;
   }
   header *h = best < 0 ? NULL : ctx->kept[best];
   if (h) {
@@ -97,7 +103,9 @@ void lc_free(lc_ctx *ctx, void *p) {
   if (!keep_block(ctx, h)) free(h);
 }
 
-void lc_mem_keep(lc_ctx *ctx, bool on) { ctx->keeping = on; }
+void lc_mem_keep(lc_ctx *ctx, bool on) {
+  ctx->keeping = on;
+}
 
 void lc_mem_drop(lc_ctx *ctx) {
   while (ctx->n_kept) {
@@ -127,15 +135,21 @@ char *lc_format(lc_ctx *ctx, const char *fmt, ...) {
   return s;
 }
 
-size_t lc_mem_bytes(const lc_ctx *ctx, lc_mem cat) { return ctx->bytes[cat]; }
-size_t lc_mem_peak(const lc_ctx *ctx) { return ctx->peak; }
-uint64_t lc_mem_allocations(const lc_ctx *ctx) { return ctx->allocations; }
+size_t lc_mem_bytes(const lc_ctx *ctx, lc_mem cat) {
+  return ctx->bytes[cat];
+}
+size_t lc_mem_peak(const lc_ctx *ctx) {
+  return ctx->peak;
+}
+uint64_t lc_mem_allocations(const lc_ctx *ctx) {
+  return ctx->allocations;
+}
 
 void *lc_scratch(lc_ctx *ctx, int worker, int slot, size_t size) {
   void **data = &ctx->scratch[worker][slot].data;
   size_t *have = &ctx->scratch[worker][slot].size;
   if (size <= *have && *data) return *data;
-  lc_free(ctx, *data); /* contents are undefined anyway: the old block need not outlive the new one's making */
+  lc_free(ctx, *data); /* first: contents are undefined, and two blocks at once would raise the peak */
   *data = lc_alloc(ctx, LC_MEM_SCRATCH, size);
   *have = *data ? size : 0;
   return *data;

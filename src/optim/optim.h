@@ -1,4 +1,5 @@
-/* optim: optimisers over trainables' compact vectors, schedules, clipping. Columns are created on the param by name. */
+/* optim: optimisers over trainables' compact vectors, schedules, clipping. Columns are created on the param
+ * by name. */
 #ifndef LC_OPTIM_H
 #define LC_OPTIM_H
 #include "nn/nn.h"
@@ -9,9 +10,11 @@ typedef struct {
   int64_t step;    /* updates finished before this one: 0 first */
 } lc_hyper;
 typedef struct {
-  const char *name;                                            /* "adamw", "sgd", "sm3" */
-  lc_status (*prepare)(lc_ctx *, lc_param *, const lc_hyper *);/* creates its columns */
-  lc_status (*update)(lc_ctx *, lc_param *, const lc_hyper *); /* value from grad; chunks on the workers; allocation-free */
+  const char *name; /* "adamw", "sgd", "sm3" */
+  /* Creates its columns. */
+  lc_status (*prepare)(lc_ctx *, lc_param *, const lc_hyper *);
+  /* value from grad; chunks on the workers; allocation-free. */
+  lc_status (*update)(lc_ctx *, lc_param *, const lc_hyper *);
 } lc_optim_ops;
 extern const lc_optim_ops lc_optim_adamw, lc_optim_sgd, lc_optim_sm3;
 extern const lc_optim_ops *const lc_optims[];
@@ -20,11 +23,20 @@ const lc_optim_ops *lc_optim_find(const char *name);
 /* What every update asks first: the param has a gradient to follow. */
 lc_status lc_optim_check(lc_ctx *, const lc_optim_ops *, const lc_param *);
 
-typedef enum { LC_SCHEDULE_LINEAR, LC_SCHEDULE_COSINE, LC_SCHEDULE_CONSTANT } lc_schedule_kind; /* choices "linear|cosine|constant" */
-typedef struct { lc_schedule_kind kind; int64_t planned, warmup; } lc_schedule; /* a pure function of (step, planned, warmup) */
-double lc_schedule_at(const lc_schedule *, int64_t step);      /* factor of the update after `step` finished ones; transformers' numbering: 0 first in a warm-up */
-int64_t lc_warmup_steps(double warmup, int64_t planned);       /* >= 1: steps; < 1: a fraction, rounded up as transformers does */
-/* Global norm over all params' gradients, f64, fixed order; scales them when above max_norm (0: never), as torch's clip_grad_norm_. */
+/* choices "linear|cosine|constant" */
+typedef enum { LC_SCHEDULE_LINEAR, LC_SCHEDULE_COSINE, LC_SCHEDULE_CONSTANT } lc_schedule_kind;
+/* A pure function of (step, planned, warmup). */
+typedef struct {
+  lc_schedule_kind kind;
+  int64_t planned, warmup;
+} lc_schedule;
+/* Factor of the update that follows `step` finished ones, as transformers numbers them: a warm-up begins at
+ * 0. */
+double lc_schedule_at(const lc_schedule *, int64_t step);
+/* >= 1: steps; < 1: a fraction, rounded up as transformers does. */
+int64_t lc_warmup_steps(double warmup, int64_t planned);
+/* Global norm over all params' gradients, f64, fixed order; scales them when above max_norm (0: never), as
+ * torch's clip_grad_norm_. */
 lc_status lc_clip_gradients(lc_ctx *, lc_param **, int n, double max_norm, double *norm);
 void lc_zero_gradients(lc_ctx *, lc_param **, int n);
 #endif

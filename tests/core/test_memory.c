@@ -105,8 +105,53 @@ static void test_scratch(void **state) {
   char *d = lc_scratch(ctx, 0, 0, 5000);
   memset(d, 1, 5000);
   assert_true(lc_mem_bytes(ctx, LC_MEM_SCRATCH) >= 5200);
-  assert_null(lc_scratch(ctx, 0, 0, SIZE_MAX)); /* what was there stays usable */
-  assert_ptr_equal(lc_scratch(ctx, 0, 0, 5000), d);
+  size_t peak = lc_mem_peak(ctx), now = in_use();
+  assert_non_null(lc_scratch(ctx, 0, 0, peak - now + 5000)); /* never two blocks at once */
+  assert_int_equal(lc_mem_peak(ctx), peak);
+  assert_null(lc_scratch(ctx, 0, 0, SIZE_MAX)); /* and usable after a refusal */
+  memset(lc_scratch(ctx, 0, 0, 5000), 1, 5000);
+}
+
+/* What repeats finds its own blocks again: nothing comes from the system the second time. */
+static void test_kept(void **state) {
+  const size_t sizes[] = {100, 5000, 300, 70000};
+  size_t before = in_use();
+  uint64_t calls = 0;
+  for (int round = 0; round < 4; round++) {
+    void *p[4];
+    lc_mem_keep(ctx, true);
+    for (int i = 0; i < 4; i++) {
+      p[i] = lc_alloc(ctx, LC_MEM_KV, sizes[i]);
+      for (size_t j = 0; j < sizes[i]; j++) assert_int_equal(((char *)p[i])[j], 0); /* zeroed each time */
+      memset(p[i], 0xee, sizes[i]);
+    }
+    assert_int_equal(lc_mem_bytes(ctx, LC_MEM_KV), 100 + 5000 + 300 + 70000);
+    for (int i = 0; i < 4; i++) lc_free(ctx, p[i]);
+    assert_int_equal(lc_mem_bytes(ctx, LC_MEM_KV), 0);
+    assert_true(in_use() >= before + 75400); /* kept is counted */
+    lc_mem_keep(ctx, false);
+    if (round) assert_int_equal(lc_mem_allocations(ctx), calls);
+    calls = lc_mem_allocations(ctx);
+  }
+  void *p = lc_alloc(ctx, LC_MEM_KV, 5000); /* off: from the system */
+  assert_int_equal(lc_mem_allocations(ctx), calls + 1);
+  lc_free(ctx, p);
+  lc_mem_drop(ctx);
+  assert_int_equal(in_use(), before);
+}
+
+static void test_scratch_level(void **state) {
+  lc_ctx *own;
+  assert_int_equal(lc_ctx_new(3, &own, NULL), LC_OK);
+  assert_non_null(lc_scratch(own, 1, 2, 4000));
+  assert_non_null(lc_scratch(own, 2, 2, 3000));
+  assert_non_null(lc_scratch(own, 0, 5, 70));
+  assert_int_equal(lc_scratch_level(own), LC_OK);
+  assert_int_equal(lc_mem_bytes(own, LC_MEM_SCRATCH), 3 * 4000 + 3 * 70);
+  uint64_t calls = lc_mem_allocations(own);
+  for (int w = 0; w < 3; w++) assert_true(lc_scratch(own, w, 2, 4000) && lc_scratch(own, w, 5, 70));
+  assert_int_equal(lc_mem_allocations(own), calls);
+  lc_ctx_free(own);
 }
 
 /* Counters stay exact when workers allocate at once. */
@@ -128,9 +173,10 @@ static void test_workers(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_alloc),   cmocka_unit_test(test_categories_and_peak),
-      cmocka_unit_test(test_growing), cmocka_unit_test(test_refused),
-      cmocka_unit_test(test_strings), cmocka_unit_test(test_scratch),
-      cmocka_unit_test(test_workers)};
+      cmocka_unit_test(test_alloc),        cmocka_unit_test(test_categories_and_peak),
+      cmocka_unit_test(test_growing),      cmocka_unit_test(test_refused),
+      cmocka_unit_test(test_strings),      cmocka_unit_test(test_scratch),
+      cmocka_unit_test(test_workers),      cmocka_unit_test(test_kept),
+      cmocka_unit_test(test_scratch_level)};
   return cmocka_run_group_tests(tests, setup, teardown);
 }
