@@ -194,8 +194,9 @@ void lc_html_heat_map(lc_out *f, const lc_report *r, const char *title, const ch
   }
   if (!n || layers > 4096 || !isfinite(most)) return;
   char top[48];
+  snprintf(top, sizeof top, "%.2g", most * factor);
   lc_out_printf(f, "<figure class=\"heat\"><figcaption><b>%s</b> <small>%s</small><span class=\"scale\">0<i></i>%s%s</span></figcaption><div class=\"cells\" style=\"--n:%d\">", title, note,
-                lc_html_number(top, most * factor), unit, layers);
+                top, unit, layers);
   for (int k = 0; k < n; k++) {
     lc_out_printf(f, "<span class=\"row\">");
     lc_html_text(f, name[k]);

@@ -1,0 +1,263 @@
+#!/usr/bin/env bash
+# The command line as a contract: flags, JSON fields, exit statuses, output directories, bad input. Runs a built lacuna on tiny models, and on
+# SmolLM2 when that can be had. Prints "ok NAME" or "not ok NAME" a test (with what was seen), and "done".
+#   tests/cli/run.sh LACUNA_BINARY
+set -u
+lacuna=$(realpath "${1:?the lacuna binary is needed}")
+tiny=$(dirname "$lacuna")/tests/tiny_models
+root=$(realpath "$(dirname "$0")/../..")
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cd "$work" || exit 1
+export OMP_WAIT_POLICY=passive
+
+# run STATUS ARGUMENTS...: lacuna ends with this status; a failure (1, 2) leaves exactly one sentence on stderr. Output in out, err.
+run() {
+  local want=$1 got
+  shift
+  timeout 300 "$lacuna" "$@" >out 2>err </dev/null
+  got=$?
+  if [ $got != "$want" ]; then echo "lacuna $*: status $got, $want expected: $(tail -n 3 err)"; return 1; fi
+  case $want in 1 | 2)
+    if [ "$(grep -vc '^warning: ' err)" != 1 ] || ! grep -q "^lacuna" err; then echo "lacuna $*: no single sentence: $(cat err)"; return 1; fi ;;
+  esac
+}
+says() { grep -qF -- "$1" "${2:-err}" || { echo "'$1' is not in: $(head -c 600 "${2:-err}")"; return 1; }; }
+has() { "$tiny" has "$@" <out; }
+absent() { [ ! -e "$1" ] || { echo "$1 was left"; return 1; }; }
+nothing_new() { [ -z "$(find . -maxdepth 2 \( -name '*.tmp*' -o -name '.*.tmp*' \))" ] || { echo "left: $(find . -name '*tmp*')"; return 1; }; }
+same() { cmp -s "$1" "$2" || { echo "$1 and $2 differ"; return 1; }; }
+t() { # NAME FUNCTION ARGUMENTS...
+  local name=$1 seen
+  shift
+  if seen=$(set -e; "$@" 2>&1); then echo "ok $name"; else echo "not ok $name"; echo "$seen" | head -n 6 | sed 's/^/    /'; fi
+}
+
+"$tiny" make models || { echo "not ok tiny models"; echo done; exit 1; }
+M=models/llama
+words="the cat sat on a mat and saw two birds fly far away"
+for i in $(seq 40); do echo "$words; $i times the dog ran after them, and no one knew why."; done >text.txt
+head -n 4 text.txt >held.txt
+for i in $(seq 24); do echo "{\"prompt\": \"the cat $i\", \"completion\": \" sat on mat $((i * 7 % 11))\"}"; done >rows.jsonl
+small="--steps 4 --batch 2 --seq 32 --dtype f32 --density 0.05 --quiet"
+
+# ---- help, statuses, suggestions ----
+helps() { # COMMAND
+  run 0 "$1" --help && says "usage: lacuna $1" out
+  for f in json seed threads quiet help; do says "--$f" out; done
+}
+commands=$("$lacuna" --help | sed -n 's/^  \([a-z]*\) .*/\1/p')
+for c in $commands; do t "help of $c" helps "$c"; done
+all_commands() { for c in info train eval generate merge convert diff methods tokenize logits report; do echo "$commands" | grep -qx $c || { echo "no command $c"; return 1; }; done; }
+t "the commands are there" all_commands
+version() { run 0 --version && grep -Eq '^lacuna [0-9]+\.[0-9]+\.[0-9]+$' out; }
+t "version" version
+no_command() { timeout 9 "$lacuna" >out 2>err; [ $? = 2 ]; }
+t "no command: status 2" no_command
+wrong_command() { run 2 trian && says "did you mean 'train'"; }
+t "an unknown command suggests" wrong_command
+wrong_flag() { run 2 train --destiny 0.1 && says "--density"; }
+t "an unknown flag suggests" wrong_flag
+wrong_method() { run 2 train -m $M -d text.txt --method shirra -o x && says "'shira'" && absent x; }
+t "an unknown method suggests" wrong_method
+wrong_option() { run 2 train -m $M -d text.txt --method shira --set maks=random -o x && says "'mask'" && absent x; }
+t "an unknown option of a method suggests" wrong_option
+wrong_number() { run 2 train -m $M -d text.txt --method shira --density 1.5 -o x && says density && absent x; }
+t "a number out of range" wrong_number
+missing_value() { run 2 eval -m && says "needs a value"; }
+t "a flag without its value" missing_value
+twice() { run 2 eval -m $M -m $M -d text.txt && says "twice"; }
+t "a flag given twice" twice
+
+# ---- JSON that other programs read ----
+info() { run 0 info "$1" --json && has architecture parameters layers context_length tensors && grep -q '"nnz":' out && grep -q '"dtype":' out && grep -q '"shape":' out && grep -q '"bytes":' out; }
+for m in llama gpt2 llama.gguf; do t "info of $m" info models/$m; done
+tokenize() {
+  run 0 tokenize -m $M "a cat, 12 birds" --json && has ids
+  run 0 tokenize -m $M --decode "$(sed 's/.*\[\(.*\)\].*/\1/' out)" && [ "$(cat out)" = "a cat, 12 birds" ]
+}
+t "tokenize, and back" tokenize
+perplexity() { run 0 eval -m "$1" -d held.txt --context 32 --json && has metric value n context stride; }
+for m in llama gpt2 llama.gguf; do t "eval on $m" perplexity models/$m; done
+incremental() {
+  run 0 eval -m $M -d held.txt --context 32 --json && sed 's/.*"value":\([0-9.]*\).*/\1/' out >a
+  run 0 eval -m $M -d held.txt --context 32 --incremental --json && sed 's/.*"value":\([0-9.]*\).*/\1/' out >b
+  awk -v a="$(cat a)" -v b="$(cat b)" 'BEGIN { exit !(a > 1 && (a - b) / a < 0.005 && (b - a) / a < 0.005) }'
+}
+t "eval --incremental agrees" incremental
+generate() { run 0 generate -m $M -p "the cat" -n 5 --temp 0 --ignore-eos --json && has text finish_reason prompt_tokens generated_tokens prefill_tokens_per_s decode_tokens_per_s; }
+t "generate" generate
+seeded() { run 0 generate -m $M -p "the cat" -n 12 --seed 7 --json && sed 's/,"prefill.*//' out >a && run 0 generate -m $M -p "the cat" -n 12 --seed 7 --json && sed 's/,"prefill.*//' out >b && same a b; }
+t "generate: a seed gives the same text again" seeded
+logits() { run 0 logits -m $M --ids 5,7,9 -o l.safetensors --labels 5,7,9 --grads g.safetensors --json && has loss && grep -aq '"logits"' l.safetensors && grep -aq 'q_proj.weight' g.safetensors; }
+t "logits with gradients" logits
+wrong_ids() { run 2 logits -m $M --ids 5,99999 -o no.safetensors && says 99999 && absent no.safetensors; }
+t "logits: an id beyond the vocabulary" wrong_ids
+methods() { run 0 methods --json && has methods && for m in full lora shira spiel; do says "\"$m\"" out && run 0 methods $m && says "$m" out && run 0 methods --json; done; }
+t "methods" methods
+events() {
+  run 0 train -m $M -d text.txt --eval-data held.txt --method shira $small --save-every 2 -o ev --json
+  has start:event step:step step:loss step:lr step:grad_norm step:tokens step:tokens_per_s step:rss_mib eval:step eval:loss eval:perplexity checkpoint:step checkpoint:path \
+    done:steps done:seconds done:tokens_per_s done:peak_rss_mib done:trainable done:state_bytes done:output
+}
+t "train: a JSON line an event" events
+
+# ---- train: what OUT holds and what it is good for ----
+result() { # METHOD ADAPTER-FILE
+  run 0 train -m $M -d text.txt --eval-data held.txt --method "$1" $small -o "run-$1"
+  for f in "$2" recipe.yaml log.jsonl run.sqlite tokenizer.json checkpoint-4 best; do [ -e "run-$1/$f" ] || { echo "run-$1/$f is missing"; return 1; }; done
+  nothing_new
+}
+t "train: OUT of lora" result lora adapter_model.safetensors
+t "train: OUT of shira" result shira adapter_model.safetensors
+t "train: OUT of spiel" result spiel lacuna_adapter.safetensors
+t "train: OUT of full" result full model.safetensors
+value() { sed 's/.*"value":\([0-9.]*\).*/\1/' out; }
+use() { # METHOD: the adapter changes the model, and merged, in either format, it is the same model
+  run 0 eval -m $M -d held.txt --context 32 --json && value >a
+  run 0 eval -m $M -a "run-$1" -d held.txt --context 32 --json && value >b
+  ! cmp -s a b || { echo "the adapter changes nothing"; return 1; }
+  run 0 eval -m $M -a "run-$1:0" -d held.txt --context 32 --json && value >c && same a c
+  run 0 generate -m $M -a "run-$1" -p "the cat" -n 4 --temp 0 --quiet
+  run 0 diff $M "run-$1" --json && has changed update_sparsity
+  run 0 merge -m $M -a "run-$1" -o "merged-$1" --outtype f32 --quiet
+  run 0 merge -m $M -a "run-$1" -o "merged-$1.gguf" --outtype f32 --quiet
+  for m in "merged-$1" "merged-$1.gguf"; do
+    run 0 eval -m "$m" -d held.txt --context 32 --json
+    awk -v a="$(cat b)" -v b="$(value)" 'BEGIN { d = (a - b) / a; exit !(d < 1e-4 && d > -1e-4) }' || { echo "$m: $(value), $(cat b) expected"; return 1; }
+  done
+}
+for m in lora shira spiel; do t "adapter of $m: eval, scale 0, generate, diff, merge" use $m; done
+full() { run 0 eval -m run-full -d held.txt --context 32 --json && run 0 diff $M run-full --json && has changed; }
+t "result of full is a model" full
+convert() { run 0 convert -m $M -o "c-$1.gguf" --outtype "$1" --json && has output && run 0 info "c-$1.gguf" --json && run 0 convert -m "c-$1.gguf" -o "c-$1" --outtype f32 --quiet && run 0 eval -m "c-$1" -d held.txt --context 32; }
+for type in f32 f16 bf16 q8_0; do t "convert to $type GGUF and back" convert $type; done
+report() {
+  run 0 report run-shira --json && has output steps && says "</html>" run-shira/report.html && says "Where the change sits" run-shira/report.html
+  run 0 report run-shira -o page.html && [ "$(cat out)" = page.html ]
+  ! grep -Eq '(src|href)="?http' page.html
+}
+t "report" report
+escaped() {
+  run 0 train -m $M -d rows.jsonl --method shira $small --sample-prompt '<script>alert("&")</script>' --sample-tokens 4 -o esc
+  run 0 report esc -o esc.html && ! grep -q '<script' esc.html && says '&lt;script&gt;alert(&quot;&amp;&quot;)' esc.html
+}
+t "report escapes what the run holds" escaped
+no_report() { run 1 report models && says run.sqlite; mkdir -p broken; head -c 2000 run-shira/run.sqlite >broken/run.sqlite; run 1 report broken -o b.html && absent b.html; echo text >broken/run.sqlite; run 1 report broken -o b.html && absent b.html; }
+t "report of no run, of a damaged run" no_report
+
+# ---- the same run again, and going on ----
+again() { # METHOD FILE
+  run 0 train --recipe "run-$1/recipe.yaml" -o "again-$1" --quiet && same "run-$1/$2" "again-$1/$2"
+}
+t "a recipe repeats its run bit for bit: shira" again shira adapter_model.safetensors
+t "a recipe repeats its run bit for bit: spiel" again spiel lacuna_adapter.safetensors
+threads() { run 0 train --recipe run-shira/recipe.yaml -o one --threads 1 --quiet && same run-shira/adapter_model.safetensors one/adapter_model.safetensors; }
+t "one thread, the same bits" threads
+go_on() {
+  run 0 train --recipe run-lora/recipe.yaml -o part --stop-after 2 --quiet
+  run 1 train --recipe run-lora/recipe.yaml -o part --quiet && says "--resume"
+  run 0 train --recipe run-lora/recipe.yaml -o part --stop-after 0 --resume --quiet && same run-lora/adapter_model.safetensors part/adapter_model.safetensors
+}
+t "resume gives the bits of a run that never stopped" go_on
+nothing_to_resume() { run 1 train -m $M -d text.txt --method shira $small -o fresh --resume && says resume; }
+t "nothing to resume is an error" nothing_to_resume
+changed() { cp -r run-shira changed && rm changed/adapter_model.safetensors && run 1 train --recipe run-shira/recipe.yaml --seed 43 -o changed --resume && says seed; }
+t "a resume with another seed is refused by name" changed
+# A long run is told to stop once it has written updates: it saves, ends with 128 + signal, and goes on to the same bits.
+stopped() { # SIGNAL STATUS
+  local out=stop-$1 pid got=0
+  "$lacuna" train -m $M -d text.txt --method shira --steps 3000 --batch 2 --seq 32 --dtype f32 --density 0.05 --quiet -o "$out" >o 2>e &
+  pid=$!
+  for _ in $(seq 600); do [ "$(grep -c '"event":"step"' "$out/log.jsonl" 2>/dev/null)" -ge 3 ] 2>/dev/null && break; sleep 0.05; done
+  kill "-$1" $pid
+  wait $pid || got=$?
+  [ $got = "$2" ] || { echo "status $got, $2 expected: $(cat e)"; return 1; }
+  local step
+  step=$(ls -d "$out"/checkpoint-* | sed 's/.*-//' | sort -n | tail -n 1)
+  [ "$step" -ge 3 ] && [ "$step" -lt 3000 ]
+  run 0 train --recipe "$out/recipe.yaml" -o "$out" --resume --stop-after $((step + 3)) --quiet
+  run 0 train --recipe "$out/recipe.yaml" -o "whole-$1" --stop-after $((step + 3)) --quiet
+  same "$out/adapter_model.safetensors" "whole-$1/adapter_model.safetensors"
+}
+t "SIGTERM saves, 143, and resumes to the same bits" stopped TERM 143
+t "SIGINT saves, 130, and resumes to the same bits" stopped INT 130
+
+# ---- bad input: status 1, one sentence that names the file, nothing half-written ----
+bad_model() { # PATH WORD...
+  local m=$1
+  shift
+  run 1 info "$m"
+  for w in "$@"; do says "$w"; done
+  run 1 convert -m "$m" -o bad.gguf && absent bad.gguf && run 1 train -m "$m" -d text.txt --method shira $small -o bad && absent bad && nothing_new
+}
+head -c 20000 models/llama.gguf >cut.gguf
+cp -r models/llama cut && head -c 20000 models/llama/model.safetensors >cut/model.safetensors
+cp -r models/llama noconfig && rm noconfig/config.json
+cp -r models/llama strange && sed -i 's/LlamaForCausalLM/StrangeForCausalLM/' strange/config.json
+cp -r models/llama huge && sed -i 's/"hidden_size": *[0-9]*/"hidden_size": 1152921504606846976/' huge/config.json
+: >empty.gguf
+t "a truncated GGUF" bad_model cut.gguf cut.gguf
+t "a truncated safetensors" bad_model cut model.safetensors
+t "an empty file" bad_model empty.gguf empty.gguf
+t "no config.json" bad_model noconfig config.json
+t "an unknown architecture" bad_model strange StrangeForCausalLM
+t "a huge dimension" bad_model huge huge
+t "a missing tensor" bad_model models/missing up_proj
+t "no such model" bad_model nowhere nowhere
+bad_rows() { # NAME TEXT WORD...
+  local name=$1
+  { head -n 2 rows.jsonl; printf "$2\n"; } >"$name.jsonl"
+  shift 2
+  run 1 train -m $M -d "$name.jsonl" --method shira $small -o badrows && says "$name.jsonl" && absent badrows/checkpoint-0
+  for w in "$@"; do says "$w"; done
+  run 0 train -m $M -d "$name.jsonl" --method shira $small --skip-bad -o "skip-$name"
+}
+t "a malformed row is named by its line" bad_rows torn '{"prompt": "a", ' 3
+t "a row of no known shape" bad_rows shape '{"question": "a"}' 3
+t "a row with bad UTF-8" bad_rows utf8 '{"prompt": "a", "completion": "\\xff\\xfe"}' 3
+no_data() { run 1 train -m $M -d nowhere.txt --method shira $small -o x && says nowhere.txt && absent x; : >empty.txt; run 1 train -m $M -d empty.txt --method shira $small -o x && says empty.txt && absent x; }
+t "no data, empty data" no_data
+unwritable() {
+  echo file >file
+  run 1 train -m $M -d text.txt --method shira $small -o file/out && says file
+  run 1 convert -m $M -o file/out.gguf && says file
+  run 1 merge -m $M -a run-shira -o file/out.gguf && says file
+  run 1 logits -m $M --ids 1,2 -o file/l.safetensors && says file
+  run 1 report run-shira -o file/page.html && says file
+  [ "$(cat file)" = file ]
+}
+t "an output that cannot be written" unwritable
+full_disk() { timeout 60 "$lacuna" methods >/dev/full 2>err; [ $? = 1 ] && says "cannot be written"; }
+t "stdout on a full disk" full_disk
+not_empty() { run 1 train -m $M -d text.txt --method shira $small -o run-shira && says "not empty" && mkdir -p mine && echo keep >mine/keep && run 1 train -m $M -d text.txt --method shira $small -o mine --overwrite && [ -s mine/keep ]; }
+t "a directory that holds something is not overwritten" not_empty
+base_safe() { run 1 train -m $M -d text.txt --method full $small -o $M --overwrite && [ -s $M/model.safetensors ]; }
+t "the base is never written" base_safe
+bad_adapter() { cp -r run-shira cutadapter && head -c 300 run-shira/adapter_model.safetensors >cutadapter/adapter_model.safetensors && run 1 eval -m $M -a cutadapter -d held.txt && says cutadapter; run 1 eval -m models/gpt2 -a run-lora -d held.txt && says run-lora; }
+t "a truncated adapter, an adapter of another model" bad_adapter
+gpt2_shira() { run 0 train -m models/gpt2 -d text.txt --method shira $small -o gpt2-shira && [ -e gpt2-shira/lacuna_adapter.safetensors ] && run 0 eval -m models/gpt2 -a gpt2-shira -d held.txt --context 32; }
+t "shira on GPT-2 is native" gpt2_shira
+
+# ---- a real model ----
+real() {
+  grep -v '^Ac[a-z]*[0-9]' kjv.all | sed 's/^[^ ]* //' | head -n 140 >genesis.txt
+  run 0 eval -m "$model" -d genesis.txt --limit 4 --json
+  has value n
+  awk -v v="$(value)" 'BEGIN { exit !(v > REAL_LOW && v < REAL_HIGH) }' || { echo "perplexity $(value)"; return 1; }
+}
+real_text() {
+  run 0 generate -m "$model" -p "The capital of France is" -n 12 --temp 0 --dtype f32 --quiet
+  [ "$(head -n 1 out)" = "REAL_TEXT" ] || { cat out; return 1; }
+}
+. "$root/scripts/deps.sh"
+model=
+if model=$(cd "$root" && lacuna_model .cache/model 2>err) && lacuna_deps bible-kjv bible-kjv-text >/dev/null 2>&1; then
+  model=$root/$model
+  bible -f 'gen1:1-rev22:21' </dev/null 2>/dev/null >kjv.all
+  t "SmolLM2: perplexity of Genesis" real
+  t "SmolLM2: greedy text" real_text
+else
+  echo "skipped: SmolLM2 cannot be fetched here: $(tail -n 1 err)"
+fi
+echo done
