@@ -47,6 +47,8 @@ void lc_cli_option_help(const lc_option *, FILE *);                 /* the rows 
 
 /* ---- common.c ---- */
 void lc_cli_print_json(json_t *);                                   /* one line on stdout; takes the reference */
+/* Bytes as a JSON string: tokens may hold half a character, and what is no UTF-8 becomes U+FFFD. */
+lc_status lc_cli_json_text(lc_ctx *, const lc_bytes *, json_t **);
 void lc_cli_note(const lc_cli *, const char *fmt, ...) __attribute__((format(printf, 2, 3))); /* stderr, unless --quiet */
 lc_status lc_cli_install_signals(lc_cli *);                         /* stop requests; a second signal ends at once */
 /* "auto": bf16 where the CPU has bf16 products. */

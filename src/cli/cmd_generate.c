@@ -101,12 +101,15 @@ static lc_status run(lc_cli *cli, void *self) {
   if (!cli->common.json) putchar('\n');
   double prefill = (double)stats.prompt_tokens / (stats.prefill_seconds > 0 ? stats.prefill_seconds : 1e-9);
   double decode = stats.decode_seconds > 0 ? (double)stats.generated_tokens / stats.decode_seconds : 0;
-  if (cli->common.json)
-    lc_cli_print_json(json_pack("{s:o, s:s, s:I, s:I, s:f, s:f, s:I}", "text", json_stringn(k.text.data ? k.text.data : "", k.text.n), "finish_reason", stats.finish_reason,
+  if (cli->common.json) {
+    json_t *text;
+    LC_GO(lc_cli_json_text(cli->ctx, &k.text, &text));
+    lc_cli_print_json(json_pack("{s:o, s:s, s:I, s:I, s:f, s:f, s:I}", "text", text, "finish_reason", stats.finish_reason,
                                 "prompt_tokens", (json_int_t)stats.prompt_tokens, "generated_tokens", (json_int_t)stats.generated_tokens, "prefill_tokens_per_s", prefill,
                                 "decode_tokens_per_s", decode, "seed", (json_int_t)o.seed));
-  else
+  } else {
     lc_cli_note(cli, "%lld tokens, %s; prompt %.0f tokens/s, generation %.1f tokens/s", (long long)stats.generated_tokens, stats.finish_reason, prefill, decode);
+  }
   if (lc_stop_requested(cli->ctx)) st = LC_STOPPED;
 done:
   lc_free(cli->ctx, k.text.data);

@@ -56,7 +56,7 @@ no_command() { timeout 9 "$lacuna" >out 2>err; [ $? = 2 ]; }
 t "no command: status 2" no_command
 wrong_command() { run 2 trian && says "did you mean 'train'"; }
 t "an unknown command suggests" wrong_command
-wrong_flag() { run 2 train --destiny 0.1 && says "--density"; }
+wrong_flag() { run 2 train --densty 0.1 && says "did you mean '--density'"; }
 t "an unknown flag suggests" wrong_flag
 wrong_method() { run 2 train -m $M -d text.txt --method shirra -o x && says "'shira'" && absent x; }
 t "an unknown method suggests" wrong_method
@@ -93,7 +93,7 @@ logits() { run 0 logits -m $M --ids 5,7,9 -o l.safetensors --labels 5,7,9 --grad
 t "logits with gradients" logits
 wrong_ids() { run 2 logits -m $M --ids 5,99999 -o no.safetensors && says 99999 && absent no.safetensors; }
 t "logits: an id beyond the vocabulary" wrong_ids
-methods() { run 0 methods --json && has methods && for m in full lora shira spiel; do says "\"$m\"" out && run 0 methods $m && says "$m" out && run 0 methods --json; done; }
+methods() { run 0 methods --json && has methods && for m in full lora shira spiel; do says "\"$m\"" out && run 0 methods $m --quiet && says "options (--set key=value)" out && run 0 methods --json; done; }
 t "methods" methods
 events() {
   run 0 train -m $M -d text.txt --eval-data held.txt --method shira $small --save-every 2 -o ev --json
@@ -162,7 +162,7 @@ go_on() {
 t "resume gives the bits of a run that never stopped" go_on
 nothing_to_resume() { run 1 train -m $M -d text.txt --method shira $small -o fresh --resume && says resume; }
 t "nothing to resume is an error" nothing_to_resume
-changed() { cp -r run-shira changed && rm changed/adapter_model.safetensors && run 1 train --recipe run-shira/recipe.yaml --seed 43 -o changed --resume && says seed; }
+changed() { cp -r run-shira changed && rm changed/adapter_model.safetensors && run 1 train --recipe run-shira/recipe.yaml --seed 43 -o changed --resume --quiet && says "'seed'"; }
 t "a resume with another seed is refused by name" changed
 # A long run is told to stop once it has written updates: it saves, ends with 128 + signal, and goes on to the same bits.
 stopped() { # SIGNAL STATUS
@@ -232,7 +232,7 @@ full_disk() { timeout 60 "$lacuna" methods >/dev/full 2>err; [ $? = 1 ] && says 
 t "stdout on a full disk" full_disk
 not_empty() { run 1 train -m $M -d text.txt --method shira $small -o run-shira && says "not empty" && mkdir -p mine && echo keep >mine/keep && run 1 train -m $M -d text.txt --method shira $small -o mine --overwrite && [ -s mine/keep ]; }
 t "a directory that holds something is not overwritten" not_empty
-base_safe() { run 1 train -m $M -d text.txt --method full $small -o $M --overwrite && [ -s $M/model.safetensors ]; }
+base_safe() { run 2 train -m $M -d text.txt --method full $small -o $M --overwrite && [ -s $M/model.safetensors ]; }
 t "the base is never written" base_safe
 bad_adapter() { cp -r run-shira cutadapter && head -c 300 run-shira/adapter_model.safetensors >cutadapter/adapter_model.safetensors && run 1 eval -m $M -a cutadapter -d held.txt && says cutadapter; run 1 eval -m models/gpt2 -a run-lora -d held.txt && says run-lora; }
 t "a truncated adapter, an adapter of another model" bad_adapter
@@ -244,11 +244,11 @@ real() {
   grep -v '^Ac[a-z]*[0-9]' kjv.all | sed 's/^[^ ]* //' | head -n 140 >genesis.txt
   run 0 eval -m "$model" -d genesis.txt --limit 4 --json
   has value n
-  awk -v v="$(value)" 'BEGIN { exit !(v > REAL_LOW && v < REAL_HIGH) }' || { echo "perplexity $(value)"; return 1; }
+  awk -v v="$(value)" 'BEGIN { exit !(v > 5.2730 && v < 5.2837) }' || { echo "perplexity $(value)"; return 1; }
 }
 real_text() {
   run 0 generate -m "$model" -p "The capital of France is" -n 12 --temp 0 --dtype f32 --quiet
-  [ "$(head -n 1 out)" = "REAL_TEXT" ] || { cat out; return 1; }
+  [ "$(head -n 1 out)" = " Paris." ] && says "The answer is: 201" out
 }
 . "$root/scripts/deps.sh"
 model=
