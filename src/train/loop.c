@@ -7,8 +7,9 @@
  *   updates     order of rows = function of (seed, epoch); loss = Σ over the update's targets / their number
  *   finish      the result in OUT
  *
- * The rehearsal runs one forward and backward pass over the longest rows and writes one checkpoint before step 1:
- * memory and disk show at once whether they suffice, and afterwards nothing is allocated (libraries excepted).
+ * The rehearsal runs one forward and backward pass over the longest rows (unless the first update has them) and writes
+ * one checkpoint before step 1: memory and disk show at once whether they suffice, and after step 1 nothing is
+ * allocated (libraries excepted).
  * Interruption is looked for between updates and between the passes of an evaluation: an update under way is finished
  * first, as methods may have begun to change their state. */
 #include "train/internal.h"
@@ -94,10 +95,38 @@ static lc_status attach(lc_loop *l) {
   return LC_OK;
 }
 
-static lc_status rehearse_pass(lc_loop *l, const lc_example *longest, int64_t n) {
+/* The rows of update t->step; their targets are the loss's denominator. */
+static void next_examples(lc_loop *l) {
+  lc_training *t = &l->t;
+  int64_t epoch = t->step / l->per_epoch, first = t->step % l->per_epoch * t->opts.batch;
+  if (epoch != l->order_epoch) lc_data_order(t->data, (uint64_t)t->opts.seed, epoch, t->opts.shuffle, l->order);
+  l->order_epoch = epoch;
+  t->n_example = lc_min64(t->opts.batch, l->n_rows - first);
+  t->update_targets = 0;
+  for (int64_t i = 0; i < t->n_example; i++) {
+    t->example[i] = lc_data_get(t->data, l->order[first + i]);
+    t->update_targets += t->example[i].n_targets;
+  }
+  t->n_micro = lc_ceil_div(t->n_example, t->opts.micro_batch);
+}
+
+/* Has a micro-batch of the update to come all the rows that the plan is made for? Then it is rehearsal enough. */
+static bool first_is_full(lc_loop *l, int64_t rows) {
+  lc_training *t = &l->t;
+  next_examples(l);
+  for (int64_t m = 0; m < t->n_micro; m++) {
+    int64_t sum = 0, first = m * t->opts.micro_batch;
+    for (int64_t i = first; i < lc_min64(first + t->opts.micro_batch, t->n_example); i++) sum += t->example[i].n;
+    if (sum == rows) return true;
+  }
+  return false;
+}
+
+static lc_status rehearse_pass(lc_loop *l, const lc_example *longest, int64_t n, int64_t rows) {
   lc_training *t = &l->t;
   double sum = 0;
   int64_t targets = 0;
+  if (first_is_full(l, rows)) return LC_OK;
   LC_TRY(lc_pass(t, longest, n, t->method->step == NULL, 1, &sum, &targets));
   lc_zero_gradients(t->ctx, t->param, t->n_param);
   return LC_OK;
@@ -122,7 +151,7 @@ static lc_status open_run(lc_loop *l) {
   t->segment = l->stage.segment;
   t->max_segments = segments;
   for (int i = 0; i < t->n_param && !t->method->step; i++) LC_TRY(t->optim->prepare(t->ctx, t->param[i], &t->hyper));
-  return rehearse_pass(l, l->eval_batch, micro);
+  return rehearse_pass(l, l->eval_batch, micro, rows);
 }
 
 static int64_t trainable(const lc_training *t) {
@@ -162,21 +191,6 @@ static lc_status begin(lc_loop *l) {
 }
 
 /* ---- an update --------------------------------------------------------------------------------------------------------- */
-
-/* The rows of update t->step; their targets are the loss's denominator. */
-static void next_examples(lc_loop *l) {
-  lc_training *t = &l->t;
-  int64_t epoch = t->step / l->per_epoch, first = t->step % l->per_epoch * t->opts.batch;
-  if (epoch != l->order_epoch) lc_data_order(t->data, (uint64_t)t->opts.seed, epoch, t->opts.shuffle, l->order);
-  l->order_epoch = epoch;
-  t->n_example = lc_min64(t->opts.batch, l->n_rows - first);
-  t->update_targets = 0;
-  for (int64_t i = 0; i < t->n_example; i++) {
-    t->example[i] = lc_data_get(t->data, l->order[first + i]);
-    t->update_targets += t->example[i].n_targets;
-  }
-  t->n_micro = lc_ceil_div(t->n_example, t->opts.micro_batch);
-}
 
 static lc_status forward_backward(lc_loop *l) {
   lc_training *t = &l->t;

@@ -30,7 +30,7 @@ const lc_option lc_train_options[] = {
      "all-linear, name suffixes (q_proj,v_proj), or re:EXPRESSION"},
     {"dtype", LC_OPT_STRING, AT(dtype), "auto", 0, 0, NULL, "T", "compute in auto, f32 or bf16"},
     {"seed", LC_OPT_INT, AT(seed), "42", 0, 9e18, NULL, "N", "of everything random"},
-    {"shuffle", LC_OPT_BOOL, AT(shuffle), "true", 0, 0, NULL, NULL, "a new order of rows each epoch"},
+    {"shuffle", LC_OPT_BOOL, AT(shuffle), "true", 0, 0, NULL, NULL, "rows in a new order each epoch, or as they stand"},
     {"recompute", LC_OPT_BOOL, AT(recompute), "false", 0, 0, NULL, NULL,
      "compute blocks again in the backward pass: less memory, the same bits"},
     {"skip-bad", LC_OPT_BOOL, AT(skip_bad), "false", 0, 0, NULL, NULL, "count malformed rows and go on"},
