@@ -49,7 +49,7 @@ lc_status lc_ctx_new(int threads, lc_ctx **out, char *why) {
   ctx->threads = threads ? threads : lc_physical_cores();
   if (ctx->threads > LC_MAX_WORKERS) ctx->threads = LC_MAX_WORKERS;
   omp_set_dynamic(0);
-  omp_set_num_threads(1); /* libraries called inside chunks stay on their worker */
+  omp_set_num_threads(1); /* libraries stay on their worker, before the first loop too */
   pthread_mutex_init(&ctx->lock, NULL);
   *out = ctx;
   return LC_OK;

@@ -18,7 +18,16 @@ static lc_status serial(lc_ctx *ctx, int64_t n, lc_chunk_fn fn, void *arg) {
   return LC_OK;
 }
 
+/* Libraries called in chunks stay on their worker. OpenMP keeps this for each thread that starts loops (a
+ * session may have its own). */
+static void quieten_libraries(void) {
+  static _Thread_local bool done;
+  if (!done) omp_set_num_threads(1);
+  done = true;
+}
+
 lc_status lc_parallel(lc_ctx *ctx, int64_t n, lc_chunk_fn fn, void *arg) {
+  quieten_libraries();
   if (inside || ctx->threads == 1 || n <= 1) return serial(ctx, n, fn, arg);
   int64_t failed = INT64_MAX;
   lc_status status = LC_OK;

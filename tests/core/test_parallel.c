@@ -5,6 +5,7 @@
 #include <stddef.h>
 #include <cmocka.h>
 #include <omp.h>
+#include <pthread.h>
 #include <string.h>
 #include <unistd.h>
 #include "core/core.h"
@@ -39,6 +40,27 @@ static void test_every_chunk_once(void **state) {
     assert_int_equal(w.wrong, 0);
     assert_int_equal(lc_parallel(w.ctx, 0, once, &w), LC_OK);
     assert_int_equal(lc_worker(w.ctx), 0);
+    lc_ctx_free(w.ctx);
+  }
+}
+
+/* A thread that did not make the context: its loops are the same. */
+static void *elsewhere(void *arg) {
+  work *w = arg;
+  omp_set_num_threads(3); /* what a fresh thread may have */
+  return lc_parallel(w->ctx, CHUNKS, once, w) ? w : NULL;
+}
+
+static void test_another_thread(void **state) {
+  for (int threads = 1; threads <= 2; threads++) {
+    work w = {0};
+    pthread_t t;
+    void *failed;
+    assert_int_equal(lc_ctx_new(threads, &w.ctx, NULL), LC_OK);
+    assert_int_equal(pthread_create(&t, NULL, elsewhere, &w), 0);
+    assert_int_equal(pthread_join(t, &failed), 0);
+    assert_null(failed);
+    assert_int_equal(w.wrong, 0);
     lc_ctx_free(w.ctx);
   }
 }
@@ -112,6 +134,7 @@ static void test_nested(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_every_chunk_once),
+                                     cmocka_unit_test(test_another_thread),
                                      cmocka_unit_test(test_lowest_failure_wins),
                                      cmocka_unit_test(test_own_sentence), cmocka_unit_test(test_nested)};
   return cmocka_run_group_tests(tests, NULL, NULL);
