@@ -23,7 +23,7 @@
 #include "train/attach.h"
 
 typedef struct {
-  int select, policy, budget;
+  int select, policy, budget, layout;
   int64_t period, accumulate;
   double p0;
   bool reference;
@@ -47,6 +47,8 @@ static const lc_option options[] = {
     {"policy", LC_OPT_CHOICE, offsetof(spiel, policy), "linear", 0, 0, "linear|cosine", NULL, "how that share falls; linear begins with all entries"},
     {"budget", LC_OPT_CHOICE, offsetof(spiel, budget), "lacuna", 0, 0, "lacuna|authors", NULL,
      "what --density counts: the targets' entries, or all parameters of the model"},
+    {"layout", LC_OPT_CHOICE, offsetof(spiel, layout), "native", 0, 0, "native|peft", NULL,
+     "the adapter's files: lacuna's compact ones, or PEFT's SHiRA, padded"},
     {"reference", LC_OPT_BOOL, offsetof(spiel, reference), "false", 0, 0, NULL, NULL, "the authors' rule for seeds: per micro-batch, age one short"},
     {0},
 };
@@ -89,6 +91,8 @@ static lc_status attach(void *selfp, lc_training *t) {
   if (ag) LC_GO(lc_grad_topk_new(t->ctx, set.w, set.K, set.n, candidates, self, &self->watch));
   self->total = set.total;
   self->entries = set.entries;
+  const char *why = self->layout ? lc_adapter_shira_refusal(t->adapter) : NULL; /* now, not after the last update */
+  if (why) LC_GO(lc_usage(t->ctx, "layout=peft: %s", why));
 done:
   lc_index_free(t->ctx, &idx);
   lc_target_set_free(t->ctx, &set);
@@ -169,7 +173,9 @@ static lc_status visit(void *selfp, lc_visitor *v) {
   return v->array(v, "spiel:reselections", LC_I64, 1, &self->reselections);
 }
 
-static lc_status save(void *self, lc_training *t, const char *dir) { return lc_attach_save(t, LC_LAYOUT_NATIVE, NULL, dir); }
+static lc_status save(void *self, lc_training *t, const char *dir) {
+  return lc_attach_save(t, ((const spiel *)self)->layout ? LC_LAYOUT_PEFT_SHIRA : LC_LAYOUT_NATIVE, NULL, dir);
+}
 
 /* Share of the final positions that were not among the first, which the seed gives again. */
 static lc_status moved(const spiel *self, lc_training *t, double *out) {

@@ -421,6 +421,7 @@ static void test_refusals(void **state) {
       {"spiel", "select=ma", "steps=3 optimizer=sgd", "works with sm3, not sgd"},
       {"spiel", "select=ma reference=true", "steps=3", "has no seeds"},
       {"spiel", "budget=authors", "steps=3 density=1", "but the target matrices have"},
+      {"spiel", "layout=peft", "steps=3 density=0.9", "no r fits"},
       {"spiel", "p0=1.5", "steps=3", "p0"},
       {"spiel", "periods=4", "steps=3", "period"},
       {"shira", "", "steps=3 density=0", "not in (0, 1]"},
@@ -471,6 +472,9 @@ static void test_quantised_base(void **state) {
 static void test_export(void **state) {
   t_spec s = {.method = "spiel", .set = "period=4 accumulate=2", .opts = "steps=4 density=0.05", .out = "native"};
   ok(t_train(&w, &s));
+  s.set = "period=4 accumulate=2 layout=peft";
+  s.out = "at-once";
+  ok(t_train(&w, &s));
   lc_net *net;
   lc_adapter *a, *b;
   ok(lc_net_new(w.model, LC_F32, &net));
@@ -490,6 +494,7 @@ static void test_export(void **state) {
   }
   free(v);
   lc_net_free(net);
+  assert_true(t_same_files(t_out(&w, "peft", "adapter_model.safetensors"), t_out(&w, "at-once", "adapter_model.safetensors")));
 }
 
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
