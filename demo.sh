@@ -48,7 +48,7 @@ wc -c $text/kjv.txt $text/acts.txt | head -n 2
 
 out=.cache/demo
 prompt='And it came to pass in those days'
-recipe=(-m "$model" -d $text/kjv.txt --method shira --density 0.01 --batch 4 --seq 256 --lr 1e-3)
+recipe=(-m "$model" -d $text/kjv.txt --method shira --density 0.01 --batch 4 --seq 256 --lr 3e-3)
 measure() { # NAME [-a ADAPTER]: perplexity and a sample, kept in .cache/demo-NAME.*
   local name=$1
   shift

@@ -4,7 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#include <utf8proc.h>
 
 void lc_cli_print_json(json_t *j) {
   char *text = json_dumps(j, JSON_COMPACT | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(9));
@@ -16,13 +15,7 @@ void lc_cli_print_json(json_t *j) {
 
 lc_status lc_cli_json_text(lc_ctx *ctx, const lc_bytes *text, json_t **out) {
   lc_bytes b = {0};
-  lc_status st = lc_bytes_add(ctx, &b, "", 0);
-  for (size_t i = 0; !st && i < text->n;) {
-    utf8proc_int32_t c;
-    utf8proc_ssize_t k = utf8proc_iterate((const utf8proc_uint8_t *)text->data + i, (utf8proc_ssize_t)(text->n - i), &c);
-    st = k > 0 ? lc_bytes_add(ctx, &b, text->data + i, (size_t)k) : lc_bytes_add(ctx, &b, "\xef\xbf\xbd", 3);
-    i += k > 0 ? (size_t)k : 1;
-  }
+  lc_status st = lc_utf8_lossy(ctx, text->data ? text->data : "", text->n, &b);
   *out = st ? NULL : json_stringn(b.data ? b.data : "", b.n);
   lc_free(ctx, b.data);
   return st;

@@ -60,7 +60,7 @@ extern const lc_family *const lc_families[];
 extern const int lc_n_families;
 
 /* ---- model: constant once open ---- */
-typedef struct {
+typedef struct lc_model {
   lc_ctx *ctx;
   char *path; bool is_gguf;
   lc_config config;
@@ -76,9 +76,10 @@ int64_t lc_model_parameters(const lc_model *);
 
 /* ---- net ---- */
 typedef struct lc_adapter lc_adapter;
-typedef struct {
+typedef struct lc_net {
   lc_ctx *ctx;
   const lc_model *model;
+  lc_tokenizer *tok;                 /* opened by the first who asks; NULL before */
   lc_dtype compute;
   lc_weights weights;
   lc_param **own; int n_own;         /* params of whole weights (full fine-tuning) */
@@ -87,6 +88,7 @@ typedef struct {
 } lc_net;
 lc_status lc_net_new(const lc_model *, lc_dtype compute, lc_net **);
 void lc_net_free(lc_net *);
+lc_status lc_net_tokenizer(lc_net *, lc_tokenizer **); /* opened once, borrowed from the net */
 lc_weight *lc_net_weight(const lc_net *, const char *name);
 /* Makes every weight (or those of kinds in the mask) trainable as a whole: f32 master, dense gradient. */
 lc_status lc_net_train_whole(lc_net *, bool (*want)(const lc_weight *, void *), void *arg);

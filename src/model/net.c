@@ -74,9 +74,17 @@ static const lc_param *whole(const lc_net *net, const lc_weight *w) {
   return NULL;
 }
 
+lc_status lc_net_tokenizer(lc_net *net, lc_tokenizer **out) {
+  *out = NULL;
+  if (!net->tok) LC_TRY(lc_model_tokenizer(net->model, &net->tok));
+  *out = net->tok;
+  return LC_OK;
+}
+
 void lc_net_free(lc_net *net) {
   if (!net) return;
   lc_ctx *ctx = net->ctx;
+  lc_tokenizer_free(net->tok);
   while (net->n_adapter) lc_adapter_remove(net->adapter[net->n_adapter - 1]);
   lc_free(ctx, net->adapter);
   for (int i = 0; i < net->weights.n; i++) {
