@@ -221,9 +221,10 @@ def merge_one(score, lacuna, rng, tmp):
     rope = rng.choice([dict(rope_type="default", rope_theta=10 ** rng.uniform(2, 5)),
                        dict(rope_type="linear", rope_theta=10000.0, factor=rng.choice([2.0, 4.0])),
                        dict(rope_type="llama3", rope_theta=500.0, factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0,
-                            original_max_position_embeddings=32)])
-    # llama.cpp's own limits: no biases here, head width a multiple of 8 keeps all its kernels in play
-    config, ids = base_model(rng, base, attention_bias=False, mlp_bias=False, rope_parameters=rope, max_position_embeddings=256,
+                            original_max_position_embeddings=32),
+                       dict(rope_type="yarn", rope_theta=10000.0, factor=4.0, original_max_position_embeddings=64)])
+    # dynamic has no place in a GGUF; widths are those that llama.cpp's kernels take
+    config, ids = base_model(rng, base, rope_parameters=rope, max_position_embeddings=256,
                              head_dim=rng.choice([8, 16, 32]), hidden_size=rng.choice([32, 64]), num_attention_heads=4,
                              num_key_value_heads=rng.choice([1, 2, 4]), intermediate_size=rng.choice([32, 96]))
     kind = rng.choice(["lora", "shira"])
