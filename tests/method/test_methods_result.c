@@ -102,7 +102,7 @@ static void test_across_formats(void **state) {
   ok(lc_model_open(w.ctx, lc_tiny_path(w.dir, "m.gguf"), &gguf));
   for (int i = 0; i < 3; i++)
     for (int from_gguf = 0; from_gguf < 2; from_gguf++) {
-      char out[16];
+      char out[32];
       snprintf(out, sizeof out, "x%d%d", i, from_gguf);
       w.model = from_gguf ? gguf : hf;
       t_spec s = {.method = methods[i][0], .set = methods[i][1], .opts = "steps=4 batch=4 density=0.05 targets=q_proj,k_proj,down_proj", .out = out};

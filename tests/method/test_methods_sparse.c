@@ -175,7 +175,7 @@ static void test_disjoint(void **state) {
     lc_adapter *a[3];
     ok(lc_net_new(w.model, LC_F32, &net));
     for (int j = 0; j < 3; j++) {
-      char set[64], out[16];
+      char set[64], out[32];
       snprintf(set, sizeof set, "r=2 mask=%s nth=%d", masks[m], j + 1);
       snprintf(out, sizeof out, "d%d%d", m, j);
       t_spec s = {.method = "shira", .set = set, .opts = "steps=1", .out = out, .no_eval = true};
@@ -392,7 +392,7 @@ static void test_bytes(void **state) {
   lc_net_free(net);
   for (size_t i = 0; i < sizeof t / sizeof *t; i++)
     for (int big = 0; big < 2; big++) { /* evaluations and reselections included */
-      char out[16];
+      char out[32];
       bytes b = {0};
       snprintf(out, sizeof out, "w%zu%d", i, big);
       t_spec s = {.method = t[i].method, .set = t[i].set, .out = out, .event = weigh, .arg = &b,

@@ -465,6 +465,7 @@ static void tensors_edit(const char *dir, const char *suffix, tensor_edit fn) {
   ok(lc_safetensors_open(ctx, lc_tiny_path(dir, "adapter_model.safetensors"), &s));
   lc_named_tensor *t = calloc((size_t)s.n, sizeof *t);
   void **owned = calloc((size_t)(2 * s.n), sizeof *owned);
+  const int before = s.n;
   int n = 0;
   for (int i = 0; i < s.n; i++) {
     t[n] = s.tensor[i];
@@ -475,7 +476,7 @@ static void tensors_edit(const char *dir, const char *suffix, tensor_edit fn) {
   ok(lc_safetensors_write(ctx, tmp, t, n));
   lc_safetensors_close(ctx, &s);
   assert_int_equal(rename(tmp, lc_tiny_path(dir, "adapter_model.safetensors")), 0);
-  for (int i = 0; i < 2 * s.n; i++) free(owned[i]);
+  for (int i = 0; i < 2 * before; i++) free(owned[i]);
   free(tmp);
   free(owned);
   free(t);
