@@ -61,7 +61,7 @@ static lc_status long_flag(lc_cli *cli, const char *arg, const char *next, int *
   if (!f.row) return unknown(cli, arg);
   if (eq) return store(cli, f.row->name, eq + 1);
   if (f.row->type == LC_OPT_BOOL) return store(cli, f.row->name, "true");
-  if (f.row->arg && f.row->arg[0] == '[') return store(cli, f.row->name, ""); /* an optional value comes with '=' only */
+  if (f.row->arg && !strncmp(f.row->arg, "[=", 2)) return store(cli, f.row->name, ""); /* an optional value comes with '=' only */
   if (!next) return lc_usage(cli->ctx, "--%s needs a value (%s)", f.row->name, f.row->arg ? f.row->arg : "VALUE");
   *used = 1;
   return store(cli, f.row->name, next);
@@ -88,7 +88,7 @@ lc_status lc_cli_parse(lc_cli *cli, int argc, char **argv) {
     if (!words_only && !strcmp(arg, "--")) words_only = true;
     else if (!words_only && !strncmp(arg, "--", 2)) LC_TRY(long_flag(cli, arg, next, &used));
     else if (!words_only && arg[0] == '-' && arg[1]) LC_TRY(short_flag(cli, arg, next, &used));
-    else if (cli->n_word == (int)(sizeof cli->word / sizeof *cli->word)) return lc_usage(cli->ctx, "more than %d words", cli->n_word);
+    else if (cli->n_word == cli->command->words) return lc_usage(cli->ctx, "'%s' is one word too many (usage: lacuna %s %s)", arg, cli->command->name, cli->command->usage);
     else cli->word[cli->n_word++] = arg;
     i += used;
   }
@@ -135,11 +135,11 @@ void lc_cli_option_help(const lc_option *t, FILE *f) {
   for (; t && t->name; t++) {
     char left[96];
     char l = letter_of(t->name);
-    bool flag = t->type == LC_OPT_BOOL, off = flag && t->def && !strcmp(t->def, "true");
+    bool flag = t->type == LC_OPT_BOOL, on = flag && t->def && !strcmp(t->def, "true");
     const char *arg = flag ? "" : t->choices ? t->choices : t->arg ? t->arg : "VALUE";
-    snprintf(left, sizeof left, "%c%c%s --%s%s%s%s", l ? '-' : ' ', l ? l : ' ', l ? "," : " ", off ? "no-" : "", t->name, flag || arg[0] == '[' ? "" : " ", arg);
+    snprintf(left, sizeof left, "%c%c%s --%s%s%s%s", l ? '-' : ' ', l ? l : ' ', l ? "," : " ", on ? "[no-]" : "", t->name, flag || !strncmp(arg, "[=", 2) ? "" : " ", arg);
     fprintf(f, "  %-38s %s", left, t->help);
-    if (!flag && t->def && t->def[0]) fprintf(f, " [%s]", t->def);
+    if ((!flag || on) && t->def && t->def[0]) fprintf(f, " [%s]", t->def);
     fputc('\n', f);
   }
 }

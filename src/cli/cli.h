@@ -20,13 +20,14 @@ typedef struct {
   lc_common common;
   bool seed_given;
   lc_flag flag[256]; int n_flag;          /* in order, repeated ones too; keys as the tables spell them */
-  const char *word[64]; int n_word;       /* what is no flag */
+  const char *word[2]; int n_word;        /* what is no flag */
 } lc_cli;
 
 struct lc_command {
   const char *name, *usage, *title;
   const lc_option *options;  /* own flags */
   size_t self_size;
+  int words;                 /* how many arguments that are no flags it takes, at most */
   const lc_option *more;     /* a second table, of a part of self */
   size_t more_offset;
   const char *repeatable;    /* "adapter stop": flags that may come several times */
@@ -54,10 +55,17 @@ lc_status lc_cli_install_signals(lc_cli *);                         /* stop requ
 /* "auto": bf16 where the CPU has bf16 products. */
 lc_status lc_cli_dtype(lc_cli *, const char *name, lc_dtype *);
 lc_status lc_cli_ids(lc_cli *, const char *text, int32_t low, int64_t high, lc_ids *); /* "5,7,9"; range-checked */
+/* The values of --stop, which stay the command line's. */
+enum { LC_CLI_STOPS = 64 };
+lc_status lc_cli_stops(lc_cli *, const char *stop[LC_CLI_STOPS], int *n);
 /* Model, net and tokenizer with the adapters of repeated -a [NAME=]PATH[:SCALE]. */
 typedef struct { lc_model *model; lc_net *net; lc_tokenizer *tok; } lc_loaded;
 lc_status lc_cli_load(lc_cli *, const char *model, lc_dtype compute, lc_apply, bool tokenizer, lc_loaded *);
 void lc_cli_unload(lc_loaded *);
 lc_status lc_cli_adapter_spec(lc_cli *, const char *spec, char **path, float *scale); /* lc_free path */
 lc_status lc_cli_outtype(lc_cli *, const char *name, lc_dtype *);  /* f32, f16, bf16, q8_0; llama.cpp's spellings */
+
+/* ---- convert_adapter.c ---- */
+#define LC_CLI_LAYOUTS "shira|native" /* `layout` is an index into these */
+lc_status lc_cli_convert_adapter(lc_cli *, const char *model, const char *adapter, int layout, const char *base_name, const char *out);
 #endif

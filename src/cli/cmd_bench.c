@@ -82,4 +82,4 @@ static lc_status run(lc_cli *cli, void *self) {
 }
 
 const lc_command lc_cmd_bench = {.name = "bench", .usage = "ceilings|gemm|train|decode [FLAGS]", .title = "measure the machine, and what we get of it", .options = options,
-                                 .self_size = sizeof(lc_bench), .more = lc_train_options, .more_offset = offsetof(lc_bench, train), .repeatable = "adapter set", .run = run};
+                                 .self_size = sizeof(lc_bench), .words = 1, .more = lc_train_options, .more_offset = offsetof(lc_bench, train), .repeatable = "adapter set", .run = run};

@@ -79,15 +79,13 @@ static lc_status run(lc_cli *cli, void *self) {
   lc_status st;
   json_t *rows = json_array();
   int64_t changed = 0, total = 0;
-  if (is_adapter(cli->ctx, cli->word[1])) {
+  char *path = NULL;
+  float scale;
+  LC_GO(lc_cli_adapter_spec(cli, cli->word[1], &path, &scale));
+  if (is_adapter(cli->ctx, path)) {
     lc_adapter *adapter;
-    char *path;
-    float scale;
     LC_GO(lc_cli_load(cli, cli->word[0], LC_F32, LC_PATCH, false, &b));
-    LC_GO(lc_cli_adapter_spec(cli, cli->word[1], &path, &scale));
-    st = lc_adapter_load(b.net, path, scale, LC_IN_PLACE, &adapter); /* merged, whatever kind of delta it is */
-    lc_free(cli->ctx, path);
-    if (st) goto done;
+    LC_GO(lc_adapter_load(b.net, path, scale, LC_IN_PLACE, &adapter)); /* merged, whatever kind of delta it is */
   } else {
     LC_GO(lc_cli_load(cli, cli->word[1], LC_F32, LC_PATCH, false, &b));
   }
@@ -112,11 +110,12 @@ static lc_status run(lc_cli *cli, void *self) {
   else
     printf("%lld of %lld entries changed (update sparsity %.6f)\n", (long long)changed, (long long)total, 1 - (double)changed / (double)total);
 done:
+  lc_free(cli->ctx, path);
   json_decref(rows);
   lc_cli_unload(&a);
   lc_cli_unload(&b);
   return st;
 }
 
-const lc_command lc_cmd_diff = {.name = "diff", .usage = "A B", .title = "what changed between two models, or what an adapter changes", .options = options, .self_size = sizeof(self_t),
+const lc_command lc_cmd_diff = {.name = "diff", .usage = "A B", .title = "what changed between two models, or what an adapter changes", .options = options, .self_size = sizeof(self_t), .words = 2,
                                 .run = run};

@@ -51,7 +51,7 @@ static lc_status perplexity(lc_cli *cli, const self_t *s, lc_loaded *l, json_t *
     size_t n;
     lc_ids stream = {0};
     LC_TRY(lc_read_file(cli->ctx, s->data, (size_t)1 << 32, &text, &n));
-    st = lc_tokenize(l->tok, text, n, false, &stream);
+    st = lc_in_file(cli->ctx, s->data, lc_tokenize(l->tok, text, n, false, &stream));
     lc_free(cli->ctx, text);
     lc_perplexity_opts o = {.context = s->context, .stride = s->stride, .bos = s->bos, .tail = s->tail, .llama_cpp = s->convention, .incremental = s->incremental, .limit = s->limit};
     if (!st) st = lc_eval_perplexity(l->net, l->tok, &stream, &o, &score);
@@ -78,9 +78,9 @@ static lc_status open_fewshot(lc_cli *cli, const self_t *s, lc_question **q, int
 static lc_status questions(lc_cli *cli, const self_t *s, lc_loaded *l, json_t *result) {
   lc_question *q = NULL, *shots = NULL;
   int64_t n = 0, n_shots = 0, k = 0;
-  const char *stop[16];
+  const char *stop[LC_CLI_STOPS];
   lc_question_opts o = {.limit = s->limit, .chat = s->chat, .system = s->system, .log_samples = s->log_samples, .extract = s->extract, .max_tokens = s->max_tokens, .stop = stop};
-  while (o.n_stop < 16 && lc_cli_value(cli, "stop", o.n_stop)) stop[o.n_stop] = lc_cli_value(cli, "stop", o.n_stop), o.n_stop++;
+  LC_TRY(lc_cli_stops(cli, stop, &o.n_stop));
   lc_status st = lc_questions_open(cli->ctx, s->data, s->metric == ACCURACY, &q, &n);
   if (!st) st = open_fewshot(cli, s, &shots, &n_shots, &k);
   o.fewshot = shots;

@@ -15,7 +15,7 @@ static const lc_option options[] = {
     {"model", LC_OPT_STRING, offsetof(self_t, model), NULL, 0, 0, NULL, "MODEL", "a Hugging Face directory or a GGUF file"},
     {"adapter", LC_OPT_STRING, offsetof(self_t, adapter), NULL, 0, 0, NULL, "[NAME=]DIR[:SCALE]", "apply an adapter (repeatable)"},
     {"prompt", LC_OPT_STRING, offsetof(self_t, prompt), NULL, 0, 0, NULL, "TEXT", "the prompt (-: stdin)"},
-    {"file", LC_OPT_STRING, offsetof(self_t, file), NULL, 0, 0, NULL, "FILE", "the prompt from a file"},
+    {"file", LC_OPT_STRING, offsetof(self_t, file), NULL, 0, 0, NULL, "FILE", "the prompt from a file (-: stdin)"},
     {"max-tokens", LC_OPT_INT, offsetof(self_t, max_tokens), "128", 1, 1e9, NULL, "N", "tokens to generate"},
     {"temp", LC_OPT_FLOAT, offsetof(self_t, temp), "0.8", 0, 100, NULL, "T", "temperature; 0: greedy"},
     {"top-k", LC_OPT_INT, offsetof(self_t, top_k), "40", 0, 1e9, NULL, "K", "the K best; 0: all"},
@@ -53,7 +53,8 @@ static lc_status prompt_ids(lc_cli *cli, const self_t *s, const lc_tokenizer *to
   char *text = NULL;
   size_t n = 0;
   lc_status st = LC_OK;
-  if (s->file || !strcmp(s->prompt, "-")) LC_TRY(lc_read_file(cli->ctx, s->file ? s->file : "/dev/stdin", (size_t)1 << 28, &text, &n));
+  const char *from = s->file && strcmp(s->file, "-") ? s->file : s->file || !strcmp(s->prompt, "-") ? "/dev/stdin" : NULL;
+  if (from) LC_TRY(lc_read_file(cli->ctx, from, (size_t)1 << 28, &text, &n));
   const char *p = text ? text : s->prompt;
   if (!text) n = strlen(p);
   if (s->chat) {
@@ -65,6 +66,7 @@ static lc_status prompt_ids(lc_cli *cli, const self_t *s, const lc_tokenizer *to
     if (lc_token_adds_bos(tok) && lc_token_bos(tok) >= 0) st = lc_ids_push(cli->ctx, ids, lc_token_bos(tok));
     if (!st) st = lc_tokenize(tok, p, n, true, ids);
   }
+  if (from) st = lc_in_file(cli->ctx, from, st);
   lc_free(cli->ctx, text);
   if (!st && !ids->n) st = lc_usage(cli->ctx, "the prompt is empty");
   return st;
@@ -78,17 +80,17 @@ static lc_status run(lc_cli *cli, void *self) {
   LC_TRY(lc_cli_dtype(cli, s->dtype, &dtype));
   lc_loaded l;
   LC_TRY(lc_cli_load(cli, s->model, dtype, s->in_place ? LC_IN_PLACE : LC_ASIDE, true, &l));
-  LC_TRY(lc_cli_install_signals(cli));
   lc_ids ids = {0}, out = {0};
   lc_session *session = NULL;
   sink k = {cli, {0}};
-  const char *stop[16];
+  const char *stop[LC_CLI_STOPS];
   lc_sample_opts o = {.temp = s->temp, .top_p = s->top_p, .min_p = s->min_p, .repeat_penalty = s->repeat_penalty, .top_k = s->top_k, .repeat_last_n = s->repeat_last_n,
                       .max_tokens = s->max_tokens, .ignore_eos = s->ignore_eos, .stop = stop};
-  while (o.n_stop < 16 && lc_cli_value(cli, "stop", o.n_stop)) stop[o.n_stop] = lc_cli_value(cli, "stop", o.n_stop), o.n_stop++;
   o.seed = cli->seed_given ? (uint64_t)cli->common.seed : (uint64_t)time(NULL) * 1000003u + (uint64_t)getpid();
   lc_status st;
   lc_gen_stats stats;
+  LC_GO(lc_cli_stops(cli, stop, &o.n_stop));
+  LC_GO(lc_cli_install_signals(cli));
   LC_GO(prompt_ids(cli, s, l.tok, &ids));
   int64_t limit = l.model->config.context, context = s->context ? lc_min64(s->context, limit) : lc_min64(limit, ids.n + s->max_tokens);
   if (ids.n >= context) {
@@ -98,7 +100,7 @@ static lc_status run(lc_cli *cli, void *self) {
   if (s->temp > 0 && !cli->seed_given) lc_cli_note(cli, "seed %llu", (unsigned long long)o.seed);
   LC_GO(lc_session_new(l.net, context, lc_min64(512, lc_max64(ids.n, 1)), dtype, &session));
   LC_GO(lc_generate_ids(session, l.tok, ids.id, ids.n, &o, keep, &k, &out, &stats));
-  if (!cli->common.json) putchar('\n');
+  if (!cli->common.json) puts(""), fflush(stdout);
   double prefill = (double)stats.prompt_tokens / (stats.prefill_seconds > 0 ? stats.prefill_seconds : 1e-9);
   double decode = stats.decode_seconds > 0 ? (double)stats.generated_tokens / stats.decode_seconds : 0;
   if (cli->common.json) {

@@ -96,4 +96,4 @@ static lc_status run(lc_cli *cli, void *self) {
 }
 
 const lc_command lc_cmd_info = {.name = "info", .usage = "MODEL [FLAGS]", .title = "architecture, sizes, dtypes and sparsity of a model", .options = options,
-                                .self_size = sizeof(self_t), .run = run};
+                                .self_size = sizeof(self_t), .words = 1, .run = run};

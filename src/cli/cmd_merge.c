@@ -1,15 +1,22 @@
 /* lacuna merge and convert: a model's effective weights to a Hugging Face directory or, when the name ends in .gguf, to GGUF. Merge says how much of the
- * change survives the rounding of the output. */
+ * change survives the rounding of the output. `convert -a` writes the adapter alone, in another layout (convert_adapter.c). */
 #include "cli/cli.h"
 #include <string.h>
 
-typedef struct { char *model, *adapter, *out, *outtype; } self_t;
+typedef struct { char *model, *adapter, *out, *outtype, *base_name; int layout; } self_t;
 #define MODEL_ROW {"model", LC_OPT_STRING, offsetof(self_t, model), NULL, 0, 0, NULL, "MODEL", "a Hugging Face directory or a GGUF file"}
 #define OUT_ROW {"out", LC_OPT_STRING, offsetof(self_t, out), NULL, 0, 0, NULL, "OUT", "a directory, or a name that ends in .gguf"}
 #define TYPE_ROW {"outtype", LC_OPT_STRING, offsetof(self_t, outtype), "auto", 0, 0, NULL, "T", "f32, f16, bf16, q8_0 (GGUF only); auto: the base's, bf16 from a quantised one"}
 static const lc_option merge_options[] = {
     MODEL_ROW, {"adapter", LC_OPT_STRING, offsetof(self_t, adapter), NULL, 0, 0, NULL, "[NAME=]DIR[:SCALE]", "an adapter (repeatable: deltas add)"}, OUT_ROW, TYPE_ROW, {0}};
-static const lc_option convert_options[] = {MODEL_ROW, OUT_ROW, TYPE_ROW, {0}};
+static const lc_option convert_options[] = {
+    MODEL_ROW,
+    {"adapter", LC_OPT_STRING, offsetof(self_t, adapter), NULL, 0, 0, NULL, "DIR", "write this sparse adapter, in another layout, instead of the model"},
+    OUT_ROW,
+    TYPE_ROW,
+    {"layout", LC_OPT_CHOICE, offsetof(self_t, layout), "shira", 0, 0, LC_CLI_LAYOUTS, NULL, "with -a: PEFT's SHiRA (padded), or lacuna's own, compact"},
+    {"base-name", LC_OPT_STRING, offsetof(self_t, base_name), NULL, 0, 0, NULL, "NAME", "with -a: the base's name in the adapter; else as it was"},
+    {0}};
 
 static bool is_gguf(const char *path) {
   size_t n = strlen(path);
@@ -52,7 +59,10 @@ static void print_report(lc_cli *cli, const lc_merge_report *r, const char *out,
 static lc_status run(lc_cli *cli, void *self) {
   self_t *s = self;
   if (!s->out) return lc_usage(cli->ctx, "-o OUT is missing");
-  if (!strcmp(cli->command->name, "merge") && !lc_cli_given(cli, "adapter")) return lc_usage(cli->ctx, "-a ADAPTER is missing (convert needs none)");
+  const bool merge = !strcmp(cli->command->name, "merge");
+  if (!merge && s->adapter) return lc_cli_convert_adapter(cli, s->model, s->adapter, s->layout, s->base_name, s->out);
+  if (!merge && (lc_cli_given(cli, "layout") || s->base_name)) return lc_usage(cli->ctx, "--layout and --base-name are of an adapter: -a is missing");
+  if (merge && !lc_cli_given(cli, "adapter")) return lc_usage(cli->ctx, "-a ADAPTER is missing (convert needs none)");
   lc_dtype dtype = LC_NONE;
   if (strcmp(s->outtype, "auto")) LC_TRY(lc_cli_outtype(cli, s->outtype, &dtype));
   if (dtype == LC_Q8_0 && !is_gguf(s->out)) return lc_usage(cli->ctx, "q8_0 is a GGUF type: give a name that ends in .gguf");
@@ -70,5 +80,5 @@ static lc_status run(lc_cli *cli, void *self) {
 
 const lc_command lc_cmd_merge = {.name = "merge", .usage = "-m MODEL -a ADAPTER[:SCALE]... -o OUT", .title = "write a model with adapters merged in", .options = merge_options,
                                  .self_size = sizeof(self_t), .repeatable = "adapter", .run = run};
-const lc_command lc_cmd_convert = {.name = "convert", .usage = "-m MODEL -o OUT [--outtype T]", .title = "write a model in another format or type", .options = convert_options,
+const lc_command lc_cmd_convert = {.name = "convert", .usage = "-m MODEL -o OUT [--outtype T], or -m MODEL -a ADAPTER --layout L -o OUT", .title = "write a model in another format or type, or an adapter in another layout", .options = convert_options,
                                    .self_size = sizeof(self_t), .run = run};

@@ -31,7 +31,6 @@ static void print_method(const lc_method *m) {
 
 static lc_status run(lc_cli *cli, void *self) {
   (void)self;
-  if (cli->n_word > 1) return lc_usage(cli->ctx, "one method at most");
   if (cli->n_word) {
     const lc_method *m = lc_method_find(cli->word[0]);
     const char *names[64];
@@ -53,4 +52,4 @@ static lc_status run(lc_cli *cli, void *self) {
   return LC_OK;
 }
 
-const lc_command lc_cmd_methods = {.name = "methods", .usage = "[NAME]", .title = "the methods, and the options of one", .self_size = sizeof(self_t), .run = run};
+const lc_command lc_cmd_methods = {.name = "methods", .usage = "[NAME]", .title = "the methods, and the options of one", .self_size = sizeof(self_t), .words = 1, .run = run};

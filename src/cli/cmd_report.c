@@ -22,4 +22,4 @@ static lc_status run(lc_cli *cli, void *self) {
 }
 
 const lc_command lc_cmd_report = {.name = "report", .usage = "RUN [-o FILE.html]", .title = "a run's curves, samples and placement as one HTML page", .options = options,
-                                  .self_size = sizeof(self_t), .run = run};
+                                  .self_size = sizeof(self_t), .words = 1, .run = run};

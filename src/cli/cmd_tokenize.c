@@ -92,7 +92,9 @@ static lc_status run(lc_cli *cli, void *self) {
     LC_GO(lc_cli_ids(cli, given, 0, lc_tokenizer_size(l.tok), &ids));
     st = decode_text(cli, l.tok, &ids);
   } else {
-    LC_GO(lc_tokenize(l.tok, given, n, s->special, &ids));
+    st = lc_tokenize(l.tok, given, n, s->special, &ids);
+    if (s->file) st = lc_in_file(cli->ctx, s->file, st);
+    LC_GO(st);
     print_ids(cli, &ids);
   }
 done:
@@ -103,4 +105,4 @@ done:
 }
 
 const lc_command lc_cmd_tokenize = {.name = "tokenize", .usage = "-m MODEL [TEXT]", .title = "token ids of a text, and back", .options = options,
-                                    .self_size = sizeof(self_t), .run = run};
+                                    .self_size = sizeof(self_t), .words = 1, .run = run};

@@ -104,9 +104,9 @@ lc_status lc_cli_set_pairs(lc_cli *cli, const lc_method *m, void *method_self) {
   return LC_OK;
 }
 
-/* The recipe first, then the flags again: flags win. */
+/* The recipe first, then the flags again: flags win. With another --method the recipe's options of its own method do not apply. */
 static lc_status apply_recipe(lc_cli *cli, self_t *s, const lc_recipe *r, const lc_method *m, void *method_self) {
-  if (r->method && !strcmp(r->method, m->name)) LC_TRY(lc_recipe_apply(cli->ctx, r, &s->train, m, method_self));
+  LC_TRY(lc_recipe_apply(cli->ctx, r, &s->train, m, r->method && !strcmp(r->method, m->name) ? method_self : NULL));
   for (int i = 0; i < cli->n_flag; i++)
     if (lc_options_find(lc_train_options, cli->flag[i].key))
       LC_TRY(lc_options_set(cli->ctx, lc_train_options, "train", &s->train, cli->flag[i].key, cli->flag[i].value));

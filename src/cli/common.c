@@ -75,6 +75,14 @@ lc_status lc_cli_ids(lc_cli *cli, const char *text, int32_t low, int64_t high, l
   }
 }
 
+lc_status lc_cli_stops(lc_cli *cli, const char *stop[LC_CLI_STOPS], int *n) {
+  for (*n = 0; lc_cli_value(cli, "stop", *n); ++*n) {
+    if (*n == LC_CLI_STOPS) return lc_usage(cli->ctx, "more than %d --stop", *n);
+    stop[*n] = lc_cli_value(cli, "stop", *n);
+  }
+  return LC_OK;
+}
+
 /* ---- loading ---- */
 
 lc_status lc_cli_adapter_spec(lc_cli *cli, const char *spec, char **path, float *scale) {

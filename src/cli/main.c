@@ -30,10 +30,18 @@ static const lc_command *find_command(const char *name) {
   return NULL;
 }
 
+/* Sentences of the library may begin with the command's name, which is said already. */
+static const char *sentence(const lc_cli *cli) {
+  const char *why = lc_error(cli->ctx), *name = cli->command->name;
+  const size_t n = strlen(name);
+  return !strncmp(why, name, n) && !strncmp(why + n, ": ", 2) ? why + n + 2 : why;
+}
+
 /* The number of threads is needed for the context, before anything can be reported through it. */
 static int threads_of(int argc, char **argv) {
   for (int i = 0; i < argc; i++) {
     if (!strncmp(argv[i], "--threads=", 10)) return atoi(argv[i] + 10);
+    if (!strncmp(argv[i], "-t", 2) && argv[i][2]) return atoi(argv[i] + 2);
     if (i + 1 < argc && (!strcmp(argv[i], "--threads") || !strcmp(argv[i], "-t"))) return atoi(argv[i + 1]);
   }
   return 0;
@@ -90,7 +98,7 @@ int main(int argc, char **argv) {
     fprintf(stderr, "lacuna %s: standard output cannot be written\n", cli.command->name);
     code = 1;
   }
-  if (st == LC_FAILED || st == LC_USAGE) fprintf(stderr, "lacuna %s: %s\n", cli.command->name, lc_error(cli.ctx));
+  if (st == LC_FAILED || st == LC_USAGE) fprintf(stderr, "lacuna %s: %s\n", cli.command->name, sentence(&cli));
   lc_ctx_free(cli.ctx);
   return code;
 }

@@ -140,8 +140,8 @@ static lc_status check_base(const lc_adapter_parts *p) {
   json_t *j = NULL;
   const char *text = NULL, *name = NULL;
   lc_status st = path ? lc_json_read(ctx, path, &j) : LC_FAILED;
-  if (!st) st = lc_json_str_or(ctx, j, "base_fingerprint", NULL, &text);
-  if (!st) st = lc_json_str_or(ctx, j, "base_model", "another base", &name);
+  if (!st) st = lc_in_file(ctx, path, lc_json_str_or(ctx, j, "base_fingerprint", NULL, &text));
+  if (!st) st = lc_in_file(ctx, path, lc_json_str_or(ctx, j, "base_model", "another base", &name));
   char mine[32];
   snprintf(mine, sizeof mine, "%016" PRIx64, p->net->model->fingerprint);
   if (!st && text && strcmp(text, mine))

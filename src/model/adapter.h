@@ -14,6 +14,7 @@ typedef struct {
   const char *dir;
   lc_delta **delta; int n, cap; /* made, attached to nothing */
   json_t *config;               /* PEFT's */
+  const char *config_path;      /* while it is read */
 } lc_adapter_parts;
 lc_status lc_parts_add(lc_adapter_parts *, lc_delta *); /* takes it over, also on failure */
 

@@ -101,7 +101,7 @@ static lc_status read_all(lc_adapter_parts *p, const char *json_path, const json
   lc_ctx *ctx = p->net->ctx;
   char module[600], other[700];
   int64_t K = 0, version;
-  LC_TRY(lc_json_i64_or(ctx, j, "version", 0, &version));
+  LC_TRY(lc_in_file(ctx, json_path, lc_json_i64_or(ctx, j, "version", 0, &version)));
   if (version != 1) return lc_fail(ctx, "%s: version %lld of the format; this program reads 1", json_path, (long long)version);
   for (int i = 0; i < file->n; i++) {
     const lc_named_tensor *t = &file->tensor[i];

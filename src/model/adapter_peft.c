@@ -127,8 +127,8 @@ static lc_status read_pair(const lora_file *f, lc_weight *w, const lc_named_tens
   lc_delta *d;
   LC_TRY(lc_peft_pattern(ctx, json_object_get(f->p->config, "rank_pattern"), w->module, (double)f->r, &r));
   LC_TRY(lc_peft_pattern(ctx, json_object_get(f->p->config, "alpha_pattern"), w->module, f->alpha, &alpha));
-  LC_TRY(lc_json_f64_or(ctx, f->p->config, "lora_dropout", 0, &dropout));
-  if (!(r >= 1 && r <= INT32_MAX)) return lc_fail(ctx, "%s/%s: r = %g for '%s'; it must be at least 1", f->p->dir, LC_PEFT_CONFIG, r, w->module);
+  LC_TRY(lc_in_file(ctx, f->p->config_path, lc_json_f64_or(ctx, f->p->config, "lora_dropout", 0, &dropout)));
+  if (!(r >= 1 && r <= INT32_MAX)) return lc_fail(ctx, "%s: r = %g for '%s'; 1 to %d is possible", f->p->config_path, r, w->module, INT32_MAX);
   LC_TRY(check_pair(f, w, &A->t, &B->t, (int64_t)r));
   LC_GO(lc_peft_values(ctx, f->path, A, &a));
   LC_GO(lc_peft_values(ctx, f->path, B, &b));
@@ -189,8 +189,9 @@ lc_status lc_peft_read(lc_adapter_parts *p) {
   const char *type;
   char *config = lc_path_join(ctx, p->dir, LC_PEFT_CONFIG), *path = lc_path_join(ctx, p->dir, LC_PEFT_FILE);
   if (!config || !path) LC_GO(LC_FAILED);
+  p->config_path = config;
   LC_GO(lc_json_read(ctx, config, &p->config));
-  LC_GO(lc_json_str_or(ctx, p->config, "peft_type", NULL, &type));
+  LC_GO(lc_in_file(ctx, config, lc_json_str_or(ctx, p->config, "peft_type", NULL, &type)));
   if (!type) LC_GO(lc_fail(ctx, "%s: no peft_type", config));
   if (strcmp(type, "LORA") && strcmp(type, "SHIRA")) LC_GO(lc_fail(ctx, "%s: peft_type '%s' cannot be read: LORA and SHIRA can", config, type));
   LC_GO(lc_safetensors_open(ctx, path, &file));
@@ -199,10 +200,10 @@ lc_status lc_peft_read(lc_adapter_parts *p) {
   } else {
     lora_file f = {.p = p, .path = path, .st = &file};
     LC_GO(refuse_variants(ctx, p->dir, p->config));
-    LC_GO(lc_json_i64_or(ctx, p->config, "r", 8, &f.r));
-    LC_GO(lc_json_f64_or(ctx, p->config, "lora_alpha", 8, &f.alpha));
-    LC_GO(lc_json_bool_or(ctx, p->config, "use_rslora", false, &f.rslora));
-    if (f.r < 1) LC_GO(lc_fail(ctx, "%s: r is %lld; it must be at least 1", config, (long long)f.r));
+    LC_GO(lc_in_file(ctx, config, lc_json_i64_or(ctx, p->config, "r", 8, &f.r)));
+    LC_GO(lc_in_file(ctx, config, lc_json_f64_or(ctx, p->config, "lora_alpha", 8, &f.alpha)));
+    LC_GO(lc_in_file(ctx, config, lc_json_bool_or(ctx, p->config, "use_rslora", false, &f.rslora)));
+    if (f.r < 1) LC_GO(lc_fail(ctx, "%s: r is %lld; 1 to %d is possible", config, (long long)f.r, INT32_MAX));
     LC_GO(read_lora(&f));
   }
 done:

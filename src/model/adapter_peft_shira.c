@@ -101,8 +101,8 @@ lc_status lc_peft_read_shira(lc_adapter_parts *p, const char *path, const lc_saf
   char module[512] = "", other[600];
   bool *has = lc_alloc_n(ctx, LC_MEM_OTHER, (size_t)net->weights.n, sizeof *has);
   lc_status st = has ? LC_OK : LC_FAILED;
-  if (!st) st = lc_json_i64_or(ctx, p->config, "r", 32, &r);
-  if (!st && (r < 1 || r > INT32_MAX)) st = lc_fail(ctx, "%s/%s: r is %lld; it must be at least 1", p->dir, LC_PEFT_CONFIG, (long long)r);
+  if (!st) st = lc_in_file(ctx, p->config_path, lc_json_i64_or(ctx, p->config, "r", 32, &r));
+  if (!st && (r < 1 || r > INT32_MAX)) st = lc_fail(ctx, "%s: r is %lld; 1 to %d is possible", p->config_path, (long long)r, INT32_MAX);
   const json_t *save = json_object_get(p->config, "modules_to_save");
   if (!st && json_array_size(save)) st = lc_fail(ctx, "%s/%s sets modules_to_save: whole modules inside an adapter are not built", p->dir, LC_PEFT_CONFIG);
   for (int i = 0; i < file->n && !st; i++) {

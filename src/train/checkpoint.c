@@ -154,18 +154,18 @@ lc_status lc_checkpoint_state(lc_loop *l) {
   if (st) goto done;
   const char *format;
   int64_t version;
-  LC_GO(lc_json_str_or(ctx, l->restored, "format", "", &format));
-  LC_GO(lc_json_i64_or(ctx, l->restored, "version", 0, &version));
+  LC_GO(lc_in_file(ctx, path, lc_json_str_or(ctx, l->restored, "format", "", &format)));
+  LC_GO(lc_in_file(ctx, path, lc_json_i64_or(ctx, l->restored, "version", 0, &version)));
   if (strcmp(format, "lacuna-checkpoint") || version != 1) {
     st = lc_fail(ctx, "%s: not a checkpoint of this program (format '%s', version %lld)", path, format, (long long)version);
     goto done;
   }
   LC_GO(lc_identity_check(l, json_object_get(l->restored, "identity"), path));
-  LC_GO(lc_json_i64_or(ctx, l->restored, "step", -1, &t->step));
-  LC_GO(lc_json_i64_or(ctx, l->restored, "tokens", 0, &t->tokens));
-  LC_GO(lc_json_bool_or(ctx, l->restored, "evaluated", false, &l->evaluated));
-  LC_GO(lc_json_f64_or(ctx, l->restored, "loss", 0, &t->loss));
-  LC_GO(lc_json_f64_or(ctx, l->restored, "seconds", 0, &l->seconds_before));
+  LC_GO(lc_in_file(ctx, path, lc_json_i64_or(ctx, l->restored, "step", -1, &t->step)));
+  LC_GO(lc_in_file(ctx, path, lc_json_i64_or(ctx, l->restored, "tokens", 0, &t->tokens)));
+  LC_GO(lc_in_file(ctx, path, lc_json_bool_or(ctx, l->restored, "evaluated", false, &l->evaluated)));
+  LC_GO(lc_in_file(ctx, path, lc_json_f64_or(ctx, l->restored, "loss", 0, &t->loss)));
+  LC_GO(lc_in_file(ctx, path, lc_json_f64_or(ctx, l->restored, "seconds", 0, &l->seconds_before)));
   if (t->step < 0) {
     st = lc_fail(ctx, "%s: step %lld", path, (long long)t->step);
     goto done;

