@@ -42,13 +42,13 @@ static void print_report(lc_cli *cli, const lc_merge_report *r, const char *out,
     json_t *rows = json_array();
     for (int i = 0; i < r->n; i++)
       if (r->row[i].changed)
-        json_array_append_new(rows, json_pack("{s:s, s:I, s:f, s:f}", "name", r->row[i].name, "changed", (json_int_t)r->row[i].changed, "survive", r->row[i].survive, "error",
+        json_array_append_new(rows, json_pack("{s:s, s:I, s:f, s:f}", "name", r->row[i].name, "changed", (json_int_t)r->row[i].changed, "survive", r->row[i].survive, "arrives",
                                               r->row[i].error));
     lc_cli_print_json(json_pack("{s:s, s:s, s:f, s:f, s:o}", "output", out, "outtype", lc_dtype_get(dtype)->name, "changed", changed, "survive", share, "tensors", rows));
   } else {
     for (int i = 0; i < r->n; i++)
       if (r->row[i].changed)
-        printf("%-58s %9lld changed, %6.2f %% survive, error %.3g\n", r->row[i].name, (long long)r->row[i].changed, 100 * r->row[i].survive, r->row[i].error);
+        printf("%-58s %9lld changed, %6.2f %% survive, %.4g of |d| arrives\n", r->row[i].name, (long long)r->row[i].changed, 100 * r->row[i].survive, r->row[i].error);
     if (changed > 0) printf("%.0f entries changed, %.2f %% of the changes survive rounding to %s\n", changed, 100 * share, lc_dtype_get(dtype)->name);
     printf("%s\n", out);
   }

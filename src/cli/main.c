@@ -2,6 +2,7 @@
  * arguments, 128 + signal when interrupted. */
 #include "cli/cli.h"
 #include "cli/version.h"
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -92,9 +93,10 @@ int main(int argc, char **argv) {
     return st == LC_USAGE ? 2 : 1;
   }
   lc_set_log(cli.ctx, to_stderr, &cli);
+  signal(SIGXFSZ, SIG_IGN); /* a file at its size limit is a write that fails, with a sentence and a clean end */
   st = run_command(&cli, argc - 2, argv + 2);
   int code = st == LC_STOPPED ? 128 + lc_stop_requested(cli.ctx) : st;
-  if (fflush(stdout) && !code) {
+  if ((fflush(stdout) || ferror(stdout)) && !code) {
     fprintf(stderr, "lacuna %s: standard output cannot be written\n", cli.command->name);
     code = 1;
   }

@@ -255,6 +255,12 @@ unwritable() {
   [ "$(cat file)" = file ]
 }
 t "an output that cannot be written" unwritable
+limited() { # a write that fails half-way: one sentence, and what was begun is gone
+  (ulimit -f 40 && run 1 convert -m $M -o full.gguf --outtype f32 && says full.gguf) && absent full.gguf
+  (ulimit -f 40 && run 1 merge -m $M -a run-shira -o fulldir --outtype f32 && says fulldir) && absent fulldir && absent fulldir.partial
+  (ulimit -f 60 && run 1 train -m $M -d text.txt --method full $small -o fullrun && says fullrun) && absent fullrun/checkpoint-4 && absent fullrun/.lacuna-new && nothing_new
+}
+t "a disk that fills up" limited
 full_disk() { timeout 60 "$lacuna" methods >/dev/full 2>err; [ $? = 1 ] && says "cannot be written"; }
 t "stdout on a full disk" full_disk
 not_empty() { run 1 train -m $M -d text.txt --method shira $small -o run-shira && says "not empty" && mkdir -p mine && echo keep >mine/keep && run 1 train -m $M -d text.txt --method shira $small -o mine --overwrite && [ -s mine/keep ]; }
