@@ -16,6 +16,17 @@ static const char *last_part(const char *path) {
 
 /* ---- head and key figures ---- */
 
+/* "2026-11-24T03:27:18Z" as "2026-11-24 03:27 UTC". */
+static void time_text(lc_out *f, const char *iso) {
+  char text[64];
+  if (strlen(iso) != 20 || iso[10] != 'T' || iso[19] != 'Z') {
+    lc_html_text(f, iso);
+    return;
+  }
+  snprintf(text, sizeof text, "%.10s %.5s UTC", iso, iso + 11);
+  lc_html_text(f, text);
+}
+
 static void head(lc_out *f, const lc_report *r) {
   lc_out_printf(f, "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width,initial-scale=1\"><title>");
   lc_html_text(f, r->method);
@@ -30,7 +41,7 @@ static void head(lc_out *f, const lc_report *r) {
   lc_out_printf(f, " on ");
   lc_html_text(f, last_part(r->model));
   lc_out_printf(f, "</h1><p>");
-  lc_html_text(f, r->started);
+  time_text(f, r->started);
   lc_out_printf(f, " · trained on ");
   lc_html_text(f, last_part(r->data));
   if (!*r->finished) lc_out_printf(f, " · not finished: %lld of %lld updates", r->n_step ? (long long)r->step[r->n_step - 1].step : 0LL, (long long)r->planned);

@@ -48,7 +48,7 @@ helps() { # COMMAND
 }
 commands=$("$lacuna" --help | sed -n 's/^  \([a-z]*\) .*/\1/p')
 for c in $commands; do t "help of $c" helps "$c"; done
-all_commands() { for c in info train eval generate merge convert diff methods tokenize logits report; do echo "$commands" | grep -qx $c || { echo "no command $c"; return 1; }; done; }
+all_commands() { for c in info train eval generate merge convert diff methods tokenize logits bench report; do echo "$commands" | grep -qx $c || { echo "no command $c"; return 1; }; done; }
 t "the commands are there" all_commands
 version() { run 0 --version && grep -Eq '^lacuna [0-9]+\.[0-9]+\.[0-9]+$' out; }
 t "version" version
@@ -106,6 +106,13 @@ events() {
     done:steps done:seconds done:tokens_per_s done:peak_rss_mib done:trainable done:state_bytes done:output
 }
 t "train: a JSON line an event" events
+
+bench() {
+  run 0 bench train -m $M --method shira --density 0.05 --seq 32 --batch 2 --steps 2 --repeat 1 --json && has name machine ceilings rows && grep -q '"tokens_per_s":.*"peak_rss_mib":' out
+  run 0 bench decode -m $M --tokens 4 --prompt-tokens 8 --repeat 1 --json && has name machine ceilings rows && grep -q '"form":.*"seconds":.*"rate":.*"unit":' out
+  run 2 bench sideways && says sideways
+}
+t "bench" bench
 
 # ---- train: what OUT holds and what it is good for ----
 result() { # METHOD ADAPTER-FILE
