@@ -1,17 +1,22 @@
 /* full: every weight is trained. The baseline of all the others.
  *
- * Each weight of the model gets an f32 master copy (which the products then read), a dense gradient and the optimiser's state:
- * θ ← optimiser(θ, dL/dθ). Memory: 4 B (master) + 4 B (gradient) + 8 B (AdamW) a parameter, against 20 B of a sparse entry at 1 % of
- * them. Biases and norms do not decay. The result is a model, not an adapter. */
+ * Each weight of the model gets an f32 master copy (which the products then read), a dense gradient and the
+ * optimiser's state: θ ← optimiser(θ, dL/dθ). Memory: 4 B (master) + 4 B (gradient) + 8 B (AdamW) a
+ * parameter, against 20 B of a sparse entry at 1 % of them. Biases and norms do not decay. The result is a
+ * model, not an adapter. */
 #include <math.h>
 #include <string.h>
 #include "method/methods.h"
 
-typedef struct { bool embeddings; int outtype; } full;
+typedef struct {
+  bool embeddings;
+  int outtype;
+} full;
 enum { OUT_AUTO, OUT_F32, OUT_BF16, OUT_F16 };
 
 static const lc_option options[] = {
-    {"embeddings", LC_OPT_BOOL, offsetof(full, embeddings), "true", 0, 0, NULL, NULL, "train the embedding and the output head too"},
+    {"embeddings", LC_OPT_BOOL, offsetof(full, embeddings), "true", 0, 0, NULL, NULL,
+     "train the embedding and the output head too"},
     {"outtype", LC_OPT_CHOICE, offsetof(full, outtype), "auto", 0, 0, "auto|f32|bf16|f16", NULL,
      "type of the saved weights; auto: the base's, or bf16 when the base is quantised"},
     {0},
@@ -22,7 +27,9 @@ static bool wanted(const lc_weight *w, void *self) {
   return ((const full *)self)->embeddings || !outer;
 }
 
-static lc_status attach(void *self, lc_training *t) { return lc_net_train_whole(t->net, wanted, self); }
+static lc_status attach(void *self, lc_training *t) {
+  return lc_net_train_whole(t->net, wanted, self);
+}
 
 static lc_dtype out_dtype(const full *f, const lc_net *net) {
   static const lc_dtype named[] = {LC_NONE, LC_F32, LC_BF16, LC_F16};
@@ -35,13 +42,16 @@ static lc_dtype out_dtype(const full *f, const lc_net *net) {
   return LC_F32;
 }
 
-static lc_status save(void *self, lc_training *t, const char *dir) { return lc_net_write_hf(t->net, dir, out_dtype(self, t->net), NULL); }
+static lc_status save(void *self, lc_training *t, const char *dir) {
+  return lc_net_write_hf(t->net, dir, out_dtype(self, t->net), NULL);
+}
 
 const lc_method lc_method_full = {
     .name = "full",
     .title = "Full fine-tuning: every weight is trained",
     .source = "baseline",
-    .about = "Trains f32 masters of all weights and writes a whole model. It needs 16 bytes a parameter with AdamW; the other methods need that for "
+    .about = "Trains f32 masters of all weights and writes a whole model. It needs 16 bytes a parameter with "
+             "AdamW; the other methods need that for "
              "what they train only.",
     .options = options,
     .self_size = sizeof(full),

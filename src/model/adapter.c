@@ -1,8 +1,9 @@
-/* Adapters: named groups of deltas on a net; reading and writing their directories. The layouts are in adapter_peft*.c and adapter_native.c.
+/* Adapters: named groups of deltas on a net; reading and writing their directories. The layouts are in
+ * adapter_peft*.c and adapter_native.c.
  *
- * Loading makes every delta before it attaches the first, and undoes what it attached when one is refused: a net is changed by the whole
- * adapter or not at all. Beside any layout stands lacuna_adapter.json: method, base and its fingerprint, density, targets, template. PEFT
- * ignores it. */
+ * Loading makes every delta before it attaches the first, and undoes what it attached when one is refused: a
+ * net is changed by the whole adapter or not at all. Beside any layout stands lacuna_adapter.json: method,
+ * base and its fingerprint, density, targets, template. PEFT ignores it. */
 #include "model/adapter.h"
 #include <inttypes.h>
 #include <math.h>
@@ -76,7 +77,8 @@ lc_status lc_adapter_set(lc_adapter *a, float scale, lc_apply apply) {
   if (!isfinite(scale)) return lc_fail(ctx, "adapter '%s': a scale must be a finite number", a->name);
   for (int i = 0; i < a->n; i++)
     if (!can_apply(a->delta[i], apply))
-      return lc_fail(ctx, "adapter '%s': the %s delta of '%s' cannot be applied %s", a->name, a->delta[i]->ops->name, a->delta[i]->w->name, how[apply]);
+      return lc_fail(ctx, "adapter '%s': the %s delta of '%s' cannot be applied %s", a->name,
+                     a->delta[i]->ops->name, a->delta[i]->w->name, how[apply]);
   for (int i = 0; i < a->n; i++) {
     const float old_scale = a->delta[i]->scale;
     const lc_apply old = a->delta[i]->apply;
@@ -106,8 +108,10 @@ lc_status lc_adapter_remove(lc_adapter *a) {
 
 lc_status lc_parts_add(lc_adapter_parts *p, lc_delta *d) {
   lc_status st = grow(p->net->ctx, &p->delta, p->n, &p->cap);
-  if (st) d->ops->free(p->net->ctx, d);
-  else p->delta[p->n++] = d;
+  if (st)
+    d->ops->free(p->net->ctx, d);
+  else
+    p->delta[p->n++] = d;
   return st;
 }
 
@@ -121,18 +125,22 @@ static bool has_file(lc_ctx *ctx, const char *dir, const char *name) {
 static lc_status read_parts(lc_adapter_parts *p) {
   lc_ctx *ctx = p->net->ctx;
   const char *dir = p->dir;
-  if (!lc_path_is_dir(dir)) return lc_fail(ctx, "%s: an adapter is a directory (with %s, or %s)", dir, LC_PEFT_CONFIG, LC_SIDECAR);
+  if (!lc_path_is_dir(dir))
+    return lc_fail(ctx, "%s: an adapter is a directory (with %s, or %s)", dir, LC_PEFT_CONFIG, LC_SIDECAR);
   if (!has_file(ctx, dir, LC_PEFT_CONFIG)) {
     if (has_file(ctx, dir, LC_NATIVE_FILE)) return lc_native_read(p);
     return lc_fail(ctx, "%s: no %s and no %s: not an adapter", dir, LC_PEFT_CONFIG, LC_NATIVE_FILE);
   }
   if (has_file(ctx, dir, LC_PEFT_FILE)) return lc_peft_read(p);
   if (has_file(ctx, dir, "adapter_model.bin"))
-    return lc_fail(ctx, "%s/adapter_model.bin is a Python pickle, which can run any code when it is read: save it as %s", dir, LC_PEFT_FILE);
+    return lc_fail(
+        ctx, "%s/adapter_model.bin is a Python pickle, which can run any code when it is read: save it as %s",
+        dir, LC_PEFT_FILE);
   return lc_fail(ctx, "%s: %s is missing", dir, LC_PEFT_FILE);
 }
 
-/* A base other than the one it was trained on is worth a word, no more: the same weights come as GGUF and as HF files. */
+/* A base other than the one it was trained on is worth a word, no more: the same weights come as GGUF and as
+ * HF files. */
 static lc_status check_base(const lc_adapter_parts *p) {
   lc_ctx *ctx = p->net->ctx;
   if (!has_file(ctx, p->dir, LC_SIDECAR)) return LC_OK;
@@ -145,7 +153,8 @@ static lc_status check_base(const lc_adapter_parts *p) {
   char mine[32];
   snprintf(mine, sizeof mine, "%016" PRIx64, p->net->model->fingerprint);
   if (!st && text && strcmp(text, mine))
-    lc_log(ctx, LC_LOG_WARN, "%s was trained on %s (fingerprint %s); this base is %s (%s)", p->dir, name, text, p->net->model->path, mine);
+    lc_log(ctx, LC_LOG_WARN, "%s was trained on %s (fingerprint %s); this base is %s (%s)", p->dir, name,
+           text, p->net->model->path, mine);
   json_decref(j);
   lc_free(ctx, path);
   return st;
@@ -161,7 +170,8 @@ lc_status lc_adapter_load(lc_net *net, const char *dir, float scale, lc_apply ap
   LC_GO(read_parts(&p));
   LC_GO(check_base(&p));
   for (int i = 0; i < p.n; i++)
-    if (!can_apply(p.delta[i], apply)) LC_GO(lc_fail(ctx, "%s: a %s delta cannot be applied in this way", dir, p.delta[i]->ops->name));
+    if (!can_apply(p.delta[i], apply))
+      LC_GO(lc_fail(ctx, "%s: a %s delta cannot be applied in this way", dir, p.delta[i]->ops->name));
   if (!isfinite(scale)) LC_GO(lc_fail(ctx, "%s: a scale must be a finite number", dir));
   LC_GO(lc_adapter_new(net, base_of(dir), &a));
   a->scale = scale;
@@ -190,7 +200,8 @@ done:
 
 /* ---- writing ---- */
 
-static lc_status write_sidecar(const lc_adapter *a, lc_layout layout, const char *dir, const lc_adapter_meta *meta) {
+static lc_status write_sidecar(const lc_adapter *a, lc_layout layout, const char *dir,
+                               const lc_adapter_meta *meta) {
   static const char *const layouts[] = {"peft-lora", "peft-shira", "native"};
   lc_ctx *ctx = a->net->ctx;
   char mine[32];
@@ -201,14 +212,18 @@ static lc_status write_sidecar(const lc_adapter *a, lc_layout layout, const char
     const int64_t k = a->delta[i]->ops->nonzeros(a->delta[i]);
     stored += k;
     entries += w->M * w->N;
-    if (layout == LC_LAYOUT_NATIVE) json_object_set_new(shapes, w->module, json_pack("[I,I,I]", (json_int_t)w->M, (json_int_t)w->N, (json_int_t)k));
+    if (layout == LC_LAYOUT_NATIVE)
+      json_object_set_new(shapes, w->module,
+                          json_pack("[I,I,I]", (json_int_t)w->M, (json_int_t)w->N, (json_int_t)k));
   }
   snprintf(mine, sizeof mine, "%016" PRIx64, a->net->model->fingerprint);
-  j = json_pack("{s:s, s:i, s:s, s:s*, s:s*, s:s, s:s*, s:s*, s:s*, s:I, s:I, s:f}", "format", "lacuna adapter", "version", 1, "layout", layouts[layout],
-                "method", meta->method, "base_model", meta->base_name, "base_fingerprint", mine, "targets", meta->targets, "template",
-                meta->template_name, "mask", meta->mask_type, "seed", (json_int_t)meta->seed, "values", (json_int_t)stored, "density",
-                entries ? (double)stored / (double)entries : 0.0);
-  if (j && layout == LC_LAYOUT_NATIVE) json_object_set(j, "weights", shapes); /* module: [rows, columns, values] */
+  j = json_pack("{s:s, s:i, s:s, s:s*, s:s*, s:s, s:s*, s:s*, s:s*, s:I, s:I, s:f}", "format",
+                "lacuna adapter", "version", 1, "layout", layouts[layout], "method", meta->method,
+                "base_model", meta->base_name, "base_fingerprint", mine, "targets", meta->targets, "template",
+                meta->template_name, "mask", meta->mask_type, "seed", (json_int_t)meta->seed, "values",
+                (json_int_t)stored, "density", entries ? (double)stored / (double)entries : 0.0);
+  if (j && layout == LC_LAYOUT_NATIVE)
+    json_object_set(j, "weights", shapes); /* module: [rows, columns, values] */
   json_decref(shapes);
   if (!j) return lc_fail(ctx, "%s: could not make %s", dir, LC_SIDECAR);
   char *path = lc_path_join(ctx, dir, LC_SIDECAR);
@@ -218,11 +233,15 @@ static lc_status write_sidecar(const lc_adapter *a, lc_layout layout, const char
   return st;
 }
 
-static lc_status write_layout(const lc_adapter *a, lc_layout layout, const char *dir, const lc_adapter_meta *meta) {
+static lc_status write_layout(const lc_adapter *a, lc_layout layout, const char *dir,
+                              const lc_adapter_meta *meta) {
   switch (layout) {
-  case LC_LAYOUT_PEFT_LORA: return lc_peft_write_lora(a, dir, meta);
-  case LC_LAYOUT_PEFT_SHIRA: return lc_peft_write_shira(a, dir, meta);
-  case LC_LAYOUT_NATIVE: return lc_native_write(a, dir);
+  case LC_LAYOUT_PEFT_LORA:
+    return lc_peft_write_lora(a, dir, meta);
+  case LC_LAYOUT_PEFT_SHIRA:
+    return lc_peft_write_shira(a, dir, meta);
+  case LC_LAYOUT_NATIVE:
+    return lc_native_write(a, dir);
   }
   return lc_fail(a->net->ctx, "unknown adapter layout %d", (int)layout);
 }
@@ -234,16 +253,20 @@ static lc_status check_layout(const lc_adapter *a, lc_layout layout) {
   const lc_delta_ops *want = layout == LC_LAYOUT_PEFT_LORA ? &lc_delta_lora : &lc_delta_sparse;
   for (int i = 0; i < a->n; i++) {
     if (a->delta[i]->ops != want)
-      return lc_fail(ctx, "adapter '%s' has a %s delta on '%s', which this layout cannot hold (it holds %s deltas)", a->name, a->delta[i]->ops->name,
-                     a->delta[i]->w->name, want->name);
+      return lc_fail(
+          ctx, "adapter '%s' has a %s delta on '%s', which this layout cannot hold (it holds %s deltas)",
+          a->name, a->delta[i]->ops->name, a->delta[i]->w->name, want->name);
     for (int k = 0; k < i; k++)
-      if (a->delta[k]->w == a->delta[i]->w) return lc_fail(ctx, "adapter '%s' has two deltas on '%s': a file holds one", a->name, a->delta[i]->w->name);
+      if (a->delta[k]->w == a->delta[i]->w)
+        return lc_fail(ctx, "adapter '%s' has two deltas on '%s': a file holds one", a->name,
+                       a->delta[i]->w->name);
   }
   const char *why = layout == LC_LAYOUT_PEFT_SHIRA ? lc_adapter_shira_refusal(a) : NULL;
   return why ? lc_fail(ctx, "adapter '%s' cannot be written as PEFT's SHiRA: %s", a->name, why) : LC_OK;
 }
 
-lc_status lc_adapter_save(const lc_adapter *a, lc_layout layout, const char *dir, const lc_adapter_meta *meta) {
+lc_status lc_adapter_save(const lc_adapter *a, lc_layout layout, const char *dir,
+                          const lc_adapter_meta *meta) {
   LC_TRY(check_layout(a, layout));
   if (meta->dry) return LC_OK;
   LC_TRY(lc_mkdirs(a->net->ctx, dir));

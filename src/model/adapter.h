@@ -1,20 +1,22 @@
-/* What the adapter files share: reading gathers detached deltas first, so that nothing has changed when something fails. */
+/* What the adapter files share: reading gathers detached deltas first, so that nothing has changed when
+ * something fails. */
 #ifndef LC_ADAPTER_H
 #define LC_ADAPTER_H
 #include <jansson.h>
 #include "model/model.h"
 
-#define LC_SIDECAR "lacuna_adapter.json"
+#define LC_SIDECAR     "lacuna_adapter.json"
 #define LC_NATIVE_FILE "lacuna_adapter.safetensors"
 #define LC_PEFT_CONFIG "adapter_config.json"
-#define LC_PEFT_FILE "adapter_model.safetensors"
+#define LC_PEFT_FILE   "adapter_model.safetensors"
 
 typedef struct {
   lc_net *net;
   const char *dir;
-  lc_delta **delta; int n, cap; /* made, attached to nothing */
-  json_t *config;               /* PEFT's */
-  const char *config_path;      /* while it is read */
+  lc_delta **delta;
+  int n, cap;              /* made, attached to nothing */
+  json_t *config;          /* PEFT's */
+  const char *config_path; /* while it is read */
 } lc_adapter_parts;
 lc_status lc_parts_add(lc_adapter_parts *, lc_delta *); /* takes it over, also on failure */
 
@@ -29,12 +31,16 @@ lc_status lc_native_read(lc_adapter_parts *);
 lc_status lc_native_write(const lc_adapter *, const char *dir);
 
 /* peft_match.c: which modules an adapter_config.json means, and the values its patterns give them. */
-lc_status lc_peft_matches(lc_ctx *, const json_t *config, const char *model_type, const char *module, bool head, bool *out);
-lc_status lc_peft_pattern(lc_ctx *, const json_t *pattern, const char *module, double otherwise, double *out); /* first key that matches */
-json_t *lc_peft_targets(const lc_adapter *); /* the shortest suffixes that name its weights and no other matrix */
+lc_status lc_peft_matches(lc_ctx *, const json_t *config, const char *model_type, const char *module,
+                          bool head, bool *out);
+lc_status lc_peft_pattern(lc_ctx *, const json_t *pattern, const char *module, double otherwise,
+                          double *out); /* first key that matches */
+json_t *
+lc_peft_targets(const lc_adapter *); /* the shortest suffixes that name its weights and no other matrix */
 
 /* Helpers of both PEFT kinds. */
-lc_weight *lc_peft_weight(const lc_net *, const char *key, const char *suffix, char *module, size_t size); /* of "base_model.model.<module><suffix>", or NULL */
+lc_weight *lc_peft_weight(const lc_net *, const char *key, const char *suffix, char *module,
+                          size_t size); /* of "base_model.model.<module><suffix>", or NULL */
 /* Checks that the tensors' modules are the config's targets: has[i] says whether weights.w[i] has tensors. */
 lc_status lc_peft_check_targets(const lc_adapter_parts *, const bool *has);
 /* n f32 values of an F32, F16 or BF16 tensor, finite; lc_free. */

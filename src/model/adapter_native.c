@@ -1,8 +1,10 @@
-/* lacuna's own file of a sparse adapter, for what PEFT's layout cannot hold or would hold at twice the size. docs/formats.md describes it.
+/* lacuna's own file of a sparse adapter, for what PEFT's layout cannot hold or would hold at twice the size.
+ * docs/formats.md describes it.
  *
- * lacuna_adapter.safetensors, two tensors a target: <module>.values F32 [K], and, after all values, <module>.gaps U8 [bytes]. The flat
- * positions row·N + column are sorted and distinct; each is stored as the number of entries skipped since the one before it (the first:
- * since the beginning), 7 bits a byte, low bits first, the high bit set on all bytes but a number's last. At 1 % density that is about
+ * lacuna_adapter.safetensors, two tensors a target: <module>.values F32 [K], and, after all values,
+ * <module>.gaps U8 [bytes]. The flat positions row·N + column are sorted and distinct; each is stored as the
+ * number of entries skipped since the one before it (the first: since the beginning), 7 bits a byte, low bits
+ * first, the high bit set on all bytes but a number's last. At 1 % density that is about
  * 1.3 bytes a position. lacuna_adapter.json names each target's rows, columns and number of values. */
 #include <math.h>
 #include <string.h>
@@ -30,23 +32,29 @@ static size_t put_gaps(const lc_index *x, uint8_t *to) {
 }
 
 /* K positions below `total` out of exactly `size` bytes. */
-static lc_status get_gaps(lc_ctx *ctx, const char *path, const char *module, const uint8_t *from, size_t size, int64_t K, int64_t total, int64_t *flat) {
+static lc_status get_gaps(lc_ctx *ctx, const char *path, const char *module, const uint8_t *from, size_t size,
+                          int64_t K, int64_t total, int64_t *flat) {
   size_t n = 0;
   int64_t next = 0;
   for (int64_t k = 0; k < K; k++) {
     uint64_t gap = 0;
     for (int shift = 0;; shift += 7) {
-      if (n == size) return lc_fail(ctx, "%s: the positions of '%s' end after %lld of %lld", path, module, (long long)k, (long long)K);
-      if (shift > 56) return lc_fail(ctx, "%s: position %lld of '%s' is too large a number", path, (long long)k, module);
+      if (n == size)
+        return lc_fail(ctx, "%s: the positions of '%s' end after %lld of %lld", path, module, (long long)k,
+                       (long long)K);
+      if (shift > 56)
+        return lc_fail(ctx, "%s: position %lld of '%s' is too large a number", path, (long long)k, module);
       gap |= (uint64_t)(from[n] & 0x7f) << shift;
       if (!(from[n++] & 0x80)) break;
     }
     if (gap >= (uint64_t)(total - next))
-      return lc_fail(ctx, "%s: position %lld of '%s' lies outside the weight's %lld entries", path, (long long)k, module, (long long)total);
+      return lc_fail(ctx, "%s: position %lld of '%s' lies outside the weight's %lld entries", path,
+                     (long long)k, module, (long long)total);
     flat[k] = next + (int64_t)gap;
     next = flat[k] + 1;
   }
-  if (n != size) return lc_fail(ctx, "%s: '%s' has %zu bytes of positions, %zu expected", path, module, size, n);
+  if (n != size)
+    return lc_fail(ctx, "%s: '%s' has %zu bytes of positions, %zu expected", path, module, size, n);
   return LC_OK;
 }
 
@@ -54,18 +62,22 @@ static lc_status get_gaps(lc_ctx *ctx, const char *path, const char *module, con
 
 static lc_status check_shape(lc_ctx *ctx, const char *path, const json_t *j, const lc_weight *w, int64_t *K) {
   const json_t *s = json_object_get(json_object_get(j, "weights"), w->module);
-  if (!json_is_array(s) || json_array_size(s) != 3 || !json_is_integer(json_array_get(s, 0)) || !json_is_integer(json_array_get(s, 1)) ||
-      !json_is_integer(json_array_get(s, 2)))
+  if (!json_is_array(s) || json_array_size(s) != 3 || !json_is_integer(json_array_get(s, 0)) ||
+      !json_is_integer(json_array_get(s, 1)) || !json_is_integer(json_array_get(s, 2)))
     return lc_fail(ctx, "%s: no rows, columns and number of values of '%s'", path, w->module);
   const int64_t M = json_integer_value(json_array_get(s, 0)), N = json_integer_value(json_array_get(s, 1));
   *K = json_integer_value(json_array_get(s, 2));
   if (M != w->M || N != w->N)
-    return lc_fail(ctx, "%s: '%s' is %lld×%lld there, %lld×%lld in the model", path, w->module, (long long)M, (long long)N, (long long)w->M, (long long)w->N);
-  if (*K < 1 || *K > M * N) return lc_fail(ctx, "%s: '%s' cannot have %lld values in %lld×%lld entries", path, w->module, (long long)*K, (long long)M, (long long)N);
+    return lc_fail(ctx, "%s: '%s' is %lld×%lld there, %lld×%lld in the model", path, w->module, (long long)M,
+                   (long long)N, (long long)w->M, (long long)w->N);
+  if (*K < 1 || *K > M * N)
+    return lc_fail(ctx, "%s: '%s' cannot have %lld values in %lld×%lld entries", path, w->module,
+                   (long long)*K, (long long)M, (long long)N);
   return LC_OK;
 }
 
-static lc_status read_target(lc_adapter_parts *p, const char *path, lc_weight *w, int64_t K, const lc_named_tensor *values, const lc_tensor *gaps) {
+static lc_status read_target(lc_adapter_parts *p, const char *path, lc_weight *w, int64_t K,
+                             const lc_named_tensor *values, const lc_tensor *gaps) {
   lc_ctx *ctx = p->net->ctx;
   lc_status st = LC_OK;
   lc_index idx = {0};
@@ -73,7 +85,8 @@ static lc_status read_target(lc_adapter_parts *p, const char *path, lc_weight *w
   float *v = NULL;
   if (values->t.ndim != 1 || values->t.shape[0] != K || values->t.dtype != LC_F32)
     return lc_fail(ctx, "%s: the values of '%s' are not %lld f32", path, w->module, (long long)K);
-  if (gaps->ndim != 1 || gaps->dtype != LC_U8) return lc_fail(ctx, "%s: the positions of '%s' are not a list of bytes", path, w->module);
+  if (gaps->ndim != 1 || gaps->dtype != LC_U8)
+    return lc_fail(ctx, "%s: the positions of '%s' are not a list of bytes", path, w->module);
   int64_t *flat = lc_alloc_n(ctx, LC_MEM_OTHER, (size_t)K, sizeof *flat);
   if (!flat) return LC_FAILED;
   LC_GO(get_gaps(ctx, path, w->module, gaps->data, (size_t)gaps->shape[0], K, w->M * w->N, flat));
@@ -97,19 +110,24 @@ static lc_weight *weight_of(const lc_net *net, const char *name, char *module, s
   return lc_net_weight(net, full);
 }
 
-static lc_status read_all(lc_adapter_parts *p, const char *json_path, const json_t *j, const char *path, const lc_safetensors *file) {
+static lc_status read_all(lc_adapter_parts *p, const char *json_path, const json_t *j, const char *path,
+                          const lc_safetensors *file) {
   lc_ctx *ctx = p->net->ctx;
   char module[600], other[700];
   int64_t K = 0, version;
   LC_TRY(lc_in_file(ctx, json_path, lc_json_i64_or(ctx, j, "version", 0, &version)));
-  if (version != 1) return lc_fail(ctx, "%s: version %lld of the format; this program reads 1", json_path, (long long)version);
+  if (version != 1)
+    return lc_fail(ctx, "%s: version %lld of the format; this program reads 1", json_path,
+                   (long long)version);
   for (int i = 0; i < file->n; i++) {
     const lc_named_tensor *t = &file->tensor[i];
     const char *dot = strrchr(t->name, '.');
     const bool is_values = dot && !strcmp(dot, ".values");
-    if (!is_values && !(dot && !strcmp(dot, ".gaps"))) return lc_fail(ctx, "%s: tensor '%s' is no part of an adapter", path, t->name);
+    if (!is_values && !(dot && !strcmp(dot, ".gaps")))
+      return lc_fail(ctx, "%s: tensor '%s' is no part of an adapter", path, t->name);
     lc_weight *w = weight_of(p->net, t->name, module, sizeof module);
-    if (!w || w->ndim != 2) return lc_fail(ctx, "%s: tensor '%s': the model has no matrix '%s'", path, t->name, module);
+    if (!w || w->ndim != 2)
+      return lc_fail(ctx, "%s: tensor '%s': the model has no matrix '%s'", path, t->name, module);
     snprintf(other, sizeof other, "%s%s", module, is_values ? ".gaps" : ".values");
     const lc_tensor *pair = lc_safetensors_find(file, other);
     if (!pair) return lc_fail(ctx, "%s: '%s' has no '%s' beside it", path, t->name, other);
@@ -118,7 +136,8 @@ static lc_status read_all(lc_adapter_parts *p, const char *json_path, const json
     LC_TRY(read_target(p, path, w, K, t, pair));
   }
   if ((size_t)p->n != json_object_size(json_object_get(j, "weights")))
-    return lc_fail(ctx, "%s names %zu weights, %s holds %d", json_path, json_object_size(json_object_get(j, "weights")), path, p->n);
+    return lc_fail(ctx, "%s names %zu weights, %s holds %d", json_path,
+                   json_object_size(json_object_get(j, "weights")), path, p->n);
   return p->n ? LC_OK : lc_fail(ctx, "%s is empty", path);
 }
 
@@ -171,7 +190,8 @@ lc_status lc_native_write(const lc_adapter *a, const char *dir) {
     LC_GO(lc_safetensors_declare(w, name, LC_U8, 1, &bytes));
   }
   for (int i = 0; i < a->n; i++)
-    LC_GO(lc_safetensors_append(w, a->delta[i]->param[0]->value, (size_t)a->delta[i]->param[0]->n * sizeof(float)));
+    LC_GO(lc_safetensors_append(w, a->delta[i]->param[0]->value,
+                                (size_t)a->delta[i]->param[0]->n * sizeof(float)));
   for (int i = 0; i < a->n; i++) LC_GO(write_gaps(ctx, w, a->delta[i]->param[0]));
 done:
   if (w) {

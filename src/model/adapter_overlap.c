@@ -1,11 +1,15 @@
-/* How much two sparse adapters interfere (SHiRA, arXiv 2406.13175, §"multi-adapter fusion"): of P = S1ᵀS2 (N,N), AWOM = ‖P‖_F and
- * AWOR = 1 − nnz(P)/N². P is made row by row (a row is a column of S1) and forgotten. */
+/* How much two sparse adapters interfere (SHiRA, arXiv 2406.13175, §"multi-adapter fusion"): of P = S1ᵀS2
+ * (N,N), AWOM = ‖P‖_F and AWOR = 1 − nnz(P)/N². P is made row by row (a row is a column of S1) and forgotten.
+ * */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include "model/adapter.h"
 
-typedef struct { int32_t col, row; float value; } cell;
+typedef struct {
+  int32_t col, row;
+  float value;
+} cell;
 
 static int by_column(const void *x, const void *y) {
   const cell *a = x, *b = y;
@@ -14,9 +18,11 @@ static int by_column(const void *x, const void *y) {
 }
 
 /* acc += value · (row r of S2); remembers which columns were touched. */
-static void add_row(const lc_param *s2, int64_t N, const cell *c, double *acc, int32_t *touched, int64_t *n, uint8_t *seen) {
+static void add_row(const lc_param *s2, int64_t N, const cell *c, double *acc, int32_t *touched, int64_t *n,
+                    uint8_t *seen) {
   const int64_t first = (int64_t)c->row * N;
-  for (int64_t k = lc_index_lower(&s2->idx, 0, first); k < s2->n && lc_index_at(&s2->idx, k) < first + N; k++) {
+  for (int64_t k = lc_index_lower(&s2->idx, 0, first); k < s2->n && lc_index_at(&s2->idx, k) < first + N;
+       k++) {
     const int64_t j = lc_index_at(&s2->idx, k) - first;
     if (!seen[j]) touched[(*n)++] = (int32_t)j;
     seen[j] = 1;
@@ -24,7 +30,8 @@ static void add_row(const lc_param *s2, int64_t N, const cell *c, double *acc, i
   }
 }
 
-static lc_status overlap(lc_ctx *ctx, const lc_weight *w, const lc_param *s1, const lc_param *s2, lc_overlap_row *out) {
+static lc_status overlap(lc_ctx *ctx, const lc_weight *w, const lc_param *s1, const lc_param *s2,
+                         lc_overlap_row *out) {
   lc_status st = LC_OK;
   const int64_t N = w->N;
   cell *c = lc_alloc_n(ctx, LC_MEM_OTHER, (size_t)s1->n, sizeof *c);
@@ -68,10 +75,11 @@ lc_status lc_adapter_overlap(const lc_adapter *a, const lc_adapter *b, lc_overla
   for (int i = 0; i < a->n && !st; i++)
     for (int j = 0; j < b->n && !st; j++) {
       const lc_delta *x = a->delta[i], *y = b->delta[j];
-      if (strcmp(x->w->name, y->w->name) || x->ops != &lc_delta_sparse || y->ops != &lc_delta_sparse) continue;
+      if (strcmp(x->w->name, y->w->name) || x->ops != &lc_delta_sparse || y->ops != &lc_delta_sparse)
+        continue;
       if (x->w->M != y->w->M || x->w->N != y->w->N)
-        st = lc_fail(ctx, "'%s' is %lld×%lld in one model and %lld×%lld in the other", x->w->name, (long long)x->w->M, (long long)x->w->N,
-                     (long long)y->w->M, (long long)y->w->N);
+        st = lc_fail(ctx, "'%s' is %lld×%lld in one model and %lld×%lld in the other", x->w->name,
+                     (long long)x->w->M, (long long)x->w->N, (long long)y->w->M, (long long)y->w->N);
       else
         st = overlap(ctx, x->w, x->param[0], y->param[0], &row[(*n)++]);
     }

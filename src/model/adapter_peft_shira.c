@@ -1,8 +1,9 @@
-/* PEFT's SHiRA layout (huggingface/peft 0.21: tuners/shira): .shira_weight f32 [K] and .shira_indices int32 [2,K] (row 0: output rows, row 1:
- * input columns), with K = r·(M+N) in every target, one r for all.
+/* PEFT's SHiRA layout (huggingface/peft 0.21: tuners/shira): .shira_weight f32 [K] and .shira_indices int32
+ * [2,K] (row 0: output rows, row 1: input columns), with K = r·(M+N) in every target, one r for all.
  *
- * Writing: r is the least that holds every delta; the rest of each target is filled with its first unused positions at value zero, in
- * row-major order. Reading: positions may stand in any order, and values of repeated positions are added in the file's order. */
+ * Writing: r is the least that holds every delta; the rest of each target is filled with its first unused
+ * positions at value zero, in row-major order. Reading: positions may stand in any order, and values of
+ * repeated positions are added in the file's order. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,7 +11,11 @@
 
 /* ---- reading ---- */
 
-typedef struct { int64_t flat; float value; int64_t at; } entry;
+typedef struct {
+  int64_t flat;
+  float value;
+  int64_t at;
+} entry;
 
 static int by_flat(const void *x, const void *y) { /* stable: equal positions in the file's order */
   const entry *a = x, *b = y;
@@ -24,8 +29,13 @@ static bool index_item(const lc_tensor *t, int64_t i, int64_t *out) {
   float f;
   int32_t n;
   switch (t->dtype) {
-  case LC_I32: memcpy(&n, at + i * 4, 4); *out = n; return true;
-  case LC_I64: memcpy(out, at + i * 8, 8); return true;
+  case LC_I32:
+    memcpy(&n, at + i * 4, 4);
+    *out = n;
+    return true;
+  case LC_I64:
+    memcpy(out, at + i * 8, 8);
+    return true;
   default:
     memcpy(&f, at + i * 4, 4);
     if (!(f == floorf(f)) || fabsf(f) >= 16777216) return false; /* f32 counts exactly below 2^24 only */
@@ -34,34 +44,48 @@ static bool index_item(const lc_tensor *t, int64_t i, int64_t *out) {
   }
 }
 
-static lc_status check_shapes(lc_ctx *ctx, const char *path, const lc_weight *w, const lc_tensor *v, const lc_tensor *x, int64_t r) {
+static lc_status check_shapes(lc_ctx *ctx, const char *path, const lc_weight *w, const lc_tensor *v,
+                              const lc_tensor *x, int64_t r) {
   const int64_t K = r * (w->M + w->N);
-  if (v->ndim != 1) return lc_fail(ctx, "%s: shira_weight of '%s' has %d dimensions, expected one", path, w->module, v->ndim);
+  if (v->ndim != 1)
+    return lc_fail(ctx, "%s: shira_weight of '%s' has %d dimensions, expected one", path, w->module, v->ndim);
   if (v->shape[0] != K)
-    return lc_fail(ctx, "%s: shira_weight of '%s' has %lld values, but r = %lld makes %lld×(%lld+%lld) = %lld", path, w->module, (long long)v->shape[0],
-                   (long long)r, (long long)r, (long long)w->M, (long long)w->N, (long long)K);
-  if (K > w->M * w->N) return lc_fail(ctx, "%s: %lld values are more than '%s' (%lld×%lld) has entries", path, (long long)K, w->module, (long long)w->M, (long long)w->N);
+    return lc_fail(ctx,
+                   "%s: shira_weight of '%s' has %lld values, but r = %lld makes %lld×(%lld+%lld) = %lld",
+                   path, w->module, (long long)v->shape[0], (long long)r, (long long)r, (long long)w->M,
+                   (long long)w->N, (long long)K);
+  if (K > w->M * w->N)
+    return lc_fail(ctx, "%s: %lld values are more than '%s' (%lld×%lld) has entries", path, (long long)K,
+                   w->module, (long long)w->M, (long long)w->N);
   if (x->ndim != 2 || x->shape[0] != 2 || x->shape[1] != K)
     return lc_fail(ctx, "%s: shira_indices of '%s' is not 2×%lld", path, w->module, (long long)K);
   if (x->dtype != LC_I32 && x->dtype != LC_I64 && x->dtype != LC_F32)
-    return lc_fail(ctx, "%s: shira_indices of '%s' is %s: int32, int64 and whole f32 can be read", path, w->module, lc_dtype_get(x->dtype)->name);
+    return lc_fail(ctx, "%s: shira_indices of '%s' is %s: int32, int64 and whole f32 can be read", path,
+                   w->module, lc_dtype_get(x->dtype)->name);
   return LC_OK;
 }
 
-static lc_status read_entries(lc_ctx *ctx, const char *path, const lc_weight *w, const float *value, const lc_tensor *x, entry *e) {
+static lc_status read_entries(lc_ctx *ctx, const char *path, const lc_weight *w, const float *value,
+                              const lc_tensor *x, entry *e) {
   const int64_t K = x->shape[1];
   for (int64_t k = 0; k < K; k++) {
     int64_t row, col;
     if (!index_item(x, k, &row) || !index_item(x, K + k, &col))
-      return lc_fail(ctx, "%s: index %lld of '%s' is no whole number below 2^24", path, (long long)k, w->module);
-    if (row < 0 || row >= w->M) return lc_fail(ctx, "%s: index %lld of '%s' names row %lld of %lld", path, (long long)k, w->module, (long long)row, (long long)w->M);
-    if (col < 0 || col >= w->N) return lc_fail(ctx, "%s: index %lld of '%s' names column %lld of %lld", path, (long long)k, w->module, (long long)col, (long long)w->N);
+      return lc_fail(ctx, "%s: index %lld of '%s' is no whole number below 2^24", path, (long long)k,
+                     w->module);
+    if (row < 0 || row >= w->M)
+      return lc_fail(ctx, "%s: index %lld of '%s' names row %lld of %lld", path, (long long)k, w->module,
+                     (long long)row, (long long)w->M);
+    if (col < 0 || col >= w->N)
+      return lc_fail(ctx, "%s: index %lld of '%s' names column %lld of %lld", path, (long long)k, w->module,
+                     (long long)col, (long long)w->N);
     e[k] = (entry){row * w->N + col, value[k], k};
   }
   return LC_OK;
 }
 
-static lc_status read_target(lc_adapter_parts *p, const char *path, lc_weight *w, const lc_named_tensor *v, const lc_tensor *x, int64_t r) {
+static lc_status read_target(lc_adapter_parts *p, const char *path, lc_weight *w, const lc_named_tensor *v,
+                             const lc_tensor *x, int64_t r) {
   lc_ctx *ctx = p->net->ctx;
   lc_status st = LC_OK;
   lc_index idx = {0};
@@ -102,19 +126,27 @@ lc_status lc_peft_read_shira(lc_adapter_parts *p, const char *path, const lc_saf
   bool *has = lc_alloc_n(ctx, LC_MEM_OTHER, (size_t)net->weights.n, sizeof *has);
   lc_status st = has ? LC_OK : LC_FAILED;
   if (!st) st = lc_in_file(ctx, p->config_path, lc_json_i64_or(ctx, p->config, "r", 32, &r));
-  if (!st && (r < 1 || r > INT32_MAX)) st = lc_fail(ctx, "%s: r is %lld; 1 to %d is possible", p->config_path, (long long)r, INT32_MAX);
+  if (!st && (r < 1 || r > INT32_MAX))
+    st = lc_fail(ctx, "%s: r is %lld; 1 to %d is possible", p->config_path, (long long)r, INT32_MAX);
   const json_t *save = json_object_get(p->config, "modules_to_save");
-  if (!st && json_array_size(save)) st = lc_fail(ctx, "%s/%s sets modules_to_save: whole modules inside an adapter are not built", p->dir, LC_PEFT_CONFIG);
+  if (!st && json_array_size(save))
+    st = lc_fail(ctx, "%s/%s sets modules_to_save: whole modules inside an adapter are not built", p->dir,
+                 LC_PEFT_CONFIG);
   for (int i = 0; i < file->n && !st; i++) {
     const lc_named_tensor *t = &file->tensor[i];
     const bool is_weight = strstr(t->name, ".shira_weight") != NULL;
-    lc_weight *w = lc_peft_weight(net, t->name, is_weight ? ".shira_weight" : ".shira_indices", module, sizeof module);
-    if (!is_weight && !strstr(t->name, ".shira_indices")) LC_GO(lc_fail(ctx, "%s: tensor '%s' is no part of a SHiRA that can be read", path, t->name));
-    if (strncmp(t->name, "base_model.model.", 17)) LC_GO(lc_fail(ctx, "%s: tensor '%s' does not begin with 'base_model.model.'", path, t->name));
+    lc_weight *w =
+        lc_peft_weight(net, t->name, is_weight ? ".shira_weight" : ".shira_indices", module, sizeof module);
+    if (!is_weight && !strstr(t->name, ".shira_indices"))
+      LC_GO(lc_fail(ctx, "%s: tensor '%s' is no part of a SHiRA that can be read", path, t->name));
+    if (strncmp(t->name, "base_model.model.", 17))
+      LC_GO(lc_fail(ctx, "%s: tensor '%s' does not begin with 'base_model.model.'", path, t->name));
     if (!w) LC_GO(lc_fail(ctx, "%s: tensor '%s': the model has no module '%s'", path, t->name, module));
     if (w->ndim != 2 || lc_adapter_is_conv1d(net, w))
-      LC_GO(lc_fail(ctx, "%s: '%s' is no linear layer in Hugging Face's form: PEFT has no SHiRA for it", path, module));
-    snprintf(other, sizeof other, "base_model.model.%s%s", module, is_weight ? ".shira_indices" : ".shira_weight");
+      LC_GO(lc_fail(ctx, "%s: '%s' is no linear layer in Hugging Face's form: PEFT has no SHiRA for it", path,
+                    module));
+    snprintf(other, sizeof other, "base_model.model.%s%s", module,
+             is_weight ? ".shira_indices" : ".shira_weight");
     const lc_tensor *pair = lc_safetensors_find(file, other);
     if (!pair) LC_GO(lc_fail(ctx, "%s: '%s' has no '%s' beside it", path, t->name, other));
     if (!is_weight) continue;
@@ -132,14 +164,16 @@ done:
 /* The least r with r(M+N) >= K in every target. */
 static int64_t least_r(const lc_adapter *a) {
   int64_t r = 1;
-  for (int i = 0; i < a->n; i++) r = lc_max64(r, lc_ceil_div(a->delta[i]->param[0]->n, a->delta[i]->w->M + a->delta[i]->w->N));
+  for (int i = 0; i < a->n; i++)
+    r = lc_max64(r, lc_ceil_div(a->delta[i]->param[0]->n, a->delta[i]->w->M + a->delta[i]->w->N));
   return r;
 }
 
 const char *lc_adapter_shira_refusal(const lc_adapter *a) {
   for (int i = 0; i < a->n; i++) {
     if (a->delta[i]->ops != &lc_delta_sparse) return "it has deltas that are not sparse";
-    if (lc_adapter_is_conv1d(a->net, a->delta[i]->w)) return "PEFT has no SHiRA for Conv1D layers, which this model has";
+    if (lc_adapter_is_conv1d(a->net, a->delta[i]->w))
+      return "PEFT has no SHiRA for Conv1D layers, which this model has";
     if (a->delta[i]->w->kind != LC_KIND_LINEAR) return "it changes a weight that is no linear layer's";
   }
   const int64_t r = least_r(a);
@@ -196,14 +230,17 @@ done:
 
 static lc_status write_config(const lc_adapter *a, int64_t r, const char *dir, const lc_adapter_meta *meta) {
   lc_ctx *ctx = a->net->ctx;
-  json_t *c = a->config ? json_deep_copy(a->config)
-                        : json_pack("{s:n, s:b, s:b, s:s, s:n, s:s, s:I, s:n}", "auto_mapping", "fan_in_fan_out", 0, "init_weights", 1, "mask_type",
-                                    "random", "modules_to_save", "peft_type", "SHIRA", "random_seed", (json_int_t)meta->seed, "revision");
+  json_t *c = a->config
+                  ? json_deep_copy(a->config)
+                  : json_pack("{s:n, s:b, s:b, s:s, s:n, s:s, s:I, s:n}", "auto_mapping", "fan_in_fan_out", 0,
+                              "init_weights", 1, "mask_type", "random", "modules_to_save", "peft_type",
+                              "SHIRA", "random_seed", (json_int_t)meta->seed, "revision");
   char *path = lc_path_join(ctx, dir, LC_PEFT_CONFIG);
   lc_status st = c && path ? LC_OK : lc_fail(ctx, "%s: could not make %s", dir, LC_PEFT_CONFIG);
   if (!st && !a->config) lc_peft_common(c, a, meta);
   if (!st) json_object_set_new(c, "r", json_integer(r));
-  if (!st && a->config && meta->base_name) json_object_set_new(c, "base_model_name_or_path", json_string(meta->base_name));
+  if (!st && a->config && meta->base_name)
+    json_object_set_new(c, "base_model_name_or_path", json_string(meta->base_name));
   if (!st) st = lc_json_write(ctx, path, c);
   json_decref(c);
   lc_free(ctx, path);

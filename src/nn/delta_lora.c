@@ -1,8 +1,9 @@
 /* delta_lora: W + s·B·A, two thin f32 matrices beside a frozen weight (Hu et al. 2022, arXiv 2106.09685).
  *
- * A (R,N), B (M,R); s = α/R, or α/√R (rank-stabilised, Kalajdzievski 2023, arXiv 2312.03732). At use the layer emits the op low_rank: y + s·B·(A·x).
- * For merging and in place, patch gives any tile of s·B·A in f32. New: A uniform in ±1/√N (what Kaiming-uniform with a = √5 comes to),
- * keyed by (seed, weight), and B zero, so that the layer starts as the base. */
+ * A (R,N), B (M,R); s = α/R, or α/√R (rank-stabilised, Kalajdzievski 2023, arXiv 2312.03732). At use the
+ * layer emits the op low_rank: y + s·B·(A·x). For merging and in place, patch gives any tile of s·B·A in f32.
+ * New: A uniform in ±1/√N (what Kaiming-uniform with a = √5 comes to), keyed by (seed, weight), and B zero,
+ * so that the layer starts as the base. */
 #include <math.h>
 #include <string.h>
 #include "kernels/kernels.h"
@@ -13,7 +14,9 @@ float lc_delta_lora_scale(const lc_delta *d) {
   return o->alpha / (o->rslora ? sqrtf((float)o->rank) : (float)o->rank);
 }
 
-const lc_lora_opts *lc_delta_lora_opts(const lc_delta *d) { return d->priv; }
+const lc_lora_opts *lc_delta_lora_opts(const lc_delta *d) {
+  return d->priv;
+}
 
 static lc_status lora_emit(lc_delta *d, lc_builder *b, lc_val x, lc_val y, lc_val *out) {
   lc_low_rank_attr a = {.delta = d};
@@ -30,7 +33,14 @@ static lc_status lora_patch(lc_ctx *ctx, const lc_delta *d, lc_rect at, float *t
   const int worker = lc_worker(ctx);
   float *ba = lc_scratch(ctx, worker, 2, (size_t)cols * sizeof *ba * (size_t)rows);
   if (!ba) return LC_FAILED;
-  lc_gemm_shape shape = {.m = rows, .n = cols, .k = R, .lda = R, .ldb = d->w->N, .ldc = cols, .dtype = LC_F32, .c_dtype = LC_F32};
+  lc_gemm_shape shape = {.m = rows,
+                         .n = cols,
+                         .k = R,
+                         .lda = R,
+                         .ldb = d->w->N,
+                         .ldc = cols,
+                         .dtype = LC_F32,
+                         .c_dtype = LC_F32};
   LC_TRY(lc_gemm(ctx, worker, &shape, d->param[1]->value + at.r0 * R, d->param[0]->value + at.c0, ba));
   for (int64_t r = 0; r < rows; r++)
     for (int64_t c = 0; c < cols; c++)
@@ -43,7 +53,9 @@ static lc_status lora_visit(lc_delta *d, lc_visitor *v) {
   return lc_param_visit(d->param[1], v);
 }
 
-static int64_t lora_nonzeros(const lc_delta *d) { return d->param[0]->n + d->param[1]->n; }
+static int64_t lora_nonzeros(const lc_delta *d) {
+  return d->param[0]->n + d->param[1]->n;
+}
 
 static void lora_free(lc_ctx *ctx, lc_delta *d) {
   if (!d) return;
@@ -63,28 +75,40 @@ const lc_delta_ops lc_delta_lora = {
 };
 
 static lc_status check(lc_ctx *ctx, const lc_weight *w, const lc_lora_opts *o) {
-  if (w->kind != LC_KIND_LINEAR) return lc_fail(ctx, "weight '%s' is not a linear layer's: LoRA works beside linear layers only", w->name);
-  if (o->rank < 1) return lc_fail(ctx, "weight '%s': a LoRA of rank %lld (at least 1 is needed)", w->name, (long long)o->rank);
-  if (o->rank > INT32_MAX) return lc_fail(ctx, "weight '%s': a LoRA of rank %lld is too large", w->name, (long long)o->rank);
-  if (!(o->dropout >= 0 && o->dropout < 1)) return lc_fail(ctx, "weight '%s': dropout %g is not in [0, 1)", w->name, (double)o->dropout);
+  if (w->kind != LC_KIND_LINEAR)
+    return lc_fail(ctx, "weight '%s' is not a linear layer's: LoRA works beside linear layers only", w->name);
+  if (o->rank < 1)
+    return lc_fail(ctx, "weight '%s': a LoRA of rank %lld (at least 1 is needed)", w->name,
+                   (long long)o->rank);
+  if (o->rank > INT32_MAX)
+    return lc_fail(ctx, "weight '%s': a LoRA of rank %lld is too large", w->name, (long long)o->rank);
+  if (!(o->dropout >= 0 && o->dropout < 1))
+    return lc_fail(ctx, "weight '%s': dropout %g is not in [0, 1)", w->name, (double)o->dropout);
   if (!isfinite(o->alpha)) return lc_fail(ctx, "weight '%s': alpha is not a number", w->name);
   return LC_OK;
 }
 
-static lc_status factor(lc_ctx *ctx, lc_weight *w, const char *what, int64_t rows, int64_t cols, bool trainable, lc_param **out) {
-  char *name = w->n_delta ? lc_format(ctx, "%s.%s%d", w->name, what, w->n_delta + 1) : lc_format(ctx, "%s.%s", w->name, what);
+static lc_status factor(lc_ctx *ctx, lc_weight *w, const char *what, int64_t rows, int64_t cols,
+                        bool trainable, lc_param **out) {
+  char *name = w->n_delta ? lc_format(ctx, "%s.%s%d", w->name, what, w->n_delta + 1)
+                          : lc_format(ctx, "%s.%s", w->name, what);
   lc_status st = name ? lc_param_new(ctx, name, NULL, NULL, rows, cols, trainable, out) : LC_FAILED;
   lc_free(ctx, name);
   return st;
 }
 
-lc_status lc_delta_lora_new(lc_ctx *ctx, lc_weight *w, const lc_lora_opts *o, const float *A, const float *B, bool trainable, lc_delta **out) {
+lc_status lc_delta_lora_new(lc_ctx *ctx, lc_weight *w, const lc_lora_opts *o, const float *A, const float *B,
+                            bool trainable, lc_delta **out) {
   lc_status st = LC_OK;
   *out = NULL;
   LC_TRY(check(ctx, w, o));
   lc_delta *d = lc_alloc(ctx, LC_MEM_OTHER, sizeof *d);
   if (!d) return LC_FAILED;
-  *d = (lc_delta){.ops = &lc_delta_lora, .w = w, .scale = 1, .apply = LC_PATCH, .priv = lc_alloc(ctx, LC_MEM_OTHER, sizeof *o)};
+  *d = (lc_delta){.ops = &lc_delta_lora,
+                  .w = w,
+                  .scale = 1,
+                  .apply = LC_PATCH,
+                  .priv = lc_alloc(ctx, LC_MEM_OTHER, sizeof *o)};
   if (!d->priv) LC_GO(LC_FAILED);
   *(lc_lora_opts *)d->priv = *o;
   LC_GO(factor(ctx, w, "lora_A", o->rank, w->N, trainable, &d->param[0]));
@@ -97,7 +121,8 @@ lc_status lc_delta_lora_new(lc_ctx *ctx, lc_weight *w, const lc_lora_opts *o, co
     const lc_rng rng = {.seed = o->seed, .tensor = w->id, .purpose = LC_RNG_INIT};
     const float bound = 1 / sqrtf((float)w->N);
     lc_rng_uniform_fill(&rng, 0, d->param[0]->n, d->param[0]->value);
-    for (int64_t k = 0; k < d->param[0]->n; k++) d->param[0]->value[k] = (2 * d->param[0]->value[k] - 1) * bound;
+    for (int64_t k = 0; k < d->param[0]->n; k++)
+      d->param[0]->value[k] = (2 * d->param[0]->value[k] - 1) * bound;
   }
   if (B) memcpy(d->param[1]->value, B, (size_t)d->param[1]->n * sizeof *B);
   *out = d;

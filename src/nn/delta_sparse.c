@@ -1,15 +1,18 @@
 /* delta_sparse: W + s·scatter(i, δ): K flat positions, sorted and distinct, and K f32 values.
  *
- * A rectangle's entries are found by a galloping binary search for each of its rows in the one sorted list (flat = row·N + col): no
- * row pointers are stored, so an entry costs its index and its value and nothing else, and a change of the set has nothing to rebuild. From
- * one row to the next the search starts where the last one ended; a rectangle of full rows is one search and one sweep.
+ * A rectangle's entries are found by a galloping binary search for each of its rows in the one sorted list
+ * (flat = row·N + col): no row pointers are stored, so an entry costs its index and its value and nothing
+ * else, and a change of the set has nothing to rebuild. From one row to the next the search starts where the
+ * last one ended; a rectangle of full rows is one search and one sweep.
  *
- * patch is the meaning of the delta, in every mode: tile += s·δ in f32, rounded once by whoever stores the tile. A scale of 0 touches
- * nothing, so the base's own bits (a negative zero too) stay. */
+ * patch is the meaning of the delta, in every mode: tile += s·δ in f32, rounded once by whoever stores the
+ * tile. A scale of 0 touches nothing, so the base's own bits (a negative zero too) stay. */
 #include "kernels/kernels.h"
 #include "nn/nn.h"
 
-static inline int64_t flat_at(const lc_index *x, int64_t k) { return lc_index_at(x, k); }
+static inline int64_t flat_at(const lc_index *x, int64_t k) {
+  return lc_index_at(x, k);
+}
 
 /* Calls `body` for every entry k at (row r, column c) inside the rectangle. */
 #define EACH_ENTRY(idx, N, rect, body)                                                                       \
@@ -48,9 +51,10 @@ static lc_status sparse_patch_bf16(lc_ctx *ctx, const lc_delta *d, lc_rect at, u
   return LC_OK;
 }
 
-/* y[r-r0] += s·Σ_k δ_k·x[c_k] over the entries of rows [r0,r1): a row-sorted sparse product, one token. Each row's sum is made before
- * it is added, so the result does not depend on how the rows were cut. */
-static lc_status sparse_aside(lc_ctx *ctx, const lc_delta *d, int64_t r0, int64_t r1, const float *x, float *y) {
+/* y[r-r0] += s·Σ_k δ_k·x[c_k] over the entries of rows [r0,r1): a row-sorted sparse product, one token. Each
+ * row's sum is made before it is added, so the result does not depend on how the rows were cut. */
+static lc_status sparse_aside(lc_ctx *ctx, const lc_delta *d, int64_t r0, int64_t r1, const float *x,
+                              float *y) {
   const lc_param *p = d->param[0];
   const int64_t N = d->w->N;
   if (d->scale == 0) return LC_OK;
@@ -68,9 +72,13 @@ static lc_status sparse_aside(lc_ctx *ctx, const lc_delta *d, int64_t r0, int64_
   return LC_OK;
 }
 
-static lc_status sparse_visit(lc_delta *d, lc_visitor *v) { return lc_param_visit(d->param[0], v); }
+static lc_status sparse_visit(lc_delta *d, lc_visitor *v) {
+  return lc_param_visit(d->param[0], v);
+}
 
-static int64_t sparse_nonzeros(const lc_delta *d) { return d->param[0]->n; }
+static int64_t sparse_nonzeros(const lc_delta *d) {
+  return d->param[0]->n;
+}
 
 static void sparse_free(lc_ctx *ctx, lc_delta *d) {
   if (!d) return;
@@ -92,22 +100,27 @@ const lc_delta_ops lc_delta_sparse = {
     .free = sparse_free,
 };
 
-lc_status lc_delta_sparse_new(lc_ctx *ctx, lc_weight *w, lc_index *idx, const float *values, bool trainable, lc_delta **out) {
+lc_status lc_delta_sparse_new(lc_ctx *ctx, lc_weight *w, lc_index *idx, const float *values, bool trainable,
+                              lc_delta **out) {
   lc_status st = LC_OK;
   char *name = NULL;
   lc_delta *d = NULL;
   *out = NULL;
   if (w->ndim != 2) return lc_fail(ctx, "weight '%s' is a vector: a sparse delta needs a matrix", w->name);
   if (trainable && w->kind != LC_KIND_LINEAR)
-    return lc_fail(ctx, "weight '%s' is not a linear layer's: a sparse delta can be applied to it, but not trained", w->name);
+    return lc_fail(
+        ctx, "weight '%s' is not a linear layer's: a sparse delta can be applied to it, but not trained",
+        w->name);
   if (idx->kind == LC_ALL || idx->n < 1)
     return lc_fail(ctx, "weight '%s': a sparse delta needs a list of at least one position", w->name);
   if (lc_index_at(idx, 0) < 0 || lc_index_at(idx, idx->n - 1) >= w->M * w->N)
     return lc_fail(ctx, "weight '%s': positions %lld to %lld are not inside its %lld×%lld entries", w->name,
-                   (long long)lc_index_at(idx, 0), (long long)lc_index_at(idx, idx->n - 1), (long long)w->M, (long long)w->N);
+                   (long long)lc_index_at(idx, 0), (long long)lc_index_at(idx, idx->n - 1), (long long)w->M,
+                   (long long)w->N);
   if (!(d = lc_alloc(ctx, LC_MEM_OTHER, sizeof *d))) return LC_FAILED;
   *d = (lc_delta){.ops = &lc_delta_sparse, .w = w, .scale = 1, .apply = LC_PATCH};
-  name = w->n_delta ? lc_format(ctx, "%s.delta%d", w->name, w->n_delta + 1) : lc_format(ctx, "%s.delta", w->name);
+  name = w->n_delta ? lc_format(ctx, "%s.delta%d", w->name, w->n_delta + 1)
+                    : lc_format(ctx, "%s.delta", w->name);
   if (!name) LC_GO(LC_FAILED);
   LC_GO(lc_param_new(ctx, name, w, idx, w->M, w->N, trainable, &d->param[0]));
   d->n_param = 1;

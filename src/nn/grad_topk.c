@@ -1,25 +1,36 @@
 /* Top-k of a gradient, weight by weight, out of one backward pass: no gradient is stored.
  *
- * A backward pass computes the gradients of weights one after another, each as strips by all workers at once. So one top-k, as large as the
- * largest k, serves them all: the first strip of a weight empties it, the strip that completes the weight takes the winners and hands them
- * on. Strips may come in any order; two weights may not be mixed, and a weight that is used twice in a pass has no single gradient
- * to look at: both are refused. */
+ * A backward pass computes the gradients of weights one after another, each as strips by all workers at once.
+ * So one top-k, as large as the largest k, serves them all: the first strip of a weight empties it, the strip
+ * that completes the weight takes the winners and hands them on. Strips may come in any order; two weights
+ * may not be mixed, and a weight that is used twice in a pass has no single gradient to look at: both are
+ * refused. */
 #include "nn/select.h"
 #include <math.h>
 #include <pthread.h>
 
-typedef struct { lc_grad_topk *all; lc_weight *w; int64_t k; int l; bool done; } watch;
+typedef struct {
+  lc_grad_topk *all;
+  lc_weight *w;
+  int64_t k;
+  int l;
+  bool done;
+} watch;
 
 struct lc_grad_topk {
   lc_ctx *ctx;
   lc_topk *top;
-  watch *item; int n;
-  lc_grad_topk_fn fn; void *self;
+  watch *item;
+  int n;
+  lc_grad_topk_fn fn;
+  void *self;
   pthread_mutex_t lock;
-  watch *current; int64_t seen; /* entries of it */
+  watch *current;
+  int64_t seen; /* entries of it */
 };
 
-lc_status lc_grad_topk_new(lc_ctx *ctx, lc_weight *const *w, const int64_t *k, int n, lc_grad_topk_fn fn, void *self, lc_grad_topk **out) {
+lc_status lc_grad_topk_new(lc_ctx *ctx, lc_weight *const *w, const int64_t *k, int n, lc_grad_topk_fn fn,
+                           void *self, lc_grad_topk **out) {
   lc_status st = LC_OK;
   int64_t most = 1;
   *out = NULL;
@@ -53,9 +64,11 @@ void lc_grad_topk_free(lc_grad_topk *g) {
 static lc_status begin(lc_grad_topk *g, watch *it) {
   lc_status st = LC_OK;
   pthread_mutex_lock(&g->lock);
-  if (it->done) st = lc_fail(g->ctx, "the gradient of '%s' came twice in one pass", it->w->name);
+  if (it->done)
+    st = lc_fail(g->ctx, "the gradient of '%s' came twice in one pass", it->w->name);
   else if (g->current && g->current != it)
-    st = lc_fail(g->ctx, "the gradient of '%s' came before that of '%s' was complete", it->w->name, g->current->w->name);
+    st = lc_fail(g->ctx, "the gradient of '%s' came before that of '%s' was complete", it->w->name,
+                 g->current->w->name);
   else if (!g->current) {
     lc_topk_reset(g->top, it->k);
     g->current = it;
@@ -69,9 +82,12 @@ static lc_status on_tile(void *self, lc_weight *w, const lc_tile *t) {
   watch *it = self;
   lc_grad_topk *g = it->all;
   const int64_t rows = t->at.r1 - t->at.r0, cols = t->at.c1 - t->at.c0;
-  if (t->n_uses != 1) return lc_fail(g->ctx, "'%s' is used %d times in a pass: it has no single gradient to choose from", w->name, t->n_uses);
+  if (t->n_uses != 1)
+    return lc_fail(g->ctx, "'%s' is used %d times in a pass: it has no single gradient to choose from",
+                   w->name, t->n_uses);
   LC_TRY(begin(g, it));
-  float *score = lc_scratch(g->ctx, t->worker, 3, (size_t)(rows * t->ld) * sizeof *score); /* 2 is dy in bf16 (op_linear) */
+  float *score = lc_scratch(g->ctx, t->worker, 3,
+                            (size_t)(rows * t->ld) * sizeof *score); /* 2 is dy in bf16 (op_linear) */
   if (!score) return LC_FAILED;
   for (int64_t r = 0; r < rows; r++)
     for (int64_t c = 0; c < cols; c++) score[r * t->ld + c] = fabsf(t->dw[r * t->ld + c]);
@@ -94,7 +110,8 @@ lc_status lc_grad_topk_watch(lc_grad_topk *g) {
   g->current = NULL;
   for (int l = 0; l < g->n; l++) {
     g->item[l].done = false;
-    LC_TRY(lc_weight_add_sink(g->ctx, g->item[l].w, (lc_sink){.kind = LC_SINK_TILES, .tile = on_tile, .self = &g->item[l]}));
+    LC_TRY(lc_weight_add_sink(g->ctx, g->item[l].w,
+                              (lc_sink){.kind = LC_SINK_TILES, .tile = on_tile, .self = &g->item[l]}));
   }
   return LC_OK;
 }

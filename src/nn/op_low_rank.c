@@ -9,24 +9,38 @@
  *              dx += drop-mask(dh·A)
  *              dy = dout                   the same buffer
  *
- * All products are f32: A and B are f32 masters, and s is applied to f32 sums. Sums over T stay inside one chunk, and chunks are cut by
- * shape alone. The dropout mask is a function of (seed, step, micro-batch, weight, row·N + column), so it is made again, never stored.
- * A delta that is off (scale 0) or merged into its weight (in place) hands y on bit for bit; so does B = 0, for a sum that is zero is not added
- * (it would turn -0 into +0). */
+ * All products are f32: A and B are f32 masters, and s is applied to f32 sums. Sums over T stay inside one
+ * chunk, and chunks are cut by shape alone. The dropout mask is a function of (seed, step, micro-batch,
+ * weight, row·N + column), so it is made again, never stored. A delta that is off (scale 0) or merged into
+ * its weight (in place) hands y on bit for bit; so does B = 0, for a sum that is zero is not added (it would
+ * turn -0 into +0). */
 #include <string.h>
 #include "kernels/kernels.h"
 #include "nn/low_rank.h"
 
 enum { ROWS = 64, STRIP = 64 };
-enum { SLOT_IN = 2, SLOT_OUT = 3, SLOT_ROW = 4, SLOT_DH = 5 }; /* worker scratch; lc_gemm keeps to its own slots */
+enum {
+  SLOT_IN = 2,
+  SLOT_OUT = 3,
+  SLOT_ROW = 4,
+  SLOT_DH = 5
+}; /* worker scratch; lc_gemm keeps to its own slots */
 
-static const lc_delta *delta_of(const lc_node *n) { return ((const lc_low_rank_attr *)n->attr)->delta; }
-static bool is_on(const lc_delta *d) { return d->scale != 0 && d->apply != LC_IN_PLACE; }
-static float scale_of(const lc_delta *d) { return d->scale * lc_delta_lora_scale(d); }
+static const lc_delta *delta_of(const lc_node *n) {
+  return ((const lc_low_rank_attr *)n->attr)->delta;
+}
+static bool is_on(const lc_delta *d) {
+  return d->scale != 0 && d->apply != LC_IN_PLACE;
+}
+static float scale_of(const lc_delta *d) {
+  return d->scale * lc_delta_lora_scale(d);
+}
 
 /* ---- x̃: the input as f32, after dropout ---- */
 
-static bool drops(const lc_node *n, const lc_run *run) { return run->training && lc_delta_lora_opts(delta_of(n))->dropout > 0; }
+static bool drops(const lc_node *n, const lc_run *run) {
+  return run->training && lc_delta_lora_opts(delta_of(n))->dropout > 0;
+}
 
 /* Multiplies `cols` values of row r from column c by their mask: 0, or 1/(1-p). */
 static void apply_dropout(const lc_node *n, const lc_run *run, int64_t r, int64_t c, int64_t cols, float *x) {
@@ -41,8 +55,10 @@ static void apply_dropout(const lc_node *n, const lc_run *run, int64_t r, int64_
   }
 }
 
-/* Rows [r0,r1), columns [c0,c1) of x̃: the value's own memory where nothing has to be changed, else scratch. */
-static lc_status input_block(const lc_node *n, const lc_run *run, int worker, lc_rect q, const float **x, int64_t *ld) {
+/* Rows [r0,r1), columns [c0,c1) of x̃: the value's own memory where nothing has to be changed, else scratch.
+ * */
+static lc_status input_block(const lc_node *n, const lc_run *run, int worker, lc_rect q, const float **x,
+                             int64_t *ld) {
   const lc_low_rank_attr *a = n->attr;
   const int64_t N = a->delta->w->N, cols = q.c1 - q.c0;
   const uint8_t *data = lc_data(run, n->in[1]);
@@ -65,7 +81,8 @@ static lc_status input_block(const lc_node *n, const lc_run *run, int worker, lc
 }
 
 /* The same rectangle of dout, as f32. */
-static lc_status grad_block(const lc_node *n, const lc_run *run, int worker, lc_rect q, const float **g, int64_t *ld) {
+static lc_status grad_block(const lc_node *n, const lc_run *run, int worker, lc_rect q, const float **g,
+                            int64_t *ld) {
   const int64_t M = delta_of(n)->w->M, cols = q.c1 - q.c0;
   const void *data = lc_grad(run, n->out[0]);
   *g = (const float *)data + q.r0 * M + q.c0;
@@ -74,7 +91,8 @@ static lc_status grad_block(const lc_node *n, const lc_run *run, int worker, lc_
   float *to = lc_scratch(run->ctx, worker, SLOT_IN, (size_t)((q.r1 - q.r0) * cols) * sizeof *to);
   if (!to) return LC_FAILED;
   for (int64_t r = q.r0; r < q.r1; r++)
-    lc_kernels_get(run->ctx)->bf16_to_f32(cols, (const uint16_t *)data + r * M + q.c0, to + (r - q.r0) * cols);
+    lc_kernels_get(run->ctx)->bf16_to_f32(cols, (const uint16_t *)data + r * M + q.c0,
+                                          to + (r - q.r0) * cols);
   *g = to;
   *ld = cols;
   return LC_OK;
@@ -87,8 +105,8 @@ static lc_status shape(lc_graph *g, lc_node *n) {
   const lc_weight *w = a->delta->w;
   const lc_value *y = lc_value_get(g, n->in[0]), *x = lc_value_get(g, n->in[1]);
   if (y->width != w->M || x->width != w->N)
-    return lc_fail(lc_graph_ctx(g), "low_rank on '%s' (%lld×%lld): input of %lld columns, output of %lld", w->name, (long long)w->M,
-                   (long long)w->N, (long long)x->width, (long long)y->width);
+    return lc_fail(lc_graph_ctx(g), "low_rank on '%s' (%lld×%lld): input of %lld columns, output of %lld",
+                   w->name, (long long)w->M, (long long)w->N, (long long)x->width, (long long)y->width);
   if ((x->dtype != LC_F32 && x->dtype != LC_BF16) || (y->dtype != LC_F32 && y->dtype != LC_BF16))
     return lc_fail(lc_graph_ctx(g), "low_rank on '%s': values are f32 or bf16", w->name);
   a->x_dtype = x->dtype;
@@ -97,9 +115,13 @@ static lc_status shape(lc_graph *g, lc_node *n) {
   return lc_node_out(g, n, 1, "low_rank_h", LC_F32, lc_delta_lora_opts(a->delta)->rank);
 }
 
-static bool trains(const lc_node *n) { return delta_of(n)->param[0]->wants_grad || delta_of(n)->param[1]->wants_grad; }
+static bool trains(const lc_node *n) {
+  return delta_of(n)->param[0]->wants_grad || delta_of(n)->param[1]->wants_grad;
+}
 
-static uint32_t saves(const lc_node *n, uint32_t want) { return want & LC_PARAMS ? LC_IN(1) | LC_OUT(1) : 0; }
+static uint32_t saves(const lc_node *n, uint32_t want) {
+  return want & LC_PARAMS ? LC_IN(1) | LC_OUT(1) : 0;
+}
 
 /* ---- forward ---- */
 
@@ -114,9 +136,25 @@ static lc_status forward_rows(const lc_node *n, lc_run *run, int64_t r0, int64_t
   int64_t ldx;
   if (!add || !row) return LC_FAILED;
   LC_TRY(input_block(n, run, worker, (lc_rect){r0, r1, 0, N}, &x, &ldx));
-  lc_gemm_shape down = {.m = rows, .n = R, .k = N, .lda = ldx, .ldb = N, .ldc = R, .trans_b = true, .dtype = LC_F32, .c_dtype = LC_F32};
+  lc_gemm_shape down = {.m = rows,
+                        .n = R,
+                        .k = N,
+                        .lda = ldx,
+                        .ldb = N,
+                        .ldc = R,
+                        .trans_b = true,
+                        .dtype = LC_F32,
+                        .c_dtype = LC_F32};
   LC_TRY(lc_gemm(run->ctx, worker, &down, x, d->param[0]->value, h));
-  lc_gemm_shape up = {.m = rows, .n = M, .k = R, .lda = R, .ldb = R, .ldc = M, .trans_b = true, .dtype = LC_F32, .c_dtype = LC_F32};
+  lc_gemm_shape up = {.m = rows,
+                      .n = M,
+                      .k = R,
+                      .lda = R,
+                      .ldb = R,
+                      .ldc = M,
+                      .trans_b = true,
+                      .dtype = LC_F32,
+                      .c_dtype = LC_F32};
   LC_TRY(lc_gemm(run->ctx, worker, &up, h, d->param[1]->value, add));
   for (int64_t r = 0; r < rows; r++) {
     const float *y = lc_row_get(run, n->in[0], r0 + r, row), *t = add + r * M;
@@ -131,15 +169,20 @@ static lc_status forward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1) 
   if (is_on(a->delta)) return lc_for_rows(n, run, r0, r1, ROWS, forward_rows);
   const size_t row = (size_t)a->delta->w->M * (a->y_dtype == LC_F32 ? 4 : 2);
   const int64_t R = lc_delta_lora_opts(a->delta)->rank;
-  memcpy((uint8_t *)lc_data(run, n->out[0]) + (size_t)r0 * row, (const uint8_t *)lc_data(run, n->in[0]) + (size_t)r0 * row,
-         (size_t)(r1 - r0) * row);
+  memcpy((uint8_t *)lc_data(run, n->out[0]) + (size_t)r0 * row,
+         (const uint8_t *)lc_data(run, n->in[0]) + (size_t)r0 * row, (size_t)(r1 - r0) * row);
   memset((float *)lc_data(run, n->out[1]) + r0 * R, 0, (size_t)((r1 - r0) * R) * sizeof(float));
   return LC_OK;
 }
 
 /* ---- backward ---- */
 
-typedef struct { const lc_node *n; lc_run *run; int64_t r0, r1; float *dh; /* row r0 first */ } back_arg;
+typedef struct {
+  const lc_node *n;
+  lc_run *run;
+  int64_t r0, r1;
+  float *dh; /* row r0 first */
+} back_arg;
 
 /* Rows: dh, and dx where it is wanted. */
 static lc_status back_rows(void *arg, int64_t chunk, int worker) {
@@ -153,13 +196,15 @@ static lc_status back_rows(void *arg, int64_t chunk, int worker) {
   const float *g;
   int64_t ldg;
   LC_TRY(grad_block(n, run, worker, (lc_rect){r0, r1, 0, M}, &g, &ldg));
-  lc_gemm_shape s = {.m = rows, .n = R, .k = M, .lda = ldg, .ldb = R, .ldc = R, .dtype = LC_F32, .c_dtype = LC_F32};
+  lc_gemm_shape s = {
+      .m = rows, .n = R, .k = M, .lda = ldg, .ldb = R, .ldc = R, .dtype = LC_F32, .c_dtype = LC_F32};
   LC_TRY(lc_gemm(run->ctx, worker, &s, g, d->param[1]->value, dh));
   lc_kernels_get(run->ctx)->scale(rows * R, scale_of(d), dh);
   if (!(n->want & LC_IN(1))) return LC_OK;
   float *dx = lc_scratch(run->ctx, worker, SLOT_OUT, (size_t)(rows * N) * sizeof *dx);
   if (!dx) return LC_FAILED;
-  lc_gemm_shape up = {.m = rows, .n = N, .k = R, .lda = R, .ldb = N, .ldc = N, .dtype = LC_F32, .c_dtype = LC_F32};
+  lc_gemm_shape up = {
+      .m = rows, .n = N, .k = R, .lda = R, .ldb = N, .ldc = N, .dtype = LC_F32, .c_dtype = LC_F32};
   LC_TRY(lc_gemm(run->ctx, worker, &up, dh, d->param[0]->value, dx));
   for (int64_t r = 0; r < rows; r++) {
     if (drops(n, run)) apply_dropout(n, run, r0 + r, 0, N, dx + r * N);
@@ -178,7 +223,15 @@ static lc_status back_b(void *arg, int64_t chunk, int worker) {
   int64_t ldg;
   if (!part) return LC_FAILED;
   LC_TRY(grad_block(a->n, a->run, worker, (lc_rect){a->r0, a->r1, m0, m1}, &g, &ldg));
-  lc_gemm_shape s = {.m = m1 - m0, .n = R, .k = a->r1 - a->r0, .lda = ldg, .ldb = R, .ldc = R, .trans_a = true, .dtype = LC_F32, .c_dtype = LC_F32};
+  lc_gemm_shape s = {.m = m1 - m0,
+                     .n = R,
+                     .k = a->r1 - a->r0,
+                     .lda = ldg,
+                     .ldb = R,
+                     .ldc = R,
+                     .trans_a = true,
+                     .dtype = LC_F32,
+                     .c_dtype = LC_F32};
   LC_TRY(lc_gemm(a->run->ctx, worker, &s, g, h, part));
   lc_kernels_get(a->run->ctx)->axpy((m1 - m0) * R, scale_of(d), part, d->param[1]->grad + m0 * R);
   return LC_OK;
@@ -188,12 +241,21 @@ static lc_status back_b(void *arg, int64_t chunk, int worker) {
 static lc_status back_a(void *arg, int64_t chunk, int worker) {
   const back_arg *a = arg;
   const lc_delta *d = delta_of(a->n);
-  const int64_t N = d->w->N, R = lc_delta_lora_opts(d)->rank, n0 = chunk * STRIP, n1 = lc_min64(n0 + STRIP, N);
+  const int64_t N = d->w->N, R = lc_delta_lora_opts(d)->rank, n0 = chunk * STRIP,
+                n1 = lc_min64(n0 + STRIP, N);
   const float *x;
   int64_t ldx;
   LC_TRY(input_block(a->n, a->run, worker, (lc_rect){a->r0, a->r1, n0, n1}, &x, &ldx));
-  lc_gemm_shape s = {.m = R, .n = n1 - n0, .k = a->r1 - a->r0, .lda = R, .ldb = ldx, .ldc = N, .trans_a = true, .dtype = LC_F32,
-                     .c_dtype = LC_F32, .beta = 1};
+  lc_gemm_shape s = {.m = R,
+                     .n = n1 - n0,
+                     .k = a->r1 - a->r0,
+                     .lda = R,
+                     .ldb = ldx,
+                     .ldc = N,
+                     .trans_a = true,
+                     .dtype = LC_F32,
+                     .c_dtype = LC_F32,
+                     .beta = 1};
   return lc_gemm(a->run->ctx, worker, &s, a->dh, x, d->param[0]->grad + n0);
 }
 
@@ -204,9 +266,12 @@ static lc_status backward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1)
     back_arg a = {n, run, r0, r1, lc_scratch(run->ctx, 0, SLOT_DH, (size_t)((r1 - r0) * R) * sizeof(float))};
     if (!a.dh) return LC_FAILED;
     LC_TRY(lc_parallel(run->ctx, lc_ceil_div(r1 - r0, ROWS), back_rows, &a));
-    if (n->want & LC_PARAMS && d->param[1]->wants_grad) LC_TRY(lc_parallel(run->ctx, lc_ceil_div(d->w->M, STRIP), back_b, &a));
-    if (n->want & LC_PARAMS && d->param[0]->wants_grad) LC_TRY(lc_parallel(run->ctx, lc_ceil_div(d->w->N, STRIP), back_a, &a));
-  } else if (n->want & LC_IN(1) && n->overwrite & LC_IN(1)) { /* off: nothing flows to x, and this node is to store that nothing */
+    if (n->want & LC_PARAMS && d->param[1]->wants_grad)
+      LC_TRY(lc_parallel(run->ctx, lc_ceil_div(d->w->M, STRIP), back_b, &a));
+    if (n->want & LC_PARAMS && d->param[0]->wants_grad)
+      LC_TRY(lc_parallel(run->ctx, lc_ceil_div(d->w->N, STRIP), back_a, &a));
+  } else if (n->want & LC_IN(1) &&
+             n->overwrite & LC_IN(1)) { /* off: nothing flows to x, and this node is to store that nothing */
     float *zero = lc_scratch(run->ctx, 0, SLOT_ROW, (size_t)d->w->N * sizeof *zero);
     if (!zero) return LC_FAILED;
     memset(zero, 0, (size_t)d->w->N * sizeof *zero);

@@ -7,16 +7,19 @@
 enum { STRIP = 64 };
 
 static lc_status check_count(lc_ctx *ctx, const lc_weight *w, int64_t K, int64_t rank) {
-  if (K < 1) return lc_fail(ctx, "'%s' (%lld×%lld): %lld entries are no mask", w->name, (long long)w->M, (long long)w->N, (long long)K);
+  if (K < 1)
+    return lc_fail(ctx, "'%s' (%lld×%lld): %lld entries are no mask", w->name, (long long)w->M,
+                   (long long)w->N, (long long)K);
   if (rank < 1 || K > w->M * w->N / rank)
-    return lc_fail(ctx, "'%s' has %lld×%lld entries: no %lld disjoint masks of %lld", w->name, (long long)w->M, (long long)w->N,
-                   (long long)rank, (long long)K);
+    return lc_fail(ctx, "'%s' has %lld×%lld entries: no %lld disjoint masks of %lld", w->name,
+                   (long long)w->M, (long long)w->N, (long long)rank, (long long)K);
   return LC_OK;
 }
 
 /* ---- random ---- */
 
-/* Positions [0,total) without the sorted `taken`: turns ascending ranks among the free ones into positions, in place. */
+/* Positions [0,total) without the sorted `taken`: turns ascending ranks among the free ones into positions,
+ * in place. */
 static void ranks_to_free(int64_t *at, int64_t K, const int64_t *taken, int64_t n_taken) {
   int64_t passed = 0;
   for (int64_t k = 0; k < K; k++) {
@@ -30,7 +33,8 @@ static int by_value(const void *x, const void *y) {
   return a < b ? -1 : a > b;
 }
 
-lc_status lc_select_random(lc_ctx *ctx, const lc_weight *w, uint64_t seed, int64_t K, int64_t rank, lc_index *out) {
+lc_status lc_select_random(lc_ctx *ctx, const lc_weight *w, uint64_t seed, int64_t K, int64_t rank,
+                           lc_index *out) {
   lc_status st = LC_OK;
   LC_TRY(check_count(ctx, w, K, rank));
   int64_t *all = lc_alloc_n(ctx, LC_MEM_OTHER, (size_t)(K * rank), sizeof *all), *at = all;
@@ -50,7 +54,13 @@ done:
 
 /* ---- by score ---- */
 
-typedef struct { lc_ctx *ctx; const lc_weight *w; lc_score_kind kind; const float *G; lc_topk *top; } score_arg;
+typedef struct {
+  lc_ctx *ctx;
+  const lc_weight *w;
+  lc_score_kind kind;
+  const float *G;
+  lc_topk *top;
+} score_arg;
 
 static lc_status score_strip(void *arg, int64_t chunk, int worker) {
   const score_arg *a = arg;
@@ -65,7 +75,8 @@ static lc_status score_strip(void *arg, int64_t chunk, int worker) {
   for (int64_t r = q.r0; r < q.r1; r++) {
     const float *W = tile ? (const float *)tile + (r - q.r0) * ld : NULL, *G = a->G ? a->G + r * w->N : NULL;
     float *s = score + (r - q.r0) * w->N;
-    for (int64_t c = 0; c < w->N; c++) s[c] = fabsf(a->kind == LC_SCORE_GRADIENT ? G[c] : a->kind == LC_SCORE_SNIP ? W[c] * G[c] : W[c]);
+    for (int64_t c = 0; c < w->N; c++)
+      s[c] = fabsf(a->kind == LC_SCORE_GRADIENT ? G[c] : a->kind == LC_SCORE_SNIP ? W[c] * G[c] : W[c]);
   }
   return lc_topk_push(a->top, worker, 0, w->N, q, score, NULL, w->N, NULL);
 }
@@ -76,7 +87,8 @@ static int by_score(const void *x, const void *y) { /* falling, ties to the lowe
   return a->flat < b->flat ? -1 : a->flat > b->flat;
 }
 
-lc_status lc_select_scored(lc_ctx *ctx, const lc_weight *w, lc_score_kind kind, const float *G, int64_t K, int64_t rank, lc_index *out) {
+lc_status lc_select_scored(lc_ctx *ctx, const lc_weight *w, lc_score_kind kind, const float *G, int64_t K,
+                           int64_t rank, lc_index *out) {
   lc_status st = LC_OK;
   lc_pick *sorted = NULL;
   int64_t *flat = NULL, n = 0;
@@ -113,8 +125,10 @@ lc_status lc_select_struct(lc_ctx *ctx, const lc_weight *w, int64_t K, bool colu
   int64_t f = 1, n = 0;
   while (f < lines && lc_struct_count(M, N, f, columns) > K) f++;
   if (lc_struct_count(M, N, f, columns) > K)
-    return lc_fail(ctx, "'%s' (%lld×%lld): one %s and the diagonal are %lld entries, more than the %lld of the budget", w->name, (long long)M,
-                   (long long)N, columns ? "column" : "row", (long long)lc_struct_count(M, N, f, columns), (long long)K);
+    return lc_fail(
+        ctx, "'%s' (%lld×%lld): one %s and the diagonal are %lld entries, more than the %lld of the budget",
+        w->name, (long long)M, (long long)N, columns ? "column" : "row",
+        (long long)lc_struct_count(M, N, f, columns), (long long)K);
   int64_t *flat = lc_alloc_n(ctx, LC_MEM_OTHER, (size_t)lc_struct_count(M, N, f, columns), sizeof *flat);
   if (!flat) return LC_FAILED;
   for (int64_t r = 0; r < M; r++)
@@ -130,13 +144,19 @@ lc_status lc_select_struct(lc_ctx *ctx, const lc_weight *w, int64_t K, bool colu
 lc_status lc_budget_split(lc_ctx *ctx, int64_t total, lc_weight *const *w, int n, int64_t *K) {
   __int128 all = 0;
   for (int l = 0; l < n; l++) all += w[l]->M * w[l]->N;
-  if (total < 1) return lc_fail(ctx, "the density leaves no entry to train: the target matrices have %lld entries in all", (long long)all);
-  if (total > all) return lc_fail(ctx, "%lld entries are to be trained, but the target matrices have %lld", (long long)total, (long long)all);
+  if (total < 1)
+    return lc_fail(ctx, "the density leaves no entry to train: the target matrices have %lld entries in all",
+                   (long long)all);
+  if (total > all)
+    return lc_fail(ctx, "%lld entries are to be trained, but the target matrices have %lld", (long long)total,
+                   (long long)all);
   for (int l = 0; l < n; l++) {
     K[l] = (int64_t)((__int128)total * (w[l]->M * w[l]->N) / all);
     if (K[l] < 1)
-      return lc_fail(ctx, "'%s' (%lld×%lld) would get none of the %lld entries: raise the density, or leave it out of the targets", w[l]->name,
-                     (long long)w[l]->M, (long long)w[l]->N, (long long)total);
+      return lc_fail(ctx,
+                     "'%s' (%lld×%lld) would get none of the %lld entries: raise the density, or leave it "
+                     "out of the targets",
+                     w[l]->name, (long long)w[l]->M, (long long)w[l]->N, (long long)total);
   }
   return LC_OK;
 }

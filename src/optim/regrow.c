@@ -1,7 +1,7 @@
 /* Drop and grow: see regrow.h. The rules are SpIEL's (Ansell et al. 2024, arXiv 2401.16405), §"Reselect".
  *
- * Active entries, candidates and the chosen ones are lists sorted by position, so every set operation is one walk along two lists; every
- * choice by size goes through the exact top-k (ties to the lower position). */
+ * Active entries, candidates and the chosen ones are lists sorted by position, so every set operation is one
+ * walk along two lists; every choice by size goes through the exact top-k (ties to the lower position). */
 #include "optim/regrow.h"
 #include <math.h>
 #include <string.h>
@@ -13,17 +13,25 @@ lc_status lc_regrow_new(lc_ctx *ctx, lc_param *active, bool candidates, lc_regro
   if (!g) return LC_FAILED;
   g->active = active;
   if (candidates) {
-    const size_t n = (size_t)active->n, width = active->idx.kind == LC_LIST32 ? sizeof(int32_t) : sizeof(int64_t);
+    const size_t n = (size_t)active->n,
+                 width = active->idx.kind == LC_LIST32 ? sizeof(int32_t) : sizeof(int64_t);
     lc_param *c = g->candidate = lc_alloc(ctx, LC_MEM_OTHER, sizeof *c);
     if (!c) LC_GO(LC_FAILED);
-    *c = (lc_param){.of = active->of, .n = active->n, .rows = active->rows, .cols = active->cols, .lr_factor = 1, .n_col = 1};
+    *c = (lc_param){.of = active->of,
+                    .n = active->n,
+                    .rows = active->rows,
+                    .cols = active->cols,
+                    .lr_factor = 1,
+                    .n_col = 1};
     c->idx = (lc_index){active->idx.kind, active->n, lc_alloc_n(ctx, LC_MEM_CANDIDATE, n, width)};
     c->value = lc_alloc_n(ctx, LC_MEM_CANDIDATE, n, sizeof(float));
-    c->col[0] = (lc_column){"Q", LC_AXIS_ENTRY, active->n, 0, lc_alloc_n(ctx, LC_MEM_CANDIDATE, n, sizeof(float))};
+    c->col[0] =
+        (lc_column){"Q", LC_AXIS_ENTRY, active->n, 0, lc_alloc_n(ctx, LC_MEM_CANDIDATE, n, sizeof(float))};
     c->grad = lc_alloc_n(ctx, LC_MEM_GRAD, n, sizeof(float));
     c->name = lc_format(ctx, "%s.candidates", active->name);
     if (!c->idx.at || !c->value || !c->col[0].data || !c->grad || !c->name) LC_GO(LC_FAILED);
-    memcpy(c->idx.at, active->idx.at, n * width); /* any distinct positions: none is looked at before a window opens */
+    memcpy(c->idx.at, active->idx.at,
+           n * width); /* any distinct positions: none is looked at before a window opens */
     LC_GO(lc_weight_add_sink(ctx, active->of, (lc_sink){.kind = LC_SINK_ENTRIES, .param = c}));
   }
   *out = g;
@@ -42,11 +50,15 @@ void lc_regrow_free(lc_ctx *ctx, lc_regrow *g) {
   lc_free(ctx, g);
 }
 
-lc_status lc_regrow_visit(lc_regrow *g, lc_visitor *v) { return g->candidate ? lc_param_visit(g->candidate, v) : LC_OK; }
+lc_status lc_regrow_visit(lc_regrow *g, lc_visitor *v) {
+  return g->candidate ? lc_param_visit(g->candidate, v) : LC_OK;
+}
 
 static void set_at(lc_index *x, int64_t k, int64_t flat) {
-  if (x->kind == LC_LIST32) ((int32_t *)x->at)[k] = (int32_t)flat;
-  else ((int64_t *)x->at)[k] = flat;
+  if (x->kind == LC_LIST32)
+    ((int32_t *)x->at)[k] = (int32_t)flat;
+  else
+    ((int64_t *)x->at)[k] = flat;
 }
 
 lc_status lc_regrow_candidates(lc_regrow *g, const lc_pick *pick, int64_t n) {
@@ -77,11 +89,12 @@ void lc_regrow_accumulate(lc_regrow *g) {
 
 struct lc_regrow_scratch {
   lc_topk *top;
-  float *score;             /* also the reindexing's */
-  int64_t *place;           /* what score[k] belongs to */
-  int64_t *drop, n_drop;    /* places of active entries that leave, ascending */
-  int64_t *add, n_add;      /* positions that enter, ascending */
-  int64_t *from; void *to;
+  float *score;          /* also the reindexing's */
+  int64_t *place;        /* what score[k] belongs to */
+  int64_t *drop, n_drop; /* places of active entries that leave, ascending */
+  int64_t *add, n_add;   /* positions that enter, ascending */
+  int64_t *from;
+  void *to;
   void *outer;
 };
 
@@ -107,7 +120,8 @@ lc_status lc_regrow_scratch_new(lc_ctx *ctx, lc_regrow *const *g, int n, lc_regr
   s->outer = lc_alloc(ctx, LC_MEM_SCRATCH, outer);
   if (!s->score || !s->place || !s->drop || !s->add || !s->from || !s->to || !s->outer) LC_GO(LC_FAILED);
   LC_GO(lc_topk_new(ctx, most, &s->top));
-  if (!lc_scratch(ctx, 0, 7, (size_t)most * sizeof(int64_t))) LC_GO(LC_FAILED); /* lc_index_swap's, so that it need not grow later */
+  if (!lc_scratch(ctx, 0, 7, (size_t)most * sizeof(int64_t)))
+    LC_GO(LC_FAILED); /* lc_index_swap's, so that it need not grow later */
   *out = s;
   s = NULL;
 done:
@@ -154,11 +168,13 @@ static lc_status truncate_leaving(lc_regrow_scratch *s, const lc_param *p, int64
   if (s->n_drop <= n) return LC_OK;
   for (int64_t k = 0; k < s->n_drop; k++) s->score[k] = -fabsf(p->value[s->drop[k]]);
   LC_TRY(largest(s, s->n_drop, n, &pick, &s->n_drop));
-  for (int64_t k = 0; k < s->n_drop; k++) s->drop[k] = s->drop[pick[k].flat]; /* pick is ascending: k <= pick[k].flat */
+  for (int64_t k = 0; k < s->n_drop; k++)
+    s->drop[k] = s->drop[pick[k].flat]; /* pick is ascending: k <= pick[k].flat */
   return LC_OK;
 }
 
-/* add = I, the n candidates of largest |G| outside the active entries that stay; what is in O and I is struck from both. */
+/* add = I, the n candidates of largest |G| outside the active entries that stay; what is in O and I is struck
+ * from both. */
 static lc_status choose_entering(lc_regrow_scratch *s, const lc_param *p, const lc_param *c, int64_t n) {
   int64_t m = 0, k = 0, o = 0, n_in, kept = 0;
   const lc_pick *pick;
@@ -177,8 +193,10 @@ static lc_status choose_entering(lc_regrow_scratch *s, const lc_param *p, const 
     const int64_t flat = lc_index_at(&c->idx, s->place[pick[i].flat]);
     k = lc_index_lower(&p->idx, k, flat);
     while (o < s->n_drop && s->drop[o] < k) s->drop[kept++] = s->drop[o++];
-    if (o < s->n_drop && s->drop[o] == k && lc_index_at(&p->idx, k) == flat) o++; /* in both: stays */
-    else s->add[s->n_add++] = flat;
+    if (o < s->n_drop && s->drop[o] == k && lc_index_at(&p->idx, k) == flat)
+      o++; /* in both: stays */
+    else
+      s->add[s->n_add++] = flat;
   }
   while (o < s->n_drop) s->drop[kept++] = s->drop[o++];
   s->n_drop = kept;
@@ -193,7 +211,8 @@ static lc_status swap(lc_ctx *ctx, lc_regrow_scratch *s, lc_param *p) {
 
 /* ---- the two rules ---- */
 
-lc_status lc_regrow_by_gradient(lc_ctx *ctx, lc_regrow *g, lc_regrow_scratch *s, int64_t n, const lc_regrow_seed *seed, int64_t *swapped) {
+lc_status lc_regrow_by_gradient(lc_ctx *ctx, lc_regrow *g, lc_regrow_scratch *s, int64_t n,
+                                const lc_regrow_seed *seed, int64_t *swapped) {
   lc_param *p = g->active;
   const lc_param *c = g->candidate;
   float *m = lc_param_find(p, "m"), *v = lc_param_find(p, "v"), *age = lc_param_find(p, "age");

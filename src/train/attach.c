@@ -33,8 +33,9 @@ lc_status lc_target_set_rank(lc_training *t, lc_target_set *s, int64_t r) {
   for (int l = 0; l < s->n; l++) {
     const lc_weight *w = s->w[l];
     if (r < 1 || r > INT32_MAX || r * (w->M + w->N) > w->M * w->N)
-      return lc_usage(t->ctx, "'%s' has %lld×%lld = %lld entries: r = %lld asks for %lld of them", w->name, (long long)w->M, (long long)w->N,
-                      (long long)(w->M * w->N), (long long)r, (long long)(r < 1 || r > INT32_MAX ? r : r * (w->M + w->N)));
+      return lc_usage(t->ctx, "'%s' has %lld×%lld = %lld entries: r = %lld asks for %lld of them", w->name,
+                      (long long)w->M, (long long)w->N, (long long)(w->M * w->N), (long long)r,
+                      (long long)(r < 1 || r > INT32_MAX ? r : r * (w->M + w->N)));
     s->total += s->K[l] = r * (w->M + w->N);
   }
   return LC_OK;
@@ -61,7 +62,8 @@ lc_status lc_attach_sparse(lc_training *t, lc_weight *w, lc_index *idx, lc_delta
   return adopt(t, w, d, out);
 }
 
-lc_status lc_attach_lora(lc_training *t, lc_weight *w, const lc_lora_opts *o, const float *A, lc_delta **out) {
+lc_status lc_attach_lora(lc_training *t, lc_weight *w, const lc_lora_opts *o, const float *A,
+                         lc_delta **out) {
   lc_delta *d;
   LC_TRY(lc_delta_lora_new(t->ctx, w, o, A, NULL, true, &d));
   return adopt(t, w, d, out);

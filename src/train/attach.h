@@ -1,19 +1,27 @@
-/* attach: what adapter methods share: the target weights and their budget, trainable deltas in the run's adapter, and the saved result. */
+/* attach: what adapter methods share: the target weights and their budget, trainable deltas in the run's
+ * adapter, and the saved result. */
 #ifndef LC_ATTACH_H
 #define LC_ATTACH_H
 #include "nn/select.h"
 #include "train/train.h"
 
 /* The weights that --targets names, each with its number of entries. */
-typedef struct { lc_weight **w; int64_t *K; int n; int64_t entries /* Σ M·N */, total /* Σ K */; } lc_target_set;
-lc_status lc_target_set_open(lc_training *, lc_target_set *);  /* K = 0 */
+typedef struct {
+  lc_weight **w;
+  int64_t *K;
+  int n;
+  int64_t entries /* Σ M·N */, total /* Σ K */;
+} lc_target_set;
+lc_status lc_target_set_open(lc_training *, lc_target_set *); /* K = 0 */
 void lc_target_set_free(lc_ctx *, lc_target_set *);
-/* K = floor(total·M·N / Σ M·N), total = floor(density · of). `of` is Σ M·N by lacuna's rule, or all parameters of the model. */
+/* K = floor(total·M·N / Σ M·N), total = floor(density · of). `of` is Σ M·N by lacuna's rule, or all
+ * parameters of the model. */
 lc_status lc_target_set_density(lc_training *, lc_target_set *, double density, int64_t of);
 /* K = r·(M+N): PEFT's count for a SHiRA of "rank" r. */
 lc_status lc_target_set_rank(lc_training *, lc_target_set *, int64_t r);
 
-/* Makes a delta, trainable; adds it to the run's adapter (made when there is none). The sparse one takes idx over. */
+/* Makes a delta, trainable; adds it to the run's adapter (made when there is none). The sparse one takes idx
+ * over. */
 lc_status lc_attach_sparse(lc_training *, lc_weight *, lc_index *idx, lc_delta **);
 lc_status lc_attach_lora(lc_training *, lc_weight *, const lc_lora_opts *, const float *A, lc_delta **);
 

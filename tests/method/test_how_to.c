@@ -1,4 +1,5 @@
-/* The worked example of docs/how-to-add-a-method.md: the page shows examples/norms.c as it is, it is at most 60 lines, and it trains. */
+/* The worked example of docs/how-to-add-a-method.md: the page shows examples/norms.c as it is, it is at most
+ * 60 lines, and it trains. */
 #include "../../examples/norms.c"
 #include <setjmp.h>
 #include <stdarg.h>
@@ -32,7 +33,11 @@ static int only_norms(void *arg, const char *kind, const struct json_t *e) {
 
 static void test_trains(void **state) {
   int64_t trainable = 0, want = 0;
-  t_spec s = {.row = &lc_method_norms, .opts = "steps=6 batch=4 eval-every=6", .out = "norms", .event = only_norms, .arg = &trainable};
+  t_spec s = {.row = &lc_method_norms,
+              .opts = "steps=6 batch=4 eval-every=6",
+              .out = "norms",
+              .event = only_norms,
+              .arg = &trainable};
   ok(t_train(&w, &s));
   lc_net *base, *net;
   lc_model *m;
@@ -51,7 +56,8 @@ static void test_trains(void **state) {
     assert_int_equal(memcmp(x, y, (size_t)(a->M * a->N) * 4) != 0, a->kind == LC_KIND_NORM);
   }
   assert_int_equal(trainable, want);
-  assert_true(atof(t_query(&w, "norms", "SELECT loss FROM evals WHERE step = 6")) < atof(t_query(&w, "norms", "SELECT loss FROM evals WHERE step = 0")));
+  assert_true(atof(t_query(&w, "norms", "SELECT loss FROM evals WHERE step = 6")) <
+              atof(t_query(&w, "norms", "SELECT loss FROM evals WHERE step = 0")));
   lc_net_free(net);
   lc_net_free(base);
   lc_model_close(m);

@@ -1,5 +1,6 @@
-/* Every method through the loop: the start is the base bit for bit, the result read back has the loss that training ended with, and an adapter
- * trained on a GGUF (permuted q and k) does the same on the HF form. The table's rows describe themselves. */
+/* Every method through the loop: the start is the base bit for bit, the result read back has the loss that
+ * training ended with, and an adapter trained on a GGUF (permuted q and k) does the same on the HF form. The
+ * table's rows describe themselves. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -39,10 +40,18 @@ static double loss_of(const lc_model *m, const char *adapter) {
   return s.nll;
 }
 
-typedef struct { const char *method, *set; } variant;
+typedef struct {
+  const char *method, *set;
+} variant;
 static const variant variants[] = {
-    {"full", "outtype=f32"},       {"full", "embeddings=false outtype=f32"}, {"lora", "r=4 alpha=8"}, {"lora", "r=3 rslora=true init=gaussian dropout=0.1"},
-    {"shira", "mask=random"},      {"shira", "mask=wm r=2"},                  {"shira", "mask=snip examples=8"}, {"spiel", "period=4 accumulate=2"},
+    {"full", "outtype=f32"},
+    {"full", "embeddings=false outtype=f32"},
+    {"lora", "r=4 alpha=8"},
+    {"lora", "r=3 rslora=true init=gaussian dropout=0.1"},
+    {"shira", "mask=random"},
+    {"shira", "mask=wm r=2"},
+    {"shira", "mask=snip examples=8"},
+    {"spiel", "period=4 accumulate=2"},
     {"spiel", "select=ma period=4 accumulate=2"},
 };
 
@@ -52,11 +61,15 @@ static void test_start_and_result(void **state) {
     const variant *v = &variants[i];
     char out[16], step0[64], last[64];
     snprintf(out, sizeof out, "r%zu", i);
-    t_spec s = {.method = v->method, .set = v->set, .opts = "steps=7 batch=6 density=0.05 eval-every=7", .out = out};
+    t_spec s = {
+        .method = v->method, .set = v->set, .opts = "steps=7 batch=6 density=0.05 eval-every=7", .out = out};
     ok(t_train(&w, &s));
-    snprintf(step0, sizeof step0, "%s", t_query(&w, out, "SELECT printf('%.17g', loss) FROM evals WHERE step = 0"));
-    snprintf(last, sizeof last, "%s", t_query(&w, out, "SELECT printf('%.17g', loss) FROM evals WHERE step = 7"));
-    if (atof(step0) != base) fail_msg("%s %s begins with %s, the base has %.17g", v->method, v->set, step0, base);
+    snprintf(step0, sizeof step0, "%s",
+             t_query(&w, out, "SELECT printf('%.17g', loss) FROM evals WHERE step = 0"));
+    snprintf(last, sizeof last, "%s",
+             t_query(&w, out, "SELECT printf('%.17g', loss) FROM evals WHERE step = 7"));
+    if (atof(step0) != base)
+      fail_msg("%s %s begins with %s, the base has %.17g", v->method, v->set, step0, base);
     assert_true(atof(last) < base);
     double got;
     if (!strcmp(v->method, "full")) {
@@ -67,12 +80,17 @@ static void test_start_and_result(void **state) {
     } else {
       got = loss_of(w.model, t_out(&w, out, ""));
     }
-    if (fabs(got - atof(last)) > 1e-6 * base) fail_msg("%s %s ended with %s, its result has %.17g", v->method, v->set, last, got);
+    if (fabs(got - atof(last)) > 1e-6 * base)
+      fail_msg("%s %s ended with %s, its result has %.17g", v->method, v->set, last, got);
   }
 }
 
 static void test_config(void **state) {
-  t_spec s = {.method = "lora", .set = "r=4 alpha=6 rslora=true dropout=0.05", .opts = "steps=1 base-name=some/base", .out = "c", .no_eval = true};
+  t_spec s = {.method = "lora",
+              .set = "r=4 alpha=6 rslora=true dropout=0.05",
+              .opts = "steps=1 base-name=some/base",
+              .out = "c",
+              .no_eval = true};
   ok(t_train(&w, &s));
   json_t *c;
   ok(lc_json_read(w.ctx, t_out(&w, "c", "adapter_config.json"), &c));
@@ -80,13 +98,18 @@ static void test_config(void **state) {
   assert_int_equal(json_integer_value(json_object_get(c, "lora_alpha")), 6);
   assert_true(json_is_true(json_object_get(c, "use_rslora")));
   assert_string_equal(json_string_value(json_object_get(c, "base_model_name_or_path")), "some/base");
-  assert_int_equal(json_array_size(json_object_get(c, "target_modules")), 7); /* all-linear, as the names it stands for */
+  assert_int_equal(json_array_size(json_object_get(c, "target_modules")),
+                   7); /* all-linear, as the names it stands for */
   assert_true(fabs(json_number_value(json_object_get(c, "lora_dropout")) - 0.05) < 1e-7);
   json_decref(c);
-  s = (t_spec){.method = "lora", .opts = "steps=1 targets=re:.*layers\\.1\\..*(q|up)_proj", .out = "d", .no_eval = true};
+  s = (t_spec){.method = "lora",
+               .opts = "steps=1 targets=re:.*layers\\.1\\..*(q|up)_proj",
+               .out = "d",
+               .no_eval = true};
   ok(t_train(&w, &s));
   ok(lc_json_read(w.ctx, t_out(&w, "d", "adapter_config.json"), &c));
-  const json_t *t = json_object_get(c, "target_modules"); /* the shortest names that mean these and no others */
+  const json_t *t =
+      json_object_get(c, "target_modules"); /* the shortest names that mean these and no others */
   assert_int_equal(json_array_size(t), 2);
   assert_string_equal(json_string_value(json_array_get(t, 0)), "1.mlp.up_proj");
   assert_string_equal(json_string_value(json_array_get(t, 1)), "1.self_attn.q_proj");
@@ -95,7 +118,8 @@ static void test_config(void **state) {
 
 /* Trained on the GGUF, used on the HF form, and the other way round. */
 static void test_across_formats(void **state) {
-  static const char *const methods[][2] = {{"lora", "r=4"}, {"shira", "mask=wm"}, {"spiel", "period=3 accumulate=2"}};
+  static const char *const methods[][2] = {
+      {"lora", "r=4"}, {"shira", "mask=wm"}, {"spiel", "period=3 accumulate=2"}};
   lc_tiny d = LC_TINY_LLAMA;
   lc_model *hf = w.model, *gguf;
   ok(lc_tiny_gguf(w.ctx, &d, lc_tiny_path(w.dir, "m.gguf")));
@@ -105,9 +129,13 @@ static void test_across_formats(void **state) {
       char out[32];
       snprintf(out, sizeof out, "x%d%d", i, from_gguf);
       w.model = from_gguf ? gguf : hf;
-      t_spec s = {.method = methods[i][0], .set = methods[i][1], .opts = "steps=4 batch=4 density=0.05 targets=q_proj,k_proj,down_proj", .out = out};
+      t_spec s = {.method = methods[i][0],
+                  .set = methods[i][1],
+                  .opts = "steps=4 batch=4 density=0.05 targets=q_proj,k_proj,down_proj",
+                  .out = out};
       ok(t_train(&w, &s));
-      const double own = loss_of(w.model, t_out(&w, out, "")), other = loss_of(from_gguf ? hf : gguf, t_out(&w, out, ""));
+      const double own = loss_of(w.model, t_out(&w, out, "")),
+                   other = loss_of(from_gguf ? hf : gguf, t_out(&w, out, ""));
       assert_true(fabs(own - other) < 1e-6 * own);
       assert_true(fabs(own - loss_of(hf, NULL)) > 1e-4);
     }
@@ -121,7 +149,8 @@ static void test_table(void **state) {
   for (int i = 0; i < lc_n_methods; i++) {
     const lc_method *m = lc_methods[i];
     assert_ptr_equal(lc_method_find(m->name), m);
-    assert_true(m->title && m->source && m->about && strlen(m->about) > 60 && m->lr > 0 && lc_optim_find(m->optimizer));
+    assert_true(m->title && m->source && m->about && strlen(m->about) > 60 && m->lr > 0 &&
+                lc_optim_find(m->optimizer));
     assert_true(m->attach && m->save);
     void *self = lc_alloc(w.ctx, LC_MEM_OTHER, m->self_size);
     ok(lc_options_init(w.ctx, m->options, self));
@@ -139,6 +168,7 @@ static void test_table(void **state) {
 
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 int main(void) {
-  const struct CMUnitTest tests[] = {TEST(test_start_and_result), TEST(test_config), TEST(test_across_formats), TEST(test_table)};
+  const struct CMUnitTest tests[] = {TEST(test_start_and_result), TEST(test_config),
+                                     TEST(test_across_formats), TEST(test_table)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

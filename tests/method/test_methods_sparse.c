@@ -1,5 +1,5 @@
-/* SHiRA and SpIEL through the training loop: what moves and what does not, masks against brute force, when entries are replaced, bytes,
- * what is refused, and what the result holds. */
+/* SHiRA and SpIEL through the training loop: what moves and what does not, masks against brute force, when
+ * entries are replaced, bytes, what is refused, and what the result holds. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -62,7 +62,8 @@ static float *values(const lc_weight *x) {
   return v;
 }
 
-/* Loads OUT's adapter: outside its positions every weight has the base's bits; removed, everywhere. Returns the entries in all. */
+/* Loads OUT's adapter: outside its positions every weight has the base's bits; removed, everywhere. Returns
+ * the entries in all. */
 static int64_t check_result(const char *out, double least_moved) {
   lc_net *base, *net;
   lc_adapter *a;
@@ -107,15 +108,19 @@ static int64_t check_result(const char *out, double least_moved) {
 #define DECAY "steps=6 batch=4 weight-decay=0.1 clip=0.5"
 
 static void test_off_the_mask(void **state) {
-  static const struct { const char *method, *set, *opts; double moved; } t[] = {
-      {"shira", "mask=random", DECAY " density=0.05", 0.5},  /* padding does not move */
+  static const struct {
+    const char *method, *set, *opts;
+    double moved;
+  } t[] = {
+      {"shira", "mask=random", DECAY " density=0.05", 0.5}, /* padding does not move */
       {"shira", "mask=wm r=2", DECAY, 1},
       {"shira", "mask=grad examples=8", DECAY " density=0.05", 0.5},
       {"shira", "mask=snip examples=8 calibration-bytes=30000", DECAY " density=0.05 dtype=bf16", 0.4},
       {"shira", "mask=struct axis=columns", DECAY " density=0.1", 0.4},
       {"spiel", "period=4 accumulate=2", DECAY " density=0.05", 0.9},
       {"spiel", "select=ma period=4 accumulate=2", DECAY " density=0.05", 0.9},
-      {"spiel", "period=4 accumulate=2 reference=true policy=cosine", DECAY " density=0.05 micro-batch=1 dtype=bf16", 0.8},
+      {"spiel", "period=4 accumulate=2 reference=true policy=cosine",
+       DECAY " density=0.05 micro-batch=1 dtype=bf16", 0.8},
   };
   const uint64_t base = file_sum(lc_tiny_path(w.dir, "model/model.safetensors"));
   for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
@@ -126,7 +131,8 @@ static void test_off_the_mask(void **state) {
     check_result(out, t[i].moved);
     assert_true(file_sum(lc_tiny_path(w.dir, "model/model.safetensors")) == base);
     assert_true(lc_path_exists(t_out(&w, out, "lacuna_adapter.json")));
-    assert_int_equal(lc_path_exists(t_out(&w, out, "adapter_config.json")), *t[i].method == 's' && t[i].method[1] == 'h');
+    assert_int_equal(lc_path_exists(t_out(&w, out, "adapter_config.json")),
+                     *t[i].method == 's' && t[i].method[1] == 'h');
     assert_int_equal(lc_path_exists(t_out(&w, out, "lacuna_adapter.safetensors")), t[i].method[1] == 'p');
   }
 }
@@ -159,11 +165,15 @@ static void test_budgets(void **state) {
   assert_int_equal(trainable_of("shira", "", "steps=1 density=0.02"), want);
   assert_int_equal(trainable_of("spiel", "", "steps=1 density=0.02"), want);
   want = 0;
-  for (int i = 0; i < n; i++) want += (int64_t)floor(0.02 * (double)lc_model_parameters(w.model)) * (t[i]->M * t[i]->N) / entries;
+  for (int i = 0; i < n; i++)
+    want += (int64_t)floor(0.02 * (double)lc_model_parameters(w.model)) * (t[i]->M * t[i]->N) / entries;
   assert_int_equal(trainable_of("spiel", "budget=authors", "steps=1 density=0.02"), want);
   lc_free(w.ctx, t);
   lc_net_free(net);
-  t_spec s = {.method = "shira", .set = "budget=authors", .opts = "steps=1", .out = "x"}; /* 32·(M+N) is more than these small weights have */
+  t_spec s = {.method = "shira",
+              .set = "budget=authors",
+              .opts = "steps=1",
+              .out = "x"}; /* 32·(M+N) is more than these small weights have */
   refused(&s, "r = 32 asks for");
 }
 
@@ -197,7 +207,11 @@ static void test_disjoint(void **state) {
 
 /* ---- grad and snip against brute force over the same accumulated gradients ---- */
 
-typedef struct { const lc_weight *w[64]; float *g[64]; int n; } gradients;
+typedef struct {
+  const lc_weight *w[64];
+  float *g[64];
+  int n;
+} gradients;
 static gradients seen;
 
 static lc_status keep(void *arg, lc_weight *x, const float *dW) {
@@ -223,7 +237,8 @@ static lc_status calibrate_and_compare(void *self, lc_training *t) {
     for (int64_t k = 0; k < total; k++) score[k] = fabsf(snip_wanted ? score[k] * W[k] : score[k]);
     for (int64_t k = 0; k < p->n; k++) least = fminf(least, score[lc_index_at(&p->idx, k)]);
     int64_t last = -1, above = 0;
-    for (int64_t k = 0; k < total; k++) { /* nothing outside is larger; of the equal ones the first were taken */
+    for (int64_t k = 0; k < total;
+         k++) { /* nothing outside is larger; of the equal ones the first were taken */
       const bool in = lc_index_has(&p->idx, k);
       if (in && score[k] == least) last = k;
       above += score[k] > least;
@@ -242,8 +257,11 @@ static void test_gradient_masks(void **state) {
   for (snip_wanted = 0; snip_wanted < 2; snip_wanted++) {
     lc_method row = lc_method_shira;
     row.calibrate = calibrate_and_compare;
-    t_spec s = {.row = &row, .set = snip_wanted ? "mask=snip examples=8 calibration-bytes=40000" : "mask=grad examples=8 calibration-bytes=40000",
-                .opts = "steps=1 density=0.03", .out = snip_wanted ? "g1" : "g0"};
+    t_spec s = {.row = &row,
+                .set = snip_wanted ? "mask=snip examples=8 calibration-bytes=40000"
+                                   : "mask=grad examples=8 calibration-bytes=40000",
+                .opts = "steps=1 density=0.03",
+                .out = snip_wanted ? "g1" : "g0"};
     ok(t_train(&w, &s));
   }
 }
@@ -308,12 +326,17 @@ static lc_status watch_swaps(void *self, lc_training *t) {
 static void test_schedule(void **state) {
   lc_method row = lc_method_spiel;
   row.after_step = watch_swaps;
-  t_spec s = {.row = &row, .opts = "steps=100 stop-after=50 batch=2 density=0.05", .out = "schedule", .no_eval = true};
+  t_spec s = {.row = &row,
+              .opts = "steps=100 stop-after=50 batch=2 density=0.05",
+              .out = "schedule",
+              .no_eval = true};
   memset(changed_at, 0, sizeof changed_at);
   ok(t_train(&w, &s));
   for (int c = 1; c <= 50; c++) {
-    if (c != 5 && c != 25 && c != 45) assert_int_equal(changed_at[c], 0);
-    else assert_true(changed_at[c] > 0);
+    if (c != 5 && c != 25 && c != 45)
+      assert_int_equal(changed_at[c], 0);
+    else
+      assert_true(changed_at[c] > 0);
   }
   assert_true(changed_at[5] > K_of_first / 4); /* p = 1: what is among the candidates stays */
   assert_true(changed_at[25] <= (int64_t)floor((double)K_of_first * 0.15));
@@ -321,15 +344,19 @@ static void test_schedule(void **state) {
   assert_true(changed_at[45] <= (int64_t)floor((double)K_of_first * 0.2 * 0.55));
 }
 
-/* All positions and p = 0: AdamW with ε outside the bias correction, here in f64 on the gradients that came. */
-typedef struct { double *m, *v, *d; } dense_state;
+/* All positions and p = 0: AdamW with ε outside the bias correction, here in f64 on the gradients that came.
+ * */
+typedef struct {
+  double *m, *v, *d;
+} dense_state;
 static dense_state dense;
 
 static lc_status dense_adamw(void *self, lc_training *t) {
   const lc_param *p = t->adapter->delta[0]->param[0];
   const double b1 = 0.9, b2 = 0.999, lr = t->lr, n = (double)t->step + 1;
   assert_int_equal(p->n, p->rows * p->cols);
-  if (!dense.m) dense = (dense_state){calloc((size_t)p->n, 8), calloc((size_t)p->n, 8), calloc((size_t)p->n, 8)};
+  if (!dense.m)
+    dense = (dense_state){calloc((size_t)p->n, 8), calloc((size_t)p->n, 8), calloc((size_t)p->n, 8)};
   double off = 0, size = 0;
   for (int64_t k = 0; k < p->n; k++) {
     const double g = (double)p->grad[k];
@@ -340,22 +367,33 @@ static lc_status dense_adamw(void *self, lc_training *t) {
     off += (dense.d[k] - (double)p->value[k]) * (dense.d[k] - (double)p->value[k]);
     size += dense.d[k] * dense.d[k];
   }
-  if (!(sqrt(off / size) < 1e-6)) fail_msg("update %lld: off by %g", (long long)t->step + 1, sqrt(off / size));
+  if (!(sqrt(off / size) < 1e-6))
+    fail_msg("update %lld: off by %g", (long long)t->step + 1, sqrt(off / size));
   return lc_method_spiel.after_step(self, t);
 }
 
 static void test_dense_adamw(void **state) {
   lc_method row = lc_method_spiel;
   row.after_step = dense_adamw;
-  t_spec s = {.row = &row, .set = "policy=cosine p0=0", .out = "dense", .no_eval = true,
-              .opts = "steps=20 batch=2 density=1 targets=layers.1.self_attn.k_proj clip=0 weight-decay=0.01"};
+  t_spec s = {.row = &row,
+              .set = "policy=cosine p0=0",
+              .out = "dense",
+              .no_eval = true,
+              .opts =
+                  "steps=20 batch=2 density=1 targets=layers.1.self_attn.k_proj clip=0 weight-decay=0.01"};
   ok(t_train(&w, &s));
   free(dense.m), free(dense.v), free(dense.d);
 }
 
 /* ---- bytes, and no allocation after the first update ---- */
 
-typedef struct { int64_t K; size_t trainable, grad, candidate, form, scratch; uint64_t allocations; int steps; bool after_start; } bytes;
+typedef struct {
+  int64_t K;
+  size_t trainable, grad, candidate, form, scratch;
+  uint64_t allocations;
+  int steps;
+  bool after_start;
+} bytes;
 
 static int weigh(void *arg, const char *kind, const struct json_t *e) {
   bytes *b = arg;
@@ -374,7 +412,11 @@ static int weigh(void *arg, const char *kind, const struct json_t *e) {
 }
 
 static void test_bytes(void **state) {
-  static const struct { const char *method, *set; size_t trainable, grad, candidate; bool sides; } t[] = {
+  static const struct {
+    const char *method, *set;
+    size_t trainable, grad, candidate;
+    bool sides;
+  } t[] = {
       {"shira", "mask=random", 16, 4, 0, false},
       {"shira", "mask=snip examples=8", 16, 4, 0, false},
       {"spiel", "period=4 accumulate=2", 20, 8, 12, false},
@@ -395,7 +437,11 @@ static void test_bytes(void **state) {
       char out[32];
       bytes b = {0};
       snprintf(out, sizeof out, "w%zu%d", i, big);
-      t_spec s = {.method = t[i].method, .set = t[i].set, .out = out, .event = weigh, .arg = &b,
+      t_spec s = {.method = t[i].method,
+                  .set = t[i].set,
+                  .out = out,
+                  .event = weigh,
+                  .arg = &b,
                   .opts = big ? "steps=11 batch=4 micro-batch=2 density=0.2 eval-every=3 keep=0 dtype=bf16"
                               : "steps=11 batch=4 micro-batch=2 density=0.01 eval-every=3 keep=0"};
       ok(t_train(&w, &s));
@@ -409,7 +455,9 @@ static void test_bytes(void **state) {
 /* ---- refusals ---- */
 
 static void test_refusals(void **state) {
-  static const struct { const char *method, *set, *opts, *says; } t[] = {
+  static const struct {
+    const char *method, *set, *opts, *says;
+  } t[] = {
       {"spiel", "period=5 accumulate=5", "steps=3", "nothing would ever be reselected"},
       {"spiel", "period=5 accumulate=9", "steps=3", "nothing would ever be reselected"},
       {"spiel", "", "steps=3 density=0", "not in (0, 1]"},
@@ -436,11 +484,15 @@ static void test_refusals(void **state) {
       {"lora", "dropout=1", "steps=3", "dropout"},
       {"lora", "", "steps=3 targets=embed_tokens", "linear layers only"},
   };
-  const size_t before = lc_mem_bytes(w.ctx, LC_MEM_TRAINABLE) + lc_mem_bytes(w.ctx, LC_MEM_GRAD) + lc_mem_bytes(w.ctx, LC_MEM_CANDIDATE);
+  const size_t before = lc_mem_bytes(w.ctx, LC_MEM_TRAINABLE) + lc_mem_bytes(w.ctx, LC_MEM_GRAD) +
+                        lc_mem_bytes(w.ctx, LC_MEM_CANDIDATE);
   for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
-    t_spec s = {.method = t[i].method, .set = t[i].set, .opts = t[i].opts, .out = "refused", .overwrite = true};
+    t_spec s = {
+        .method = t[i].method, .set = t[i].set, .opts = t[i].opts, .out = "refused", .overwrite = true};
     refused(&s, t[i].says);
-    assert_int_equal(lc_mem_bytes(w.ctx, LC_MEM_TRAINABLE) + lc_mem_bytes(w.ctx, LC_MEM_GRAD) + lc_mem_bytes(w.ctx, LC_MEM_CANDIDATE), before);
+    assert_int_equal(lc_mem_bytes(w.ctx, LC_MEM_TRAINABLE) + lc_mem_bytes(w.ctx, LC_MEM_GRAD) +
+                         lc_mem_bytes(w.ctx, LC_MEM_CANDIDATE),
+                     before);
   }
 }
 
@@ -456,7 +508,8 @@ static void test_quantised_base(void **state) {
   const uint64_t sum = file_sum(path);
   ok(lc_model_open(w.ctx, path, &q4));
   w.model = q4;
-  t_spec s = {.method = "spiel", .set = "period=4 accumulate=2", .opts = "steps=8 batch=8 density=0.05", .out = "q4"};
+  t_spec s = {
+      .method = "spiel", .set = "period=4 accumulate=2", .opts = "steps=8 batch=8 density=0.05", .out = "q4"};
   ok(t_train(&w, &s));
   check_result("q4", 0.5);
   assert_true(file_sum(path) == sum);
@@ -470,7 +523,8 @@ static void test_quantised_base(void **state) {
 
 /* SpIEL's result in PEFT's layout, on request. */
 static void test_export(void **state) {
-  t_spec s = {.method = "spiel", .set = "period=4 accumulate=2", .opts = "steps=4 density=0.05", .out = "native"};
+  t_spec s = {
+      .method = "spiel", .set = "period=4 accumulate=2", .opts = "steps=4 density=0.05", .out = "native"};
   ok(t_train(&w, &s));
   s.set = "period=4 accumulate=2 layout=peft";
   s.out = "at-once";
@@ -494,14 +548,16 @@ static void test_export(void **state) {
   }
   free(v);
   lc_net_free(net);
-  assert_true(t_same_files(t_out(&w, "peft", "adapter_model.safetensors"), t_out(&w, "at-once", "adapter_model.safetensors")));
+  assert_true(t_same_files(t_out(&w, "peft", "adapter_model.safetensors"),
+                           t_out(&w, "at-once", "adapter_model.safetensors")));
 }
 
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 int main(void) {
   const struct CMUnitTest tests[] = {
-      TEST(test_off_the_mask), TEST(test_budgets), TEST(test_disjoint),   TEST(test_gradient_masks),  TEST(test_conv1d), TEST(test_schedule),
-      TEST(test_dense_adamw),  TEST(test_bytes),   TEST(test_refusals), TEST(test_quantised_base), TEST(test_export),
+      TEST(test_off_the_mask), TEST(test_budgets),        TEST(test_disjoint),    TEST(test_gradient_masks),
+      TEST(test_conv1d),       TEST(test_schedule),       TEST(test_dense_adamw), TEST(test_bytes),
+      TEST(test_refusals),     TEST(test_quantised_base), TEST(test_export),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

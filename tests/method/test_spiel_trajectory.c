@@ -1,8 +1,11 @@
-/* SpIEL follows the trajectory of a program written from the sheet (bench/parity/spiel_numpy.py): the method's own hooks, selection, sampled
- * gradients, optimiser and swaps on linear layers with a squared error, update by update. bench/parity/SPIEL.md defines the files.
+/* SpIEL follows the trajectory of a program written from the sheet (bench/parity/spiel_numpy.py): the
+ * method's own hooks, selection, sampled gradients, optimiser and swaps on linear layers with a squared
+ * error, update by update. bench/parity/SPIEL.md defines the files.
  *
- *   test_spiel_trajectory                           the problems of golden/spiel: positions and ages equal, the rest within 1e-3
- *   test_spiel_trajectory DIR OUT.safetensors       runs the problem in DIR and writes its trajectory (bench/parity/run_spiel.py --program) */
+ *   test_spiel_trajectory                           the problems of golden/spiel: positions and ages equal,
+ *                                                   the rest within 1e-3
+ *   test_spiel_trajectory DIR OUT.safetensors       runs the problem in DIR and writes its trajectory
+ *                                                   (bench/parity/run_spiel.py --program) */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -17,7 +20,13 @@
 
 static lc_ctx *ctx;
 
-typedef struct { int64_t layers, steps, planned, S, A; double p0, beta1, beta2, eps, weight_decay; bool reference, ma; const char *policy; const json_t *lr; } problem;
+typedef struct {
+  int64_t layers, steps, planned, S, A;
+  double p0, beta1, beta2, eps, weight_decay;
+  bool reference, ma;
+  const char *policy;
+  const json_t *lr;
+} problem;
 
 static lc_status read_problem(const json_t *j, problem *p) {
   const char *variant;
@@ -36,12 +45,19 @@ static lc_status read_problem(const json_t *j, problem *p) {
   LC_TRY(lc_json_f64_or(ctx, j, "weight_decay", 0, &p->weight_decay));
   p->ma = variant && !strcmp(variant, "ma");
   p->lr = json_object_get(j, "lr");
-  if (!variant || !p->policy || p->layers < 1 || (int64_t)json_array_size(p->lr) != p->steps) return lc_fail(ctx, "spiel.json is not complete");
+  if (!variant || !p->policy || p->layers < 1 || (int64_t)json_array_size(p->lr) != p->steps)
+    return lc_fail(ctx, "spiel.json is not complete");
   return LC_OK;
 }
 
 /* What is recorded of one layer after each update. */
-typedef struct { int64_t *index; float *value, *m, *v; int32_t *age; float *r, *q; int64_t K, M, N; } trace;
+typedef struct {
+  int64_t *index;
+  float *value, *m, *v;
+  int32_t *age;
+  float *r, *q;
+  int64_t K, M, N;
+} trace;
 
 static void trace_free(trace *t) {
   free(t->index), free(t->value), free(t->m), free(t->v), free(t->age), free(t->r), free(t->q);
@@ -49,7 +65,16 @@ static void trace_free(trace *t) {
 
 static trace trace_new(int64_t steps, int64_t K, int64_t M, int64_t N) {
   const size_t n = (size_t)(steps * K);
-  return (trace){malloc(n * 8), malloc(n * 4), malloc(n * 4), malloc(n * 4), malloc(n * 4), malloc((size_t)(steps * M) * 4), malloc((size_t)(steps * N) * 4), K, M, N};
+  return (trace){malloc(n * 8),
+                 malloc(n * 4),
+                 malloc(n * 4),
+                 malloc(n * 4),
+                 malloc(n * 4),
+                 malloc((size_t)(steps * M) * 4),
+                 malloc((size_t)(steps * N) * 4),
+                 K,
+                 M,
+                 N};
 }
 
 static void record(const trace *t, const lc_param *p, int64_t c, bool ma) {
@@ -62,19 +87,30 @@ static void record(const trace *t, const lc_param *p, int64_t c, bool ma) {
   }
   memcpy(t->m + c * t->K, lc_param_find(p, "m"), (size_t)t->K * 4);
   memcpy(t->v + c * t->K, lc_param_find(p, "v"), (size_t)t->K * 4);
-  for (int64_t k = 0; k < t->K; k++) t->age[c * t->K + k] = (int32_t)lc_param_find(p, "age")[k] + 1; /* there: of the next update */
+  for (int64_t k = 0; k < t->K; k++)
+    t->age[c * t->K + k] = (int32_t)lc_param_find(p, "age")[k] + 1; /* there: of the next update */
 }
 
 /* Forward, loss, and dW's consumers for micro-batch b of update c. */
-static lc_status micro_batch(lc_training *t, const lc_tensor *x, const lc_tensor *target, int64_t c, int64_t b, double *loss) {
+static lc_status micro_batch(lc_training *t, const lc_tensor *x, const lc_tensor *target, int64_t c,
+                             int64_t b, double *loss) {
   lc_weight *w = &t->net->weights.w[0];
   const int64_t B = x->shape[1], T = x->shape[2], M = w->M, N = w->N;
-  const float *in = (const float *)x->data + (c * B + b) * T * N, *want = (const float *)target->data + (c * B + b) * T * M;
+  const float *in = (const float *)x->data + (c * B + b) * T * N,
+              *want = (const float *)target->data + (c * B + b) * T * M;
   const void *tile;
   int64_t ld;
   float *dy = malloc((size_t)(T * M) * 4);
   lc_status st = lc_weight_tile(ctx, 0, w, (lc_rect){0, M, 0, N}, LC_F32, &tile, &ld);
-  const lc_gemm_shape s = {.m = T, .n = M, .k = N, .lda = N, .ldb = ld, .ldc = M, .trans_b = true, .dtype = LC_F32, .c_dtype = LC_F32};
+  const lc_gemm_shape s = {.m = T,
+                           .n = M,
+                           .k = N,
+                           .lda = N,
+                           .ldb = ld,
+                           .ldc = M,
+                           .trans_b = true,
+                           .dtype = LC_F32,
+                           .c_dtype = LC_F32};
   if (!st) st = lc_gemm(ctx, 0, &s, in, tile, dy);
   for (int64_t k = 0; k < T * M && !st; k++) {
     const float d = dy[k] - want[k];
@@ -87,7 +123,8 @@ static lc_status micro_batch(lc_training *t, const lc_tensor *x, const lc_tensor
   return st;
 }
 
-static lc_status one_update(lc_training *t, const problem *pr, const lc_tensor *x, const lc_tensor *target, int64_t c, double *loss) {
+static lc_status one_update(lc_training *t, const problem *pr, const lc_tensor *x, const lc_tensor *target,
+                            int64_t c, double *loss) {
   lc_param *p = t->adapter->delta[0]->param[0];
   t->step = t->hyper.step = c;
   t->lr = t->hyper.lr = json_number_value(json_array_get(pr->lr, (size_t)c));
@@ -123,17 +160,33 @@ static lc_status run_layer(const problem *pr, const lc_safetensors *in, int64_t 
   const lc_tensor *t[4];
   for (int i = 0; i < 4; i++) {
     snprintf(name[i], sizeof name[i], "%s.%lld", kind[i], (long long)l);
-    if (!(t[i] = lc_safetensors_find(in, name[i]))) return lc_fail(ctx, "inputs.safetensors has no '%s'", name[i]);
+    if (!(t[i] = lc_safetensors_find(in, name[i])))
+      return lc_fail(ctx, "inputs.safetensors has no '%s'", name[i]);
   }
   const int64_t M = t[0]->shape[0], N = t[0]->shape[1], K = t[1]->shape[0];
   lc_status st = LC_OK;
   void *self = calloc(1, lc_method_spiel.self_size);
-  lc_weight w = {.name = "layer.weight", .module = "layer", .id = lc_fnv1a32("layer.weight"), .kind = LC_KIND_LINEAR, .M = M, .N = N, .ndim = 2, .uses = 1};
+  lc_weight w = {.name = "layer.weight",
+                 .module = "layer",
+                 .id = lc_fnv1a32("layer.weight"),
+                 .kind = LC_KIND_LINEAR,
+                 .M = M,
+                 .N = N,
+                 .ndim = 2,
+                 .uses = 1};
   lc_net net = {.ctx = ctx, .compute = LC_F32, .weights = {&w, 1}};
-  lc_training tr = {.ctx = ctx, .net = &net, .method = &lc_method_spiel, .self = self, .optim = lc_optim_find("adamw"), .planned = pr->planned,
-                    .last = pr->steps, .n_micro = t[2]->shape[1]};
-  tr.opts = (lc_train_opts){.targets = "all-linear", .density = ((double)K + 0.5) / (double)(M * N), .eps = pr->eps, .seed = 1};
-  tr.hyper = (lc_hyper){.weight_decay = pr->weight_decay, .beta1 = pr->beta1, .beta2 = pr->beta2, .eps = pr->eps};
+  lc_training tr = {.ctx = ctx,
+                    .net = &net,
+                    .method = &lc_method_spiel,
+                    .self = self,
+                    .optim = lc_optim_find("adamw"),
+                    .planned = pr->planned,
+                    .last = pr->steps,
+                    .n_micro = t[2]->shape[1]};
+  tr.opts = (lc_train_opts){
+      .targets = "all-linear", .density = ((double)K + 0.5) / (double)(M * N), .eps = pr->eps, .seed = 1};
+  tr.hyper =
+      (lc_hyper){.weight_decay = pr->weight_decay, .beta1 = pr->beta1, .beta2 = pr->beta2, .eps = pr->eps};
   *out = trace_new(pr->steps, K, M, N);
   LC_GO(set_options(pr, self));
   LC_GO(lc_form_view(ctx, t[0], false, NULL, &w.base));
@@ -141,17 +194,20 @@ static lc_status run_layer(const problem *pr, const lc_safetensors *in, int64_t 
   LC_GO(lc_method_spiel.attach(self, &tr));
   lc_param *p = tr.adapter->delta[0]->param[0];
   if (p->n != K) LC_GO(lc_fail(ctx, "%lld entries, %lld expected", (long long)p->n, (long long)K));
-  for (int64_t k = 0; k < K; k++) ((int32_t *)p->idx.at)[k] = (int32_t)((const int64_t *)t[1]->data)[k]; /* the problem's start */
+  for (int64_t k = 0; k < K; k++)
+    ((int32_t *)p->idx.at)[k] = (int32_t)((const int64_t *)t[1]->data)[k]; /* the problem's start */
   LC_GO(tr.optim->prepare(ctx, p, &tr.hyper));
   const uint64_t allocations = lc_mem_allocations(ctx);
   for (int64_t c = 0; c < pr->steps; c++) {
     LC_GO(one_update(&tr, pr, t[2], t[3], c, &loss[c]));
     record(out, p, c, pr->ma);
     for (int64_t k = 1; k < K; k++) /* a reselection leaves them sorted, distinct, inside */
-      if (lc_index_at(&p->idx, k) <= lc_index_at(&p->idx, k - 1) || lc_index_at(&p->idx, k) >= M * N) LC_GO(lc_fail(ctx, "positions out of order"));
+      if (lc_index_at(&p->idx, k) <= lc_index_at(&p->idx, k - 1) || lc_index_at(&p->idx, k) >= M * N)
+        LC_GO(lc_fail(ctx, "positions out of order"));
     if (c == 0) tr.tokens = (int64_t)(lc_mem_allocations(ctx) - allocations);
   }
-  if (lc_mem_allocations(ctx) - allocations != (uint64_t)tr.tokens) LC_GO(lc_fail(ctx, "something was allocated after the first update"));
+  if (lc_mem_allocations(ctx) - allocations != (uint64_t)tr.tokens)
+    LC_GO(lc_fail(ctx, "something was allocated after the first update"));
 done:
   lc_method_spiel.release(self, ctx);
   while (net.n_adapter) lc_adapter_remove(net.adapter[0]);
@@ -190,19 +246,31 @@ static void free_problem(const problem *p, double *loss, trace *traces) {
 
 /* ---- as a program ---- */
 
-typedef struct { const char *kind; lc_dtype dtype; size_t size; } column;
-static const column ag_columns[] = {{"index", LC_I64, 8}, {"value", LC_F32, 4}, {"m", LC_F32, 4}, {"v", LC_F32, 4}, {"age", LC_I32, 4}};
-static const column ma_columns[] = {{"index", LC_I64, 8}, {"value", LC_F32, 4}, {"r", LC_F32, 4}, {"q", LC_F32, 4}};
+typedef struct {
+  const char *kind;
+  lc_dtype dtype;
+  size_t size;
+} column;
+static const column ag_columns[] = {
+    {"index", LC_I64, 8}, {"value", LC_F32, 4}, {"m", LC_F32, 4}, {"v", LC_F32, 4}, {"age", LC_I32, 4}};
+static const column ma_columns[] = {
+    {"index", LC_I64, 8}, {"value", LC_F32, 4}, {"r", LC_F32, 4}, {"q", LC_F32, 4}};
 
 static const void *column_data(const trace *t, const char *kind, int64_t *width) {
   *width = *kind == 'r' ? t->M : *kind == 'q' ? t->N : t->K;
   switch (*kind) {
-  case 'i': return t->index;
-  case 'm': return t->m;
-  case 'a': return t->age;
-  case 'r': return t->r;
-  case 'q': return t->q;
-  default: return kind[1] ? (const void *)t->value : t->v;
+  case 'i':
+    return t->index;
+  case 'm':
+    return t->m;
+  case 'a':
+    return t->age;
+  case 'r':
+    return t->r;
+  case 'q':
+    return t->q;
+  default:
+    return kind[1] ? (const void *)t->value : t->v;
   }
 }
 
@@ -221,10 +289,13 @@ static lc_status write_trace(const char *path, const problem *p, const double *l
         char name[32];
         const void *data = column_data(&traces[l], col[i].kind, &width);
         snprintf(name, sizeof name, "%s.%lld", col[i].kind, (long long)l);
-        if (write) st = lc_safetensors_append(w, data, (size_t)(p->steps * width) * col[i].size);
-        else st = lc_safetensors_declare(w, name, col[i].dtype, 2, (int64_t[]){p->steps, width});
+        if (write)
+          st = lc_safetensors_append(w, data, (size_t)(p->steps * width) * col[i].size);
+        else
+          st = lc_safetensors_declare(w, name, col[i].dtype, 2, (int64_t[]){p->steps, width});
         if (i == n - 1 && l == p->layers - 1 && !st)
-          st = write ? lc_safetensors_append(w, l32, (size_t)p->steps * 4) : lc_safetensors_declare(w, "loss", LC_F32, 1, &p->steps);
+          st = write ? lc_safetensors_append(w, l32, (size_t)p->steps * 4)
+                     : lc_safetensors_declare(w, "loss", LC_F32, 1, &p->steps);
       }
   lc_status end = lc_safetensors_finish(w, st == LC_OK);
   if (!st) st = end;
@@ -254,7 +325,8 @@ static int program(const char *dir, const char *out) {
 
 static double error(const float *a, const float *b, int64_t n) {
   double d = 0, s = 0;
-  for (int64_t i = 0; i < n; i++) d += ((double)a[i] - b[i]) * ((double)a[i] - b[i]), s += (double)b[i] * b[i];
+  for (int64_t i = 0; i < n; i++)
+    d += ((double)a[i] - b[i]) * ((double)a[i] - b[i]), s += (double)b[i] * b[i];
   return sqrt(d) / (s > 0 ? sqrt(s) : 1);
 }
 
@@ -282,7 +354,8 @@ static void follow(const char *dir) {
         const size_t at = (size_t)(c * width) * col[i].size;
         const uint8_t *want = (const uint8_t *)t->data + at;
         if (col[i].dtype != LC_F32) {
-          if (memcmp(got + at, want, (size_t)width * col[i].size)) fail_msg("%s: %s differs first after update %lld", dir, name, (long long)c + 1);
+          if (memcmp(got + at, want, (size_t)width * col[i].size))
+            fail_msg("%s: %s differs first after update %lld", dir, name, (long long)c + 1);
           continue;
         }
         const double d = error((const float *)(got + at), (const float *)want, width);
@@ -291,15 +364,22 @@ static void follow(const char *dir) {
       }
     }
   const float *want = lc_safetensors_find(&e, "loss")->data;
-  for (int64_t c = 0; c < p.steps; c++) assert_true(fabs(loss[c] - (double)want[c]) <= 1e-3 * fabs((double)want[c]));
+  for (int64_t c = 0; c < p.steps; c++)
+    assert_true(fabs(loss[c] - (double)want[c]) <= 1e-3 * fabs((double)want[c]));
   print_message("%s: %lld updates followed, largest relative error %.1g\n", dir, (long long)p.steps, worst);
   lc_safetensors_close(ctx, &e);
   free_problem(&p, loss, traces);
 }
 
-static void test_ag(void **state) { follow("golden/spiel/ag"); }
-static void test_ma(void **state) { follow("golden/spiel/ma"); }
-static void test_ag_reference(void **state) { follow("golden/spiel/ag-reference"); }
+static void test_ag(void **state) {
+  follow("golden/spiel/ag");
+}
+static void test_ma(void **state) {
+  follow("golden/spiel/ma");
+}
+static void test_ag_reference(void **state) {
+  follow("golden/spiel/ag-reference");
+}
 
 static int setup(void **state) {
   char why[256];
@@ -315,6 +395,7 @@ static int teardown(void **state) {
 
 int main(int argc, char **argv) {
   if (argc == 3) return program(argv[1], argv[2]);
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_ag), cmocka_unit_test(test_ma), cmocka_unit_test(test_ag_reference)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_ag), cmocka_unit_test(test_ma),
+                                     cmocka_unit_test(test_ag_reference)};
   return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -1,4 +1,5 @@
-/* The matching rules of adapter_config.json, against what PEFT 0.21 answers for the same names, and the scale rule. */
+/* The matching rules of adapter_config.json, against what PEFT 0.21 answers for the same names, and the scale
+ * rule. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -21,7 +22,10 @@ static int teardown(void **state) {
   return 0;
 }
 
-typedef struct { const char *config, *module; bool hit; } row;
+typedef struct {
+  const char *config, *module;
+  bool hit;
+} row;
 
 static const row rows[] = {
     /* suffixes */
@@ -36,7 +40,8 @@ static const row rows[] = {
     {"{'target_modules': ['k_proj', 'v_proj']}", "model.layers.3.self_attn.v_proj", true},
     {"{'target_modules': ['q_proj.weight']}", "model.layers.0.self_attn.q_proj", false},
     {"{'target_modules': ['.q_proj']}", "model.layers.0.self_attn.q_proj", false},
-    {"{'target_modules': ['q_.*']}", "model.layers.0.self_attn.q_proj", false}, /* a list holds no expressions */
+    {"{'target_modules': ['q_.*']}", "model.layers.0.self_attn.q_proj",
+     false}, /* a list holds no expressions */
     {"{'target_modules': []}", "model.layers.0.self_attn.q_proj", false},
     /* a string is an expression over the whole path */
     {"{'target_modules': '.*q_proj'}", "model.layers.0.self_attn.q_proj", true},
@@ -52,27 +57,38 @@ static const row rows[] = {
     {"{'target_modules': 'all-linear'}", "lm_head", false},
     {"{'target_modules': ['lm_head']}", "lm_head", true},
     /* exclude_modules wins */
-    {"{'target_modules': ['q_proj'], 'exclude_modules': ['layers.0.self_attn.q_proj']}", "model.layers.0.self_attn.q_proj", false},
-    {"{'target_modules': ['q_proj'], 'exclude_modules': ['layers.0.self_attn.q_proj']}", "model.layers.1.self_attn.q_proj", true},
-    {"{'target_modules': ['q_proj'], 'exclude_modules': '.*\\\\.0\\\\..*'}", "model.layers.0.self_attn.q_proj", false},
-    {"{'target_modules': ['q_proj'], 'exclude_modules': '.*\\\\.0'}", "model.layers.0.self_attn.q_proj", true},
+    {"{'target_modules': ['q_proj'], 'exclude_modules': ['layers.0.self_attn.q_proj']}",
+     "model.layers.0.self_attn.q_proj", false},
+    {"{'target_modules': ['q_proj'], 'exclude_modules': ['layers.0.self_attn.q_proj']}",
+     "model.layers.1.self_attn.q_proj", true},
+    {"{'target_modules': ['q_proj'], 'exclude_modules': '.*\\\\.0\\\\..*'}",
+     "model.layers.0.self_attn.q_proj", false},
+    {"{'target_modules': ['q_proj'], 'exclude_modules': '.*\\\\.0'}", "model.layers.0.self_attn.q_proj",
+     true},
     {"{'target_modules': 'all-linear', 'exclude_modules': ['up_proj']}", "model.layers.0.mlp.up_proj", false},
     {"{'target_modules': ['q_proj'], 'exclude_modules': []}", "model.layers.0.self_attn.q_proj", true},
     /* what is inside a module to save is out */
-    {"{'target_modules': ['q_proj'], 'modules_to_save': ['self_attn']}", "model.layers.0.self_attn.q_proj", false},
+    {"{'target_modules': ['q_proj'], 'modules_to_save': ['self_attn']}", "model.layers.0.self_attn.q_proj",
+     false},
     {"{'target_modules': ['q_proj'], 'modules_to_save': ['attn']}", "model.layers.0.self_attn.q_proj", true},
     /* layers_to_transform: the first number after two names, or after layers_pattern */
     {"{'target_modules': ['q_proj'], 'layers_to_transform': 1}", "model.layers.1.self_attn.q_proj", true},
     {"{'target_modules': ['q_proj'], 'layers_to_transform': 1}", "model.layers.11.self_attn.q_proj", false},
-    {"{'target_modules': ['q_proj'], 'layers_to_transform': [0, 2]}", "model.layers.2.self_attn.q_proj", true},
-    {"{'target_modules': ['q_proj'], 'layers_to_transform': [0, 2]}", "model.layers.1.self_attn.q_proj", false},
+    {"{'target_modules': ['q_proj'], 'layers_to_transform': [0, 2]}", "model.layers.2.self_attn.q_proj",
+     true},
+    {"{'target_modules': ['q_proj'], 'layers_to_transform': [0, 2]}", "model.layers.1.self_attn.q_proj",
+     false},
     {"{'target_modules': ['q_proj'], 'layers_to_transform': []}", "model.layers.1.self_attn.q_proj", true},
-    {"{'target_modules': ['q_proj'], 'layers_to_transform': [1], 'layers_pattern': 'layers'}", "model.layers.1.self_attn.q_proj", true},
-    {"{'target_modules': ['q_proj'], 'layers_to_transform': [1], 'layers_pattern': ['h', 'blocks']}", "model.layers.1.self_attn.q_proj", false},
-    {"{'target_modules': ['c_attn'], 'layers_to_transform': [3], 'layers_pattern': ['h']}", "transformer.h.3.attn.c_attn", true},
+    {"{'target_modules': ['q_proj'], 'layers_to_transform': [1], 'layers_pattern': 'layers'}",
+     "model.layers.1.self_attn.q_proj", true},
+    {"{'target_modules': ['q_proj'], 'layers_to_transform': [1], 'layers_pattern': ['h', 'blocks']}",
+     "model.layers.1.self_attn.q_proj", false},
+    {"{'target_modules': ['c_attn'], 'layers_to_transform': [3], 'layers_pattern': ['h']}",
+     "transformer.h.3.attn.c_attn", true},
     {"{'target_modules': ['w1'], 'layers_to_transform': [2]}", "model.layers.2.experts.5.w1", true},
     {"{'target_modules': ['w1'], 'layers_to_transform': [5]}", "model.layers.2.experts.5.w1", false},
-    {"{'target_modules': '.*q_proj', 'layers_to_transform': [1]}", "model.layers.0.self_attn.q_proj", true}, /* not for expressions */
+    {"{'target_modules': '.*q_proj', 'layers_to_transform': [1]}", "model.layers.0.self_attn.q_proj",
+     true}, /* not for expressions */
     /* absent: by the model's type (llama here) */
     {"{}", "model.layers.0.self_attn.q_proj", true},
     {"{}", "model.layers.0.self_attn.v_proj", true},
@@ -95,25 +111,31 @@ static void test_table(void **state) {
   for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
     bool hit;
     json_t *c = parse(rows[i].config);
-    if (lc_peft_matches(ctx, c, "llama", rows[i].module, !strcmp(rows[i].module, "lm_head"), &hit)) fail_msg("%s", lc_error(ctx));
-    if (hit != rows[i].hit) fail_msg("%s %s '%s'", rows[i].config, hit ? "matches" : "does not match", rows[i].module);
+    if (lc_peft_matches(ctx, c, "llama", rows[i].module, !strcmp(rows[i].module, "lm_head"), &hit))
+      fail_msg("%s", lc_error(ctx));
+    if (hit != rows[i].hit)
+      fail_msg("%s %s '%s'", rows[i].config, hit ? "matches" : "does not match", rows[i].module);
     json_decref(c);
   }
 }
 
 static void test_errors(void **state) {
-  static const struct { const char *config, *type, *says; } bad[] = {
+  static const struct {
+    const char *config, *type, *says;
+  } bad[] = {
       {"{'target_modules': 5}", "llama", "neither a string nor a list"},
       {"{'target_modules': [5]}", "llama", "is not a string"},
       {"{'target_modules': '(q'}", "llama", "regular expression '(q'"},
       {"{'target_modules': ['q_proj'], 'layers_to_transform': 'x'}", "llama", "neither a number nor a list"},
-      {"{'target_modules': ['q_proj'], 'layers_to_transform': 1, 'layers_pattern': [5]}", "llama", "layers_pattern"},
+      {"{'target_modules': ['q_proj'], 'layers_to_transform': 1, 'layers_pattern': [5]}", "llama",
+       "layers_pattern"},
       {"{}", "whale", "'whale'"},
   };
   for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
     bool hit;
     json_t *c = parse(bad[i].config);
-    assert_int_equal(lc_peft_matches(ctx, c, bad[i].type, "model.layers.0.self_attn.q_proj", false, &hit), LC_FAILED);
+    assert_int_equal(lc_peft_matches(ctx, c, bad[i].type, "model.layers.0.self_attn.q_proj", false, &hit),
+                     LC_FAILED);
     if (!strstr(lc_error(ctx), bad[i].says)) fail_msg("%s: says '%s'", bad[i].config, lc_error(ctx));
     lc_error_clear(ctx);
     json_decref(c);
@@ -122,7 +144,10 @@ static void test_errors(void **state) {
 
 /* The first key in the file's order that matches the end of the path. */
 static void test_patterns(void **state) {
-  static const struct { const char *pattern, *module; double value; } t[] = {
+  static const struct {
+    const char *pattern, *module;
+    double value;
+  } t[] = {
       {"{}", "model.layers.0.self_attn.q_proj", 8},
       {"{'q_proj': 3}", "model.layers.0.self_attn.q_proj", 3},
       {"{'q_proj': 3}", "model.layers.0.self_attn.xq_proj", 8},
@@ -156,7 +181,8 @@ static void test_scale(void **state) {
   lc_net *net;
   lc_adapter *a;
   json_t *c = parse("{'peft_type': 'LORA', 'target_modules': ['layers.0.self_attn.q_proj']}");
-  if (lc_tiny_hf(ctx, &d, dir) || lc_model_open(ctx, dir, &m) || lc_net_new(m, LC_F32, &net)) fail_msg("%s", lc_error(ctx));
+  if (lc_tiny_hf(ctx, &d, dir) || lc_model_open(ctx, dir, &m) || lc_net_new(m, LC_F32, &net))
+    fail_msg("%s", lc_error(ctx));
   lc_weight *w = lc_net_weight(net, "model.layers.0.self_attn.q_proj.weight");
   for (int stable = 0; stable < 2; stable++) {
     const lc_lora_opts o = {.rank = 4, .alpha = 8, .rslora = stable};
@@ -169,7 +195,8 @@ static void test_scale(void **state) {
   const lc_named_tensor t[2] = {
       {(char *)"base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight", {ab, LC_F32, 2, {8, w->N}}},
       {(char *)"base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight", {ab, LC_F32, 2, {w->M, 8}}}};
-  if (lc_safetensors_write(ctx, lc_tiny_path(dir, "adapter_model.safetensors"), t, 2) || lc_json_write(ctx, lc_tiny_path(dir, "adapter_config.json"), c) ||
+  if (lc_safetensors_write(ctx, lc_tiny_path(dir, "adapter_model.safetensors"), t, 2) ||
+      lc_json_write(ctx, lc_tiny_path(dir, "adapter_config.json"), c) ||
       lc_adapter_load(net, dir, 1, LC_PATCH, &a))
     fail_msg("%s", lc_error(ctx));
   assert_int_equal(lc_delta_lora_opts(a->delta[0])->rank, 8);
@@ -183,6 +210,7 @@ static void test_scale(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_table), cmocka_unit_test(test_errors), cmocka_unit_test(test_patterns), cmocka_unit_test(test_scale)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_table), cmocka_unit_test(test_errors),
+                                     cmocka_unit_test(test_patterns), cmocka_unit_test(test_scale)};
   return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -1,6 +1,7 @@
-/* Deltas on a small Llama: sparse and low-rank, on f32, bf16 and quantised weights. A delta that is nothing leaves the base's bits; patch, in
- * place and aside agree; sampled gradients are the dense ones gathered; LoRA's are s·dW·Aᵀ and s·Bᵀ·dW, with dropout by finite differences;
- * the same bits for one thread and two. */
+/* Deltas on a small Llama: sparse and low-rank, on f32, bf16 and quantised weights. A delta that is nothing
+ * leaves the base's bits; patch, in place and aside agree; sampled gradients are the dense ones gathered;
+ * LoRA's are s·dW·Aᵀ and s·Bᵀ·dW, with dropout by finite differences; the same bits for one thread and two.
+ * */
 #include "kernels/kernels.h"
 #include "support/tiny_model.h"
 #include <setjmp.h>
@@ -29,7 +30,11 @@ static int teardown(void **state) {
   return 0;
 }
 
-typedef struct { char *dir; lc_model *m; lc_net *net; } tiny;
+typedef struct {
+  char *dir;
+  lc_model *m;
+  lc_net *net;
+} tiny;
 
 static tiny open_tiny(lc_dtype dtype, lc_dtype compute) {
   tiny t = {.dir = lc_tiny_dir()};
@@ -141,7 +146,8 @@ static void dense_weight(const lc_weight *w, lc_delta *const *d, int n, float *o
       for (int64_t r = 0; r < w->M; r++)
         for (int64_t c = 0; c < w->N; c++)
           for (int64_t q = 0; q < p->rows; q++)
-            out[r * w->N + c] += d[i]->scale * lc_delta_lora_scale(d[i]) * b->value[r * p->rows + q] * p->value[q * p->cols + c];
+            out[r * w->N + c] += d[i]->scale * lc_delta_lora_scale(d[i]) * b->value[r * p->rows + q] *
+                                 p->value[q * p->cols + c];
   }
 }
 
@@ -168,7 +174,8 @@ static void test_modes_agree(void **state) {
     float *placed = logits(t.net);
     assert_true(lc_tiny_error(placed, patched, T * 300) < 2e-5);
     for (int i = 0; i < n; i++) { /* the private copy holds base + deltas */
-      float *want = malloc((size_t)(w[i]->M * w[i]->N) * sizeof *want), *x = malloc((size_t)w[i]->N * 4), *y = calloc((size_t)w[i]->M, 4);
+      float *want = malloc((size_t)(w[i]->M * w[i]->N) * sizeof *want), *x = malloc((size_t)w[i]->N * 4),
+            *y = calloc((size_t)w[i]->M, 4);
       const void *tile;
       int64_t ld;
       dense_weight(w[i], d[i], 2, want);
@@ -185,7 +192,8 @@ static void test_modes_agree(void **state) {
       dense_weight(w[i], one, 1, want);
       for (int64_t r = 0; r < w[i]->M; r++) {
         double sum = 0;
-        for (int64_t c = 0; c < w[i]->N; c++) sum += ((double)want[r * w[i]->N + c] - (double)dense[r * w[i]->N + c]) * (double)x[c];
+        for (int64_t c = 0; c < w[i]->N; c++)
+          sum += ((double)want[r * w[i]->N + c] - (double)dense[r * w[i]->N + c]) * (double)x[c];
         assert_true(fabs(sum - (double)y[r]) < 1e-5);
       }
       free(want);
@@ -246,7 +254,10 @@ static void test_patch_rectangles(void **state) {
 
 /* ---- gradients ---- */
 
-typedef struct { float *dense; int64_t N; } collector;
+typedef struct {
+  float *dense;
+  int64_t N;
+} collector;
 
 static lc_status collect(void *self, lc_weight *w, const lc_tile *t) {
   collector *c = self;
@@ -275,21 +286,25 @@ static void test_gradients(void **state) {
       float *want = malloc((size_t)lc_max64(100, lc_max64(M, N) * R) * 4);
       for (int64_t k = 0; k < p->n; k++) want[k] = c[i].dense[lc_index_at(&p->idx, k)];
       assert_true(lc_tiny_error(p->grad, want, p->n) < 1e-5);
-      const double scale = 2, limit = compute ? 2e-2 : 1e-5; /* bf16: dW is made from rounded factors, LoRA's from the same */
-      for (int64_t m = 0; m < M; m++) /* dB = s·dW·Aᵀ */
+      const double scale = 2,
+                   limit = compute ? 2e-2
+                                   : 1e-5; /* bf16: dW is made from rounded factors, LoRA's from the same */
+      for (int64_t m = 0; m < M; m++)      /* dB = s·dW·Aᵀ */
         for (int64_t r = 0; r < R; r++) {
           double sum = 0;
           for (int64_t k = 0; k < N; k++) sum += (double)c[i].dense[m * N + k] * (double)A->value[r * N + k];
           want[m * R + r] = (float)(scale * sum);
         }
-      if (!(lc_tiny_error(B->grad, want, M * R) < limit)) fail_msg("%s: dB off by %g", w[i]->name, lc_tiny_error(B->grad, want, M * R));
+      if (!(lc_tiny_error(B->grad, want, M * R) < limit))
+        fail_msg("%s: dB off by %g", w[i]->name, lc_tiny_error(B->grad, want, M * R));
       for (int64_t r = 0; r < R; r++) /* dA = s·Bᵀ·dW */
         for (int64_t k = 0; k < N; k++) {
           double sum = 0;
           for (int64_t m = 0; m < M; m++) sum += (double)c[i].dense[m * N + k] * (double)B->value[m * R + r];
           want[r * N + k] = (float)(scale * sum);
         }
-      if (!(lc_tiny_error(A->grad, want, N * R) < limit)) fail_msg("%s: dA off by %g", w[i]->name, lc_tiny_error(A->grad, want, N * R));
+      if (!(lc_tiny_error(A->grad, want, N * R) < limit))
+        fail_msg("%s: dA off by %g", w[i]->name, lc_tiny_error(A->grad, want, N * R));
       free(want);
     }
     for (int i = 0; i < n; i++) {
@@ -304,8 +319,8 @@ static void zero_gradients(lc_param **p, int n) {
   for (int i = 0; i < n; i++) memset(p[i]->grad, 0, (size_t)p[i]->n * 4);
 }
 
-/* Along each trainable's own gradient: (L(θ+h·g) − L(θ−h·g)) / 2h = ‖g‖², with dropout's mask the same each time. Gradients of everything below
- * run through the op's dx. */
+/* Along each trainable's own gradient: (L(θ+h·g) − L(θ−h·g)) / 2h = ‖g‖², with dropout's mask the same each
+ * time. Gradients of everything below run through the op's dx. */
 static void test_finite_differences(void **state) {
   tiny t = open_tiny(LC_F32, LC_F32);
   lc_weight *w[64];
@@ -337,7 +352,8 @@ static void test_finite_differences(void **state) {
     }
     memcpy(p[i]->value, v, (size_t)p[i]->n * 4);
     const double got = (side[0] - side[1]) / (2 * h);
-    if (!(fabs(got - norm2) < 0.02 * norm2)) fail_msg("%s: ‖g‖² %g, by differences %g", p[i]->name, norm2, got);
+    if (!(fabs(got - norm2) < 0.02 * norm2))
+      fail_msg("%s: ‖g‖² %g, by differences %g", p[i]->name, norm2, got);
     free(g);
     free(v);
   }
@@ -398,10 +414,12 @@ static void refused(lc_status st, const char *says) {
 
 static void test_refusals(void **state) {
   tiny t = open_tiny(LC_F32, LC_F32);
-  lc_weight *linear = lc_net_weight(t.net, "model.layers.0.self_attn.q_proj.weight"), *norm = lc_net_weight(t.net, "model.norm.weight");
+  lc_weight *linear = lc_net_weight(t.net, "model.layers.0.self_attn.q_proj.weight"),
+            *norm = lc_net_weight(t.net, "model.norm.weight");
   lc_weight *embedding = lc_net_weight(t.net, "model.embed_tokens.weight");
   lc_delta *d = NULL;
-  const size_t before = lc_mem_bytes(ctx, LC_MEM_OTHER) + lc_mem_bytes(ctx, LC_MEM_TRAINABLE) + lc_mem_bytes(ctx, LC_MEM_GRAD);
+  const size_t before =
+      lc_mem_bytes(ctx, LC_MEM_OTHER) + lc_mem_bytes(ctx, LC_MEM_TRAINABLE) + lc_mem_bytes(ctx, LC_MEM_GRAD);
   const int64_t at[2] = {3, 5};
   lc_index idx;
   ok(lc_index_new(ctx, 1, 64, at, 2, &idx));
@@ -421,7 +439,9 @@ static void test_refusals(void **state) {
   refused(lc_delta_lora_new(ctx, linear, &o, NULL, NULL, true, &d), "dropout 1");
   assert_null(d);
   assert_int_equal(linear->n_sink + embedding->n_sink + norm->n_sink, 0);
-  assert_int_equal(lc_mem_bytes(ctx, LC_MEM_OTHER) + lc_mem_bytes(ctx, LC_MEM_TRAINABLE) + lc_mem_bytes(ctx, LC_MEM_GRAD), before);
+  assert_int_equal(lc_mem_bytes(ctx, LC_MEM_OTHER) + lc_mem_bytes(ctx, LC_MEM_TRAINABLE) +
+                       lc_mem_bytes(ctx, LC_MEM_GRAD),
+                   before);
   for (int i = 0; i < LC_MAX_DELTAS; i++) attach_sparse(linear, 10, (uint64_t)i, false, i == 0);
   ok(lc_index_new(ctx, linear->M, linear->N, at, 2, &idx));
   ok(lc_delta_sparse_new(ctx, linear, &idx, NULL, false, &d));
@@ -439,8 +459,9 @@ static void test_refusals(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_zero_is_the_base), cmocka_unit_test(test_modes_agree),        cmocka_unit_test(test_patch_rectangles),
-      cmocka_unit_test(test_gradients),        cmocka_unit_test(test_finite_differences), cmocka_unit_test(test_same_bits),
+      cmocka_unit_test(test_zero_is_the_base),   cmocka_unit_test(test_modes_agree),
+      cmocka_unit_test(test_patch_rectangles),   cmocka_unit_test(test_gradients),
+      cmocka_unit_test(test_finite_differences), cmocka_unit_test(test_same_bits),
       cmocka_unit_test(test_refusals),
   };
   return cmocka_run_group_tests(tests, setup, teardown);

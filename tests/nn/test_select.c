@@ -1,5 +1,5 @@
-/* Masks against brute force; uniform random ones that differ by name; structured ones by formula; disjoint ones; the division of a budget;
- * and the top-k of a gradient out of a pass against a full sort. */
+/* Masks against brute force; uniform random ones that differ by name; structured ones by formula; disjoint
+ * ones; the division of a budget; and the top-k of a gradient out of a pass against a full sort. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -34,7 +34,14 @@ static int teardown(void **state) {
 /* A weight over random values, many of them equal. */
 static lc_weight weight(const char *name, int64_t M, int64_t N, float *values) {
   const lc_rng rng = {.seed = 5, .tensor = lc_fnv1a32(name), .purpose = LC_RNG_TEST};
-  lc_weight w = {.name = name, .module = name, .id = lc_fnv1a32(name), .kind = LC_KIND_LINEAR, .M = M, .N = N, .ndim = 2, .uses = 1};
+  lc_weight w = {.name = name,
+                 .module = name,
+                 .id = lc_fnv1a32(name),
+                 .kind = LC_KIND_LINEAR,
+                 .M = M,
+                 .N = N,
+                 .ndim = 2,
+                 .uses = 1};
   for (int64_t k = 0; k < M * N; k++) values[k] = roundf(lc_rng_normal(&rng, (uint64_t)k) * 8) / 8;
   const lc_tensor t = {values, LC_F32, 2, {M, N}};
   ok(lc_form_view(ctx, &t, false, NULL, &w.base));
@@ -69,14 +76,18 @@ static void test_scores(void **state) {
   static const int64_t shapes[][3] = {{70, 33, 100}, {130, 64, 1}, {3, 5, 15}, {64, 200, 999}};
   for (int i = 0; i < 4; i++) {
     const int64_t M = shapes[i][0], N = shapes[i][1], K = shapes[i][2];
-    float *v = malloc((size_t)(M * N) * 4), *g = malloc((size_t)(M * N) * 4), *score = malloc((size_t)(M * N) * 4);
+    float *v = malloc((size_t)(M * N) * 4), *g = malloc((size_t)(M * N) * 4),
+          *score = malloc((size_t)(M * N) * 4);
     lc_weight w = weight("w", M, N, v);
     const lc_rng rng = {.seed = 6, .purpose = LC_RNG_TEST};
     for (int64_t k = 0; k < M * N; k++) g[k] = roundf(lc_rng_normal(&rng, (uint64_t)k) * 4) / 4;
     for (lc_score_kind kind = LC_SCORE_MAGNITUDE; kind <= LC_SCORE_SNIP; kind++)
       for (int64_t rank = 1; rank * K <= M * N && rank <= 3; rank++) {
         lc_index idx;
-        for (int64_t k = 0; k < M * N; k++) score[k] = fabsf(kind == LC_SCORE_MAGNITUDE ? v[k] : kind == LC_SCORE_GRADIENT ? g[k] : v[k] * g[k]);
+        for (int64_t k = 0; k < M * N; k++)
+          score[k] = fabsf(kind == LC_SCORE_MAGNITUDE  ? v[k]
+                           : kind == LC_SCORE_GRADIENT ? g[k]
+                                                       : v[k] * g[k]);
         ok(lc_select_scored(ctx, &w, kind, g, K, rank, &idx));
         expect(&idx, score, M * N, (rank - 1) * K, K);
         lc_index_free(ctx, &idx);
@@ -88,7 +99,8 @@ static void test_scores(void **state) {
   }
 }
 
-/* 1 % of 256×256: every one of 64 blocks gets its share (χ², 63 degrees, over 20 seeds), and equal shapes get unequal masks. */
+/* 1 % of 256×256: every one of 64 blocks gets its share (χ², 63 degrees, over 20 seeds), and equal shapes get
+ * unequal masks. */
 static void test_random(void **state) {
   float *v = malloc(256 * 256 * 4);
   lc_weight a = weight("a", 256, 256, v), b = a;
@@ -113,7 +125,7 @@ static void test_random(void **state) {
   double chi2 = 0, mean = 20.0 * 655 / 64;
   for (int i = 0; i < 64; i++) chi2 += ((double)count[i] - mean) * ((double)count[i] - mean) / mean;
   assert_true(chi2 > 30 && chi2 < 110); /* 0.02 % on either side */
-  lc_index part[4]; /* four disjoint masks; the first is the plain one */
+  lc_index part[4];                     /* four disjoint masks; the first is the plain one */
   for (int64_t j = 0; j < 4; j++) ok(lc_select_random(ctx, &a, 1, 655, j + 1, &part[j]));
   for (int i = 0; i < 4; i++)
     for (int j = 0; j < i; j++)
@@ -176,7 +188,8 @@ static void test_ranks(void **state) {
   ok(lc_select_random(ctx, &w, 3, 655, 1, &x));
   assert_true(rank_of_mask(&x, false) > 200);
   lc_index_free(ctx, &x);
-  ok(lc_select_struct(ctx, &w, lc_struct_count(256, 256, 32, false), false, &x)); /* 8 rows and the diagonal */
+  ok(lc_select_struct(ctx, &w, lc_struct_count(256, 256, 32, false), false,
+                      &x)); /* 8 rows and the diagonal */
   assert_int_equal(rank_of_mask(&x, false), 256);
   assert_int_equal(rank_of_mask(&x, true), 8);
   lc_index_free(ctx, &x);
@@ -215,7 +228,8 @@ static void test_struct(void **state) {
 }
 
 static void test_budget(void **state) {
-  lc_weight a = {.name = "a", .M = 10, .N = 30}, b = {.name = "b", .M = 7, .N = 10}, c = {.name = "c", .M = 2, .N = 2};
+  lc_weight a = {.name = "a", .M = 10, .N = 30}, b = {.name = "b", .M = 7, .N = 10},
+            c = {.name = "c", .M = 2, .N = 2};
   lc_weight *w[] = {&a, &b, &c};
   int64_t K[3];
   ok(lc_budget_split(ctx, 370, w, 2, K));
@@ -235,7 +249,11 @@ static void test_budget(void **state) {
 
 /* ---- the top-k of gradients out of a pass ---- */
 
-typedef struct { lc_index got[3]; float payload[3][4096]; lc_weight *w; } taken;
+typedef struct {
+  lc_index got[3];
+  float payload[3][4096];
+  lc_weight *w;
+} taken;
 
 static lc_status take(void *self, int l, const lc_pick *p, int64_t n) {
   taken *t = self;
@@ -267,12 +285,15 @@ static void test_gradient_topk(void **state) {
     for (int l = 0; l < 3; l++) {
       const int64_t M = shapes[l][0], N = shapes[l][1];
       const lc_rng rng = {.seed = (uint64_t)l, .purpose = LC_RNG_TEST};
-      v[l] = malloc((size_t)(M * N) * 4), x[l] = malloc((size_t)(ROWS * N) * 4), dy[l] = malloc((size_t)(ROWS * M) * 4);
+      v[l] = malloc((size_t)(M * N) * 4), x[l] = malloc((size_t)(ROWS * N) * 4),
+      dy[l] = malloc((size_t)(ROWS * M) * 4);
       w[l] = weight(l ? l > 1 ? "c" : "b" : "a", M, N, v[l]);
       pw[l] = &w[l];
       k[l] = shapes[l][2];
-      for (int64_t i = 0; i < ROWS * N; i++) x[l][i] = roundf(lc_rng_normal(&rng, (uint64_t)i)); /* small whole numbers: exact sums, many ties */
-      for (int64_t i = 0; i < ROWS * M; i++) dy[l][i] = roundf(lc_rng_normal(&rng, (uint64_t)(1 << 20) + (uint64_t)i));
+      for (int64_t i = 0; i < ROWS * N; i++)
+        x[l][i] = roundf(lc_rng_normal(&rng, (uint64_t)i)); /* small whole numbers: exact sums, many ties */
+      for (int64_t i = 0; i < ROWS * M; i++)
+        dy[l][i] = roundf(lc_rng_normal(&rng, (uint64_t)(1 << 20) + (uint64_t)i));
     }
     ok(lc_grad_topk_new(ctx, pw, k, 3, take, &t, &g));
     ok(lc_grad_topk_watch(g));
@@ -300,7 +321,8 @@ static void test_gradient_topk(void **state) {
     ok(lc_grad_topk_watch(g));
     w[1].uses = 2;
     lc_run run = {.ctx = ctx};
-    refused(lc_weight_gradient(&run, &w[1], LC_F32, x[1], w[1].N, LC_F32, dy[1], w[1].M, ROWS, 0), "used 2 times");
+    refused(lc_weight_gradient(&run, &w[1], LC_F32, x[1], w[1].N, LC_F32, dy[1], w[1].M, ROWS, 0),
+            "used 2 times");
     w[1].uses = 1;
     pass(&w[0], x[0], dy[0]);
     refused(lc_weight_gradient(&run, &w[0], LC_F32, x[0], w[0].N, LC_F32, dy[0], w[0].M, ROWS, 0), "twice");

@@ -1,5 +1,6 @@
-/* Drop and grow against set operations done by brute force, over random states with many equal values: positions sorted, distinct, inside and as
- * many as before; what stays keeps value and state bit for bit; what enters has value 0 and its seeds; what is in O and I stays. */
+/* Drop and grow against set operations done by brute force, over random states with many equal values:
+ * positions sorted, distinct, inside and as many as before; what stays keeps value and state bit for bit;
+ * what enters has value 0 and its seeds; what is in O and I stays. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -17,7 +18,13 @@ static void ok(lc_status st) {
   if (st) fail_msg("%s", lc_error(ctx));
 }
 
-typedef struct { lc_weight w; float base[M * N]; lc_param *p; lc_regrow *g; lc_regrow_scratch *s; } fixture;
+typedef struct {
+  lc_weight w;
+  float base[M * N];
+  lc_param *p;
+  lc_regrow *g;
+  lc_regrow_scratch *s;
+} fixture;
 
 static float draw(uint64_t seed, uint64_t i) {
   const lc_rng rng = {.seed = seed, .purpose = LC_RNG_TEST};
@@ -29,7 +36,8 @@ static void open_fixture(fixture *f, uint64_t seed, bool ag) {
   lc_index idx;
   const lc_rng rng = {.seed = seed, .purpose = LC_RNG_MASK};
   memset(f, 0, sizeof *f);
-  f->w = (lc_weight){.name = "w", .module = "w", .id = 7, .kind = LC_KIND_LINEAR, .M = M, .N = N, .ndim = 2, .uses = 1};
+  f->w = (lc_weight){
+      .name = "w", .module = "w", .id = 7, .kind = LC_KIND_LINEAR, .M = M, .N = N, .ndim = 2, .uses = 1};
   ok(lc_rng_choose(ctx, &rng, M * N, K, flat));
   ok(lc_index_new(ctx, M, N, flat, K, &idx));
   ok(lc_param_new(ctx, "w.delta", &f->w, &idx, M, N, true, &f->p));
@@ -39,7 +47,8 @@ static void open_fixture(fixture *f, uint64_t seed, bool ag) {
   ok(lc_regrow_scratch_new(ctx, &f->g, 1, &f->s));
   for (int64_t k = 0; k < K; k++) f->p->value[k] = draw(seed, (uint64_t)k);
   for (int c = 0; c < f->p->n_col; c++)
-    for (int64_t k = 0; k < f->p->col[c].n; k++) f->p->col[c].data[k] = fabsf(draw(seed, (uint64_t)(1000 * (c + 1) + k)));
+    for (int64_t k = 0; k < f->p->col[c].n; k++)
+      f->p->col[c].data[k] = fabsf(draw(seed, (uint64_t)(1000 * (c + 1) + k)));
 }
 
 static void close_fixture(fixture *f) {
@@ -56,7 +65,8 @@ static void candidates(fixture *f, uint64_t seed) {
   const lc_rng rng = {.seed = seed, .draw = 1, .purpose = LC_RNG_MASK};
   int64_t n = 0;
   for (uint64_t i = 0; n < K; i++) {
-    const int64_t at = i % 3 ? (int64_t)lc_rng_below(&rng, i, M * N) : lc_index_at(&f->p->idx, (int64_t)lc_rng_below(&rng, i, K));
+    const int64_t at = i % 3 ? (int64_t)lc_rng_below(&rng, i, M * N)
+                             : lc_index_at(&f->p->idx, (int64_t)lc_rng_below(&rng, i, K));
     if (!in[at]) in[at] = true, n++;
   }
   n = 0;
@@ -83,7 +93,10 @@ static int64_t best(const float *score, const bool *allowed) {
   return b;
 }
 
-typedef struct { bool active[M * N]; float value[M * N], col[LC_MAX_COLUMNS][M * N]; } state;
+typedef struct {
+  bool active[M * N];
+  float value[M * N], col[LC_MAX_COLUMNS][M * N];
+} state;
 
 static void spread(const fixture *f, state *s) {
   memset(s, 0, sizeof *s);
@@ -112,7 +125,8 @@ static void smallest(const state *s, const bool *of, int64_t n, bool *out) {
   }
 }
 
-static void check_swap(const fixture *f, const state *was, const bool *gone, const bool *came, const lc_regrow_seed *seed) {
+static void check_swap(const fixture *f, const state *was, const bool *gone, const bool *came,
+                       const lc_regrow_seed *seed) {
   state now;
   spread(f, &now);
   for (int64_t i = 0; i < M * N; i++) {
@@ -169,7 +183,8 @@ static void test_by_gradient(void **state_) {
       enter += came[i];
       leave += rest[i];
     }
-    assert_int_equal(leave, enter); /* candidates are as many as entries, so there is one for each that may leave */
+    assert_int_equal(leave,
+                     enter); /* candidates are as many as entries, so there is one for each that may leave */
     smallest(&was, rest, enter, gone);
     int64_t swapped;
     const uint64_t before = lc_mem_allocations(ctx);
@@ -224,7 +239,8 @@ static void test_by_outer(void **state_) {
 }
 
 static void test_bytes(void **state_) {
-  const size_t candidate = lc_mem_bytes(ctx, LC_MEM_CANDIDATE), trainable = lc_mem_bytes(ctx, LC_MEM_TRAINABLE), grad = lc_mem_bytes(ctx, LC_MEM_GRAD);
+  const size_t candidate = lc_mem_bytes(ctx, LC_MEM_CANDIDATE),
+               trainable = lc_mem_bytes(ctx, LC_MEM_TRAINABLE), grad = lc_mem_bytes(ctx, LC_MEM_GRAD);
   fixture f;
   open_fixture(&f, 1, true);
   assert_int_equal(lc_mem_bytes(ctx, LC_MEM_TRAINABLE) - trainable, 20 * K); /* position, δ, m, v, age */
@@ -232,7 +248,8 @@ static void test_bytes(void **state_) {
   assert_int_equal(lc_mem_bytes(ctx, LC_MEM_GRAD) - grad, 8 * K);
   close_fixture(&f);
   open_fixture(&f, 1, false);
-  assert_int_equal(lc_mem_bytes(ctx, LC_MEM_TRAINABLE) - trainable, 8 * K + 4 * (M + N) + 4 * K); /* and the momentum that this test asks for */
+  assert_int_equal(lc_mem_bytes(ctx, LC_MEM_TRAINABLE) - trainable,
+                   8 * K + 4 * (M + N) + 4 * K); /* and the momentum that this test asks for */
   assert_int_equal(lc_mem_bytes(ctx, LC_MEM_CANDIDATE) - candidate, 0);
   close_fixture(&f);
 }
@@ -248,6 +265,7 @@ static int teardown(void **state_) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_by_gradient), cmocka_unit_test(test_by_outer), cmocka_unit_test(test_bytes)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_by_gradient), cmocka_unit_test(test_by_outer),
+                                     cmocka_unit_test(test_bytes)};
   return cmocka_run_group_tests(tests, setup, teardown);
 }
