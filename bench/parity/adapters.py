@@ -258,7 +258,7 @@ def smollm_one(score, lacuna, rng, tmp, kind, base, hf):
     scratch = os.path.join(tmp, "l.safetensors")
     what = f"SmolLM2 {'GGUF' if base.endswith('.gguf') else 'HF'}, {kind} trained here"
     score.true(f"{what}: moves logits by {moved:.2e}", moved > 1e-3)
-    for model in (base, hf):
+    for model in dict.fromkeys((base, hf)):
         got, _ = lacuna.logits(model, ids, scratch, "-a", out)
         score.limit(f"{what}, read over {'GGUF' if model.endswith('.gguf') else 'HF'}: in PEFT", ref.relative(got, want), LIMIT)
     gguf = os.path.join(tmp, "merged.gguf")
