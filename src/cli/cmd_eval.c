@@ -16,7 +16,7 @@ static const lc_option options[] = {
     {"metric", LC_OPT_CHOICE, offsetof(self_t, metric), "perplexity", 0, 0, "perplexity|accuracy|exact-match", NULL, "what to measure"},
     {"dtype", LC_OPT_STRING, offsetof(self_t, dtype), "f32", 0, 0, NULL, "T", "compute in f32, bf16 or auto"},
     {"limit", LC_OPT_INT, offsetof(self_t, limit), "0", 0, 1e12, NULL, "N", "windows, rows or questions; 0: all"},
-    {"context", LC_OPT_INT, offsetof(self_t, context), "512", 2, 1e7, NULL, "T", "perplexity: tokens a window"},
+    {"context", LC_OPT_INT, offsetof(self_t, context), "512", 2, 1e7, NULL, "T", "perplexity: tokens a window; rows: the most (the model's)"},
     {"stride", LC_OPT_INT, offsetof(self_t, stride), "0", 0, 1e7, NULL, "T", "perplexity: tokens between windows; 0: the context"},
     {"bos", LC_OPT_BOOL, offsetof(self_t, bos), "false", 0, 0, NULL, NULL, "perplexity: the model's BOS opens every window"},
     {"tail", LC_OPT_BOOL, offsetof(self_t, tail), "false", 0, 0, NULL, NULL, "perplexity: score a last, shorter window"},
@@ -33,6 +33,23 @@ static const lc_option options[] = {
 
 static const char *const metric_names[] = {"perplexity", "accuracy", "exact-match"};
 
+/* A flag that the metric does not look at is refused, not dropped. TEXT: perplexity of a text, in windows; of rows it is each row alone. */
+enum { TEXT = EXACT + 1 };
+static const struct { const char *flag; int of[2]; } uses[] = {
+    {"context", {PERPLEXITY, PERPLEXITY}}, {"stride", {TEXT, TEXT}}, {"bos", {TEXT, TEXT}}, {"tail", {TEXT, TEXT}}, {"convention", {TEXT, TEXT}},
+    {"incremental", {TEXT, TEXT}}, {"fewshot", {ACCURACY, EXACT}}, {"log-samples", {ACCURACY, EXACT}}, {"chat", {ACCURACY, EXACT}},
+    {"system", {ACCURACY, EXACT}}, {"extract", {EXACT, EXACT}}, {"max-tokens", {EXACT, EXACT}}, {"stop", {EXACT, EXACT}}};
+
+static lc_status check_flags(lc_cli *cli, int metric, bool text) {
+  for (size_t i = 0; i < sizeof uses / sizeof *uses; i++) {
+    bool used = false;
+    for (int k = 0; k < 2; k++) used |= uses[i].of[k] == metric || (uses[i].of[k] == TEXT && metric == PERPLEXITY && text);
+    if (!used && lc_cli_given(cli, uses[i].flag))
+      return lc_usage(cli->ctx, "--%s has no meaning for the %s%s", uses[i].flag, metric_names[metric], metric == PERPLEXITY ? text ? " of a text" : " of rows" : "");
+  }
+  return LC_OK;
+}
+
 static bool is_jsonl(const char *path) {
   size_t n = strlen(path);
   return (n > 6 && !strcmp(path + n - 6, ".jsonl")) || (n > 5 && !strcmp(path + n - 5, ".json"));
@@ -43,7 +60,11 @@ static lc_status perplexity(lc_cli *cli, const self_t *s, lc_loaded *l, json_t *
   lc_status st;
   if (is_jsonl(s->data)) {
     lc_dataset *rows;
-    LC_TRY(lc_data_open(cli->ctx, l->tok, s->data, &(lc_data_opts){.seq = lc_min64(l->model->config.context, lc_max64(s->context, 512))}, &rows));
+    const int64_t most = lc_cli_given(cli, "context") ? lc_min64(s->context, l->model->config.context) : l->model->config.context;
+    LC_TRY(lc_data_open(cli->ctx, l->tok, s->data, &(lc_data_opts){.seq = most}, &rows));
+    const lc_data_info d = lc_data_describe(rows);
+    if (d.cut || d.dropped)
+      lc_cli_note(cli, "%s: %lld rows cut at %lld tokens, %lld without a target dropped", s->data, (long long)d.cut, (long long)most, (long long)d.dropped);
     st = lc_eval_rows(l->net, rows, s->limit, &score);
     lc_data_free(rows);
   } else {
@@ -105,6 +126,7 @@ static lc_status run(lc_cli *cli, void *self) {
   self_t *s = self;
   if (!s->data) return lc_usage(cli->ctx, "-d DATA is missing");
   lc_dtype dtype;
+  LC_TRY(check_flags(cli, s->metric, !is_jsonl(s->data)));
   LC_TRY(lc_cli_dtype(cli, s->dtype, &dtype));
   lc_loaded l;
   LC_TRY(lc_cli_load(cli, s->model, dtype, LC_PATCH, true, &l));

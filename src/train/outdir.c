@@ -1,8 +1,8 @@
 /* The output directory: what may be written into, what an interruption left behind, which checkpoints it holds.
  *
  * A checkpoint is made under a hidden name, and renamed when it is whole; what is replaced or pruned is renamed to a
- * hidden name first. So a visible checkpoint-N is whole at every moment, and hidden leftovers (".lacuna-…") can be
- * removed whenever a run starts. */
+ * hidden name first. So a visible checkpoint-N is whole at every moment, and what a killed run leaves behind (hidden
+ * ".lacuna-…", unfinished "….tmp-…") can be removed whenever a run starts. */
 #include "train/internal.h"
 #include <ctype.h>
 #include <dirent.h>
@@ -114,9 +114,15 @@ lc_status lc_outdir_replace(lc_ctx *ctx, const char *out, const char *tmp, const
   return st;
 }
 
+/* "name.tmp-<process>-<number>": a file that a killed run was writing (core/file.c). */
+static bool is_unfinished(const char *name) {
+  const char *at = strstr(name, ".tmp-");
+  return at && at[5 + strspn(at + 5, "0123456789-")] == 0;
+}
+
 static lc_status sweep_one(void *arg, const char *name) {
   scan *s = arg;
-  return strncmp(name, HIDDEN, sizeof HIDDEN - 1) ? LC_OK : remove_in(s->ctx, s->out, name);
+  return strncmp(name, HIDDEN, sizeof HIDDEN - 1) && !is_unfinished(name) ? LC_OK : remove_in(s->ctx, s->out, name);
 }
 
 lc_status lc_outdir_sweep(lc_ctx *ctx, const char *out) {
@@ -142,7 +148,7 @@ static bool is_ours(const char *name) {
                                       "config.json", "generation_config.json", "best", "report.html"};
   for (size_t i = 0; i < sizeof files / sizeof *files; i++)
     if (strcmp(name, files[i]) == 0) return true;
-  return step_of(name) >= 0 || starts(name, HIDDEN) || ends(name, ".safetensors") || ends(name, ".safetensors.index.json");
+  return step_of(name) >= 0 || starts(name, HIDDEN) || is_unfinished(name) || ends(name, ".safetensors") || ends(name, ".safetensors.index.json");
 }
 
 static lc_status overwrite_one(void *arg, const char *name) {

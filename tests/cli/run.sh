@@ -71,6 +71,8 @@ t "a flag given twice" twice
 
 too_many() { run 2 generate -m $M -p "the cat" sat && says "'sat'" && run 2 train extra && says "'extra'" && run 2 diff a b c && says "'c'"; }
 t "a word that no flag takes" too_many
+meaningless() { run 2 eval -m $M -d rows.jsonl --incremental && says "--incremental" && run 2 eval -m $M -d text.txt --stop x && says "--stop" && run 2 eval -m $M -d rows.jsonl --metric accuracy --context 9 && says "--context"; }
+t "eval: a flag that the metric does not use is refused" meaningless
 stops() { local many=() i; for i in $(seq 70); do many+=(--stop "x$i"); done; run 2 generate -m $M -p "the cat" "${many[@]}" && says "more than"; }
 t "more stop strings than are kept are refused, not dropped" stops
 
@@ -183,7 +185,9 @@ t "one thread, the same bits" threads
 go_on() {
   run 0 train --recipe run-lora/recipe.yaml -o part --stop-after 2 --quiet
   run 1 train --recipe run-lora/recipe.yaml -o part --quiet && says "--resume"
+  touch part/recipe.yaml.tmp-123-0 && mkdir part/.lacuna-new
   run 0 train --recipe run-lora/recipe.yaml -o part --stop-after 0 --resume --quiet && same run-lora/adapter_model.safetensors part/adapter_model.safetensors
+  absent part/recipe.yaml.tmp-123-0 && absent part/.lacuna-new # what a killed run leaves
 }
 t "resume gives the bits of a run that never stopped" go_on
 nothing_to_resume() { run 1 train -m $M -d text.txt --method shira $small -o fresh --resume && says resume; }
