@@ -135,6 +135,9 @@ static lc_status save(void *selfp, lc_training *t, const char *dir) {
 
 static lc_status report(void *selfp, lc_training *t, json_t *to) {
   const shira *self = selfp;
+  double invisible;
+  LC_TRY(lc_attach_invisible(t, &invisible));
+  json_object_set_new(to, "invisible", json_real(invisible));
   json_object_set_new(to, "mask", json_string(mask_names[self->mask]));
   json_object_set_new(to, "targets", json_integer(self->targets));
   json_object_set_new(to, "trainable", json_integer(self->total));

@@ -220,8 +220,10 @@ static lc_status moved(const spiel *self, lc_training *t, double *out) {
 
 static lc_status report(void *selfp, lc_training *t, json_t *to) {
   const spiel *self = selfp;
-  double share_moved;
+  double share_moved, invisible;
   LC_TRY(moved(self, t, &share_moved));
+  LC_TRY(lc_attach_invisible(t, &invisible));
+  json_object_set_new(to, "invisible", json_real(invisible));
   json_object_set_new(to, "targets", json_integer(self->n));
   json_object_set_new(to, "trainable", json_integer(self->total));
   json_object_set_new(to, "density", json_real((double)self->total / (double)self->entries));

@@ -69,6 +69,34 @@ lc_status lc_attach_lora(lc_training *t, lc_weight *w, const lc_lora_opts *o, co
   return adopt(t, w, d, out);
 }
 
+/* Of one sparse delta, row by row: entries with δ ≠ 0, and those of them that bf16 rounds away. */
+static lc_status count_invisible(lc_ctx *ctx, const lc_delta *d, int64_t *changed, int64_t *lost) {
+  const lc_param *p = d->param[0];
+  const int64_t N = d->w->N;
+  float *row = lc_scratch(ctx, 0, 2, (size_t)N * sizeof *row);
+  if (!row) return LC_FAILED;
+  for (int64_t k = 0, at = -1; k < p->n; k++) {
+    const int64_t r = lc_index_at(&p->idx, k) / N, c = lc_index_at(&p->idx, k) % N;
+    if (r != at) LC_TRY(d->w->base->ops->decode(ctx, d->w->base, (lc_rect){r, r + 1, 0, N}, LC_F32, row, N));
+    at = r;
+    if (p->value[k] == 0) continue;
+    ++*changed;
+    *lost += lc_f32_to_bf16(row[c] + p->value[k]) == lc_f32_to_bf16(row[c]);
+  }
+  return LC_OK;
+}
+
+lc_status lc_attach_invisible(lc_training *t, double *share) {
+  int64_t changed = 0, lost = 0;
+  *share = 0;
+  if (t->net->compute == LC_F32) return LC_OK;
+  for (int i = 0; i < t->adapter->n; i++)
+    if (t->adapter->delta[i]->ops == &lc_delta_sparse)
+      LC_TRY(count_invisible(t->ctx, t->adapter->delta[i], &changed, &lost));
+  if (changed) *share = (double)lost / (double)changed;
+  return LC_OK;
+}
+
 lc_status lc_attach_save(lc_training *t, lc_layout layout, const char *mask_type, const char *dir) {
   lc_adapter_meta meta = {
       .base_name = t->opts.base_name ? t->opts.base_name : t->net->model->path,

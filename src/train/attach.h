@@ -25,6 +25,10 @@ lc_status lc_target_set_rank(lc_training *, lc_target_set *, int64_t r);
 lc_status lc_attach_sparse(lc_training *, lc_weight *, lc_index *idx, lc_delta **);
 lc_status lc_attach_lora(lc_training *, lc_weight *, const lc_lora_opts *, const float *A, lc_delta **);
 
+/* Share of the run's changed entries that the products do not see, because W + δ rounds to W in the compute dtype
+ * (0 in f32). δ itself is f32 and goes on moving; merged into a wider type it counts. */
+lc_status lc_attach_invisible(lc_training *, double *share);
+
 /* Writes the run's adapter with what is known of the run. */
 lc_status lc_attach_save(lc_training *, lc_layout, const char *mask_type, const char *dir);
 #endif

@@ -385,6 +385,52 @@ static void test_dense_adamw(void **state) {
   free(dense.m), free(dense.v), free(dense.d);
 }
 
+/* ---- what bf16 does not see ---- */
+
+typedef struct {
+  double share;
+} told;
+
+static int hear(void *arg, const char *kind, const struct json_t *e) {
+  told *t = arg;
+  if (!strcmp(kind, "done")) t->share = json_number_value(json_object_get(e, "invisible"));
+  return 0;
+}
+
+/* Counted again from the result: changed entries whose sum rounds to the weight's own bf16. */
+static void test_invisible(void **state) {
+  static const char *const opts[] = {"steps=3 batch=2 density=0.05 dtype=f32 lr=0.00002",
+                                     "steps=3 batch=2 density=0.05 dtype=bf16 lr=0.00002"};
+  for (int bf16 = 0; bf16 < 2; bf16++) {
+    told t = {.share = -1};
+    t_spec s = {.method = "spiel",
+                .opts = opts[bf16],
+                .out = bf16 ? "i1" : "i0",
+                .event = hear,
+                .arg = &t,
+                .no_eval = true};
+    ok(t_train(&w, &s));
+    lc_net *net;
+    lc_adapter *a;
+    int64_t changed = 0, lost = 0;
+    ok(lc_net_new(w.model, LC_F32, &net));
+    ok(lc_adapter_load(net, t_out(&w, s.out, ""), 0, LC_PATCH, &a));
+    for (int i = 0; i < a->n; i++) {
+      const lc_param *p = a->delta[i]->param[0];
+      float *W = values(a->delta[i]->w);
+      for (int64_t k = 0; k < p->n; k++) {
+        const float x = W[lc_index_at(&p->idx, k)];
+        changed += p->value[k] != 0;
+        lost += p->value[k] != 0 && lc_f32_to_bf16(x + p->value[k]) == lc_f32_to_bf16(x);
+      }
+      free(W);
+    }
+    lc_net_free(net);
+    assert_true(lost > changed / 10);
+    assert_true(fabs(t.share - (bf16 ? (double)lost / (double)changed : 0)) < 1e-12);
+  }
+}
+
 /* ---- bytes, and no allocation after the first update ---- */
 
 typedef struct {
@@ -555,9 +601,9 @@ static void test_export(void **state) {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 int main(void) {
   const struct CMUnitTest tests[] = {
-      TEST(test_off_the_mask), TEST(test_budgets),        TEST(test_disjoint),    TEST(test_gradient_masks),
-      TEST(test_conv1d),       TEST(test_schedule),       TEST(test_dense_adamw), TEST(test_bytes),
-      TEST(test_refusals),     TEST(test_quantised_base), TEST(test_export),
+      TEST(test_off_the_mask), TEST(test_budgets),  TEST(test_disjoint),       TEST(test_gradient_masks),
+      TEST(test_conv1d),       TEST(test_schedule), TEST(test_dense_adamw),    TEST(test_invisible),
+      TEST(test_bytes),        TEST(test_refusals), TEST(test_quantised_base), TEST(test_export),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -387,13 +387,56 @@ static void test_overlap(void **state) {
   t_golden_close(ctx, &g);
 }
 
+/* Rows 0, 8, 16 … and the diagonal against rows 1, 9, 17 … and the diagonal: S1ᵀS2 has at most nnz(S1) + nnz(S2) + N nonzeros. */
+static void test_disjoint_rows(void **state) {
+  char *dir = lc_tiny_dir();
+  lc_tiny tiny = LC_TINY_LLAMA;
+  lc_model *m;
+  lc_net *net;
+  lc_adapter *a[2];
+  tiny.C = 128, tiny.H = 4, tiny.D = 32;
+  ok(lc_tiny_hf(ctx, &tiny, dir));
+  ok(lc_model_open(ctx, dir, &m));
+  ok(lc_net_new(m, LC_F32, &net));
+  lc_weight *w = lc_net_weight(net, "model.layers.0.self_attn.q_proj.weight");
+  assert_int_equal(w->M * w->N, 128 * 128);
+  for (int j = 0; j < 2; j++) {
+    int64_t flat[128 * 17], n = 0;
+    float value[128 * 17];
+    const lc_rng rng = {.seed = (uint64_t)j, .purpose = LC_RNG_TEST};
+    lc_index idx;
+    lc_delta *d;
+    for (int64_t k = 0; k < 128 * 128; k++)
+      if (k / 128 % 8 == j || k / 128 == k % 128) flat[n++] = k;
+    lc_rng_normal_fill(&rng, 0, n, value);
+    ok(lc_adapter_new(net, "rows", &a[j]));
+    ok(lc_index_new(ctx, 128, 128, flat, n, &idx));
+    ok(lc_delta_sparse_new(ctx, w, &idx, value, false, &d));
+    ok(lc_weight_attach(ctx, w, d));
+    ok(lc_adapter_add(a[j], d));
+  }
+  lc_overlap_row *row;
+  int n;
+  ok(lc_adapter_overlap(a[0], a[1], &row, &n));
+  assert_int_equal(n, 1);
+  assert_int_equal(row[0].both, 16 + 16 + 96); /* the diagonal, alone or inside a row of either */
+  const double nonzero = (1 - row[0].awor) * 128 * 128;
+  const int64_t stored = a[0]->delta[0]->param[0]->n + a[1]->delta[0]->param[0]->n;
+  assert_true(nonzero > 0 && nonzero <= (double)(stored + 128));
+  lc_free(ctx, row);
+  lc_net_free(net);
+  lc_model_close(m);
+  ok(lc_remove_tree(ctx, dir));
+  free(dir);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_peft_logits),       cmocka_unit_test(test_round_trip),
       cmocka_unit_test(test_lora_made_here),    cmocka_unit_test(test_native),
       cmocka_unit_test(test_native_size),       cmocka_unit_test(test_shira_padding),
       cmocka_unit_test(test_thousand_switches), cmocka_unit_test(test_two_adapters),
-      cmocka_unit_test(test_overlap),
+      cmocka_unit_test(test_overlap),           cmocka_unit_test(test_disjoint_rows),
 
   };
   return cmocka_run_group_tests(tests, setup, teardown);
