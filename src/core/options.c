@@ -1,8 +1,8 @@
 /* Options described once: a table of rows over a plain struct.
  *
- * A row gives a field's name, type, place, default, range and help. Everything that sets, prints or documents an
- * option walks the table, so a new option is one row. Values enter as text (a flag, a recipe, a method's default)
- * and leave as text that parses back to the same value: recipes and checkpoints depend on that.
+ * A row gives a field's name, type, place, default, range and help. Everything that sets, prints or documents
+ * an option walks the table, so a new option is one row. Values enter as text (a flag, a recipe, a method's
+ * default) and leave as text that parses back to the same value: recipes and checkpoints depend on that.
  * '-' and '_' are the same in a key, as people write both. */
 #include "core/options.h"
 #include <errno.h>
@@ -27,11 +27,13 @@ const lc_option *lc_options_find(const lc_option *table, const char *key) {
   return NULL;
 }
 
-/* ---- nearest name ------------------------------------------------------------------------------------------- */
+/* ---- nearest name
+ * ------------------------------------------------------------------------------------------- */
 
 enum { WORD_MAX = 48 };
 
-/* Edit distance with adjacent transpositions (optimal string alignment); words longer than WORD_MAX are far. */
+/* Edit distance with adjacent transpositions (optimal string alignment); words longer than WORD_MAX are far.
+ */
 static int distance(const char *a, const char *b) {
   int n = (int)strlen(a), m = (int)strlen(b);
   if (n > WORD_MAX || m > WORD_MAX) return 2 * WORD_MAX;
@@ -73,7 +75,8 @@ static const char *nearest_option(const lc_option *table, const char *key) {
   return lc_nearest(key, names, n);
 }
 
-/* ---- values ---------------------------------------------------------------------------------------------------- */
+/* ---- values
+ * ---------------------------------------------------------------------------------------------------- */
 
 /* Writes a choice's i-th word into buf; false when there is none. */
 static bool choice_at(const char *choices, int i, char *buf, size_t size) {
@@ -212,10 +215,15 @@ char *lc_options_get(lc_ctx *ctx, const lc_option *o, const void *self) {
   const char *at = (const char *)self + o->offset;
   char buf[64];
   switch (o->type) {
-  case LC_OPT_BOOL: return lc_strdup(ctx, *(const bool *)at ? "true" : "false");
-  case LC_OPT_INT: return lc_format(ctx, "%" PRId64, *(const int64_t *)at);
-  case LC_OPT_FLOAT: print_float(*(const double *)at, buf, sizeof buf); return lc_strdup(ctx, buf);
-  case LC_OPT_STRING: return lc_strdup(ctx, *(char *const *)at ? *(char *const *)at : "");
+  case LC_OPT_BOOL:
+    return lc_strdup(ctx, *(const bool *)at ? "true" : "false");
+  case LC_OPT_INT:
+    return lc_format(ctx, "%" PRId64, *(const int64_t *)at);
+  case LC_OPT_FLOAT:
+    print_float(*(const double *)at, buf, sizeof buf);
+    return lc_strdup(ctx, buf);
+  case LC_OPT_STRING:
+    return lc_strdup(ctx, *(char *const *)at ? *(char *const *)at : "");
   case LC_OPT_CHOICE:
     if (choice_at(o->choices, *(const int *)at, buf, sizeof buf)) return lc_strdup(ctx, buf);
   }

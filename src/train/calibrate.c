@@ -1,8 +1,10 @@
-/* Dense gradients of chosen weights, before training: dW = Σ over the first rows of the data of d(mean loss)/dW.
+/* Dense gradients of chosen weights, before training: dW = Σ over the first rows of the data of d(mean
+ * loss)/dW.
  *
- * Accumulators are M×N of f32 and may be larger than the model, so they live within a byte budget: as many weights
- * at a time as fit, and the passes are repeated for the rest. A group's accumulators hang on the weights as dense
- * sinks, so the plan of the group computes these gradients and nothing that is not needed for them. */
+ * Accumulators are M×N of f32 and may be larger than the model, so they live within a byte budget: as many
+ * weights at a time as fit, and the passes are repeated for the rest. A group's accumulators hang on the
+ * weights as dense sinks, so the plan of the group computes these gradients and nothing that is not needed
+ * for them. */
 #include "train/internal.h"
 #include <string.h>
 
@@ -15,14 +17,15 @@ typedef struct {
 } calibration;
 
 /* Weights [from, to) whose accumulators fit the budget together. */
-static lc_status group_end(lc_training *t, lc_weight **w, int from, int n, size_t budget, int *to, size_t *values) {
+static lc_status group_end(lc_training *t, lc_weight **w, int from, int n, size_t budget, int *to,
+                           size_t *values) {
   size_t bytes = 0;
   *values = 0;
   for (*to = from; *to < n; (*to)++) {
     size_t one = (size_t)w[*to]->M * (size_t)w[*to]->N;
     if (*to == from && one * sizeof(float) > budget)
-      return lc_fail(t->ctx, "calibration: the gradient of '%s' takes %zu bytes, the budget is %zu", w[*to]->name, one * sizeof(float),
-                     budget);
+      return lc_fail(t->ctx, "calibration: the gradient of '%s' takes %zu bytes, the budget is %zu",
+                     w[*to]->name, one * sizeof(float), budget);
     if (bytes + one * sizeof(float) > budget) break;
     bytes += one * sizeof(float);
     *values += one;
@@ -56,8 +59,15 @@ static lc_status attach_group(calibration *c, lc_weight **w, int n) {
   float *at = c->memory;
   for (int i = 0; i < n; i++) {
     int64_t values = w[i]->M * w[i]->N;
-    c->param[i] = (lc_param){.name = (char *)w[i]->name, .of = w[i], .idx = {.kind = LC_ALL, .n = values}, .n = values,
-                             .rows = w[i]->M, .cols = w[i]->N, .grad = at, .wants_grad = true, .lr_factor = 1};
+    c->param[i] = (lc_param){.name = (char *)w[i]->name,
+                             .of = w[i],
+                             .idx = {.kind = LC_ALL, .n = values},
+                             .n = values,
+                             .rows = w[i]->M,
+                             .cols = w[i]->N,
+                             .grad = at,
+                             .wants_grad = true,
+                             .lr_factor = 1};
     at += values;
     LC_TRY(lc_weight_add_sink(c->t->ctx, w[i], (lc_sink){.kind = LC_SINK_DENSE, .param = &c->param[i]}));
   }
@@ -67,8 +77,12 @@ static lc_status attach_group(calibration *c, lc_weight **w, int n) {
 static lc_status passes(calibration *c) {
   lc_training *t = c->t;
   lc_stage stage = {.ctx = t->ctx};
-  lc_stage_opts o = {.rows = c->rows, .segments = c->micro, .training = true, .recompute = t->opts.recompute,
-                     .objective = t->method->objective, .self = t->self};
+  lc_stage_opts o = {.rows = c->rows,
+                     .segments = c->micro,
+                     .training = true,
+                     .recompute = t->opts.recompute,
+                     .objective = t->method->objective,
+                     .self = t->self};
   LC_TRY(lc_stage_open(t->net, &o, &stage));
   double sum = 0;
   int64_t targets = 0;
@@ -76,15 +90,18 @@ static lc_status passes(calibration *c) {
   stage.run->seed = (uint64_t)t->opts.seed;
   for (int64_t i = 0; !st && i < c->n; i += c->micro) {
     stage.run->micro = (uint32_t)(i / c->micro);
-    if (lc_stop_requested(t->ctx)) st = LC_STOPPED;
-    else st = lc_stage_pass(&stage, c->example + i, lc_min64(c->micro, c->n - i), true, true, (float)(1.0 / (double)c->targets), NULL,
-                            &sum, &targets);
+    if (lc_stop_requested(t->ctx))
+      st = LC_STOPPED;
+    else
+      st = lc_stage_pass(&stage, c->example + i, lc_min64(c->micro, c->n - i), true, true,
+                         (float)(1.0 / (double)c->targets), NULL, &sum, &targets);
   }
   lc_stage_close(&stage);
   return st;
 }
 
-static lc_status one_group(calibration *c, lc_weight **w, int n, lc_status (*done)(void *, lc_weight *, const float *), void *arg) {
+static lc_status one_group(calibration *c, lc_weight **w, int n,
+                           lc_status (*done)(void *, lc_weight *, const float *), void *arg) {
   lc_status st = attach_group(c, w, n);
   if (!st) st = passes(c);
   for (int i = 0; i < n; i++) lc_weight_remove_sink(w[i], &c->param[i]);

@@ -1,18 +1,18 @@
 /* Checkpoints: everything that a run needs to go on as if it had never stopped.
  *
- *   checkpoint-N/state.safetensors   every array that the visitors name: values, positions, optimiser columns of each
- *                                    trainable, and the method's own
- *   checkpoint-N/state.json          step, tokens, schedule, best, identity (identity.c), numerics, a CRC-32 an array
- *   checkpoint-N/…                   the result as of then, by the method: the directory works as an adapter or model
+ *   checkpoint-N/state.safetensors   every array that the visitors name: values, positions, optimiser columns
+ * of each trainable, and the method's own checkpoint-N/state.json          step, tokens, schedule, best,
+ * identity (identity.c), numerics, a CRC-32 an array checkpoint-N/…                   the result as of then,
+ * by the method: the directory works as an adapter or model
  *
- * It is written into a hidden directory, each file flushed, then renamed: it is whole or not there. The history is
- * flushed before the rename, so it always knows at least as much as the newest checkpoint.
+ * It is written into a hidden directory, each file flushed, then renamed: it is whole or not there. The
+ * history is flushed before the rename, so it always knows at least as much as the newest checkpoint.
  *
- * Loading writes into the arrays that attach has made: each must be there with the type and length of now. Its CRC is
- * compared first, so that a damaged file is named and nothing of it used.
+ * Loading writes into the arrays that attach has made: each must be there with the type and length of now.
+ * Its CRC is compared first, so that a damaged file is named and nothing of it used.
  *
- * Memory: the context keeps freed blocks while it saves (lc_mem_keep), and a rehearsal before step 1 makes the first
- * set of them (and finds out then, not hours later, when the disk is full or read-only). */
+ * Memory: the context keeps freed blocks while it saves (lc_mem_keep), and a rehearsal before step 1 makes
+ * the first set of them (and finds out then, not hours later, when the disk is full or read-only). */
 #include "train/internal.h"
 #include <string.h>
 #include <sys/stat.h>
@@ -20,7 +20,8 @@
 
 #define HIDDEN_DIR ".lacuna-new"
 
-/* ---- arrays by visitors --------------------------------------------------------------------------------------------- */
+/* ---- arrays by visitors
+ * --------------------------------------------------------------------------------------------- */
 
 typedef struct {
   lc_ctx *ctx;
@@ -69,8 +70,9 @@ static lc_status inspect(lc_visitor *v, const char *name, lc_dtype dtype, int64_
   a->count++;
   if (!t) return lc_fail(a->ctx, "%s: '%s' is missing", a->path, name);
   if (t->dtype != dtype || lc_tensor_count(t) != n || !lc_dtype_bytes(dtype, n, &bytes))
-    return lc_fail(a->ctx, "%s: '%s' has %lld values of %s, expected %lld of %s", a->path, name, (long long)lc_tensor_count(t),
-                   lc_dtype_get(t->dtype)->name, (long long)n, lc_dtype_get(dtype)->name);
+    return lc_fail(a->ctx, "%s: '%s' has %lld values of %s, expected %lld of %s", a->path, name,
+                   (long long)lc_tensor_count(t), lc_dtype_get(t->dtype)->name, (long long)n,
+                   lc_dtype_get(dtype)->name);
   if (!want || json_integer_value(want) != (json_int_t)crc32_z(0, t->data, bytes))
     return lc_fail(a->ctx, "%s: '%s' is damaged: its checksum differs from state.json's", a->path, name);
   return LC_OK;
@@ -117,18 +119,21 @@ done:
   return st;
 }
 
-/* ---- state.json ------------------------------------------------------------------------------------------------------ */
+/* ---- state.json
+ * ------------------------------------------------------------------------------------------------------ */
 
 static json_t *state_json(const lc_loop *l, json_t *crc) {
   const lc_training *t = &l->t;
-  json_t *s = json_pack("{s:s, s:i, s:I, s:I, s:I, s:b, s:f, s:f, s:o}", "format", "lacuna-checkpoint", "version", 1, "step",
-                        (json_int_t)t->step, "tokens", (json_int_t)t->tokens, "planned", (json_int_t)t->planned, "evaluated",
-                        l->evaluated, "loss", t->loss, "seconds", l->seconds_before + lc_now() - l->started, "numerics", lc_numerics(l));
+  json_t *s = json_pack("{s:s, s:i, s:I, s:I, s:I, s:b, s:f, s:f, s:o}", "format", "lacuna-checkpoint",
+                        "version", 1, "step", (json_int_t)t->step, "tokens", (json_int_t)t->tokens, "planned",
+                        (json_int_t)t->planned, "evaluated", l->evaluated, "loss", t->loss, "seconds",
+                        l->seconds_before + lc_now() - l->started, "numerics", lc_numerics(l));
   json_object_set_new(s, "schedule",
-                      json_pack("{s:i, s:I, s:I}", "kind", (int)t->schedule.kind, "planned", (json_int_t)t->schedule.planned,
-                                "warmup", (json_int_t)t->schedule.warmup));
+                      json_pack("{s:i, s:I, s:I}", "kind", (int)t->schedule.kind, "planned",
+                                (json_int_t)t->schedule.planned, "warmup", (json_int_t)t->schedule.warmup));
   if (l->best_step >= 0)
-    json_object_set_new(s, "best", json_pack("{s:I, s:f}", "step", (json_int_t)l->best_step, "loss", l->best_loss));
+    json_object_set_new(s, "best",
+                        json_pack("{s:I, s:f}", "step", (json_int_t)l->best_step, "loss", l->best_loss));
   json_object_set(s, "identity", l->identity);
   json_object_set(s, "crc32", crc);
   return s;
@@ -140,7 +145,8 @@ static lc_status warn_numerics(lc_loop *l, const json_t *was) {
   json_object_foreach(now, key, value) {
     const char *old = json_string_value(json_object_get(was, key)), *is = json_string_value(value);
     if (old && is && strcmp(old, is))
-      lc_log(l->t.ctx, LC_LOG_WARN, "%s was written with %s %s and goes on with %s: the bits may differ", l->from, key, old, is);
+      lc_log(l->t.ctx, LC_LOG_WARN, "%s was written with %s %s and goes on with %s: the bits may differ",
+             l->from, key, old, is);
   }
   json_decref(now);
   return LC_OK;
@@ -157,7 +163,8 @@ lc_status lc_checkpoint_state(lc_loop *l) {
   LC_GO(lc_in_file(ctx, path, lc_json_str_or(ctx, l->restored, "format", "", &format)));
   LC_GO(lc_in_file(ctx, path, lc_json_i64_or(ctx, l->restored, "version", 0, &version)));
   if (strcmp(format, "lacuna-checkpoint") || version != 1) {
-    st = lc_fail(ctx, "%s: not a checkpoint of this program (format '%s', version %lld)", path, format, (long long)version);
+    st = lc_fail(ctx, "%s: not a checkpoint of this program (format '%s', version %lld)", path, format,
+                 (long long)version);
     goto done;
   }
   LC_GO(lc_identity_check(l, json_object_get(l->restored, "identity"), path));
@@ -180,12 +187,15 @@ done:
   return st;
 }
 
-/* ---- saving ---------------------------------------------------------------------------------------------------------- */
+/* ---- saving
+ * ----------------------------------------------------------------------------------------------------------
+ */
 
 static lc_status write_state(lc_loop *l, const char *dir) {
   lc_ctx *ctx = l->t.ctx;
   json_t *crc = json_object(), *state = NULL;
-  char *arrays_path = lc_path_join(ctx, dir, "state.safetensors"), *state_path = lc_path_join(ctx, dir, "state.json");
+  char *arrays_path = lc_path_join(ctx, dir, "state.safetensors"),
+       *state_path = lc_path_join(ctx, dir, "state.json");
   lc_status st = arrays_path && state_path && crc ? LC_OK : LC_FAILED;
   if (!st) st = write_arrays(l, arrays_path, crc);
   if (!st && !(state = state_json(l, crc))) st = lc_fail(ctx, "%s: out of memory", state_path);
@@ -247,7 +257,8 @@ lc_status lc_checkpoint_best(lc_loop *l) {
   return st;
 }
 
-/* Held during the rehearsal and then kept: later names are longer than the rehearsal's, and a few more live at once. */
+/* Held during the rehearsal and then kept: later names are longer than the rehearsal's, and a few more live
+ * at once. */
 enum { SPARE = 16, SPARE_BYTES = 448 };
 
 lc_status lc_checkpoint_rehearse(lc_loop *l) {

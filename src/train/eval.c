@@ -1,10 +1,11 @@
 /* Perplexity of a text or of rows, in a run of its own over any net.
  *
- * A text is one stream of tokens, cut into windows of `context` tokens that start every `stride` tokens. A window
- * scores its tokens that no earlier window has scored, except its first, which has nothing before it. A last window
- * shorter than the context is dropped (tail scores it); when no window is full the text is one window. llama.cpp's
- * convention: windows side by side, of each the tokens after its middle. With bos the model's BOS stands in the
- * place of a window's first token, as llama.cpp does it, so what is scored does not change.
+ * A text is one stream of tokens, cut into windows of `context` tokens that start every `stride` tokens. A
+ * window scores its tokens that no earlier window has scored, except its first, which has nothing before it.
+ * A last window shorter than the context is dropped (tail scores it); when no window is full the text is one
+ * window. llama.cpp's convention: windows side by side, of each the tokens after its middle. With bos the
+ * model's BOS stands in the place of a window's first token, as llama.cpp does it, so what is scored does not
+ * change.
  *
  *   perplexity = exp(Σ nll / n);  standard error = perplexity · (standard error of the mean nll) */
 #include "train/internal.h"
@@ -14,7 +15,9 @@
 enum { PASS_ROWS = 1024, MAX_BATCH = 1024 };
 
 /* Windows as examples: `at` first token, `n` tokens, tokens from `from` on are scored. */
-typedef struct { int64_t at, n, from; } window;
+typedef struct {
+  int64_t at, n, from;
+} window;
 
 typedef struct {
   lc_net *net;
@@ -27,7 +30,8 @@ typedef struct {
 /* The i-th window; false when there is none. */
 static bool window_at(const cut *c, int64_t i, window *w) {
   int64_t at = i * c->stride, before = i ? at - c->stride + c->context : 0; /* end of what is scored */
-  if (i == 0 && c->text->n <= c->context) return *w = (window){0, c->text->n, c->llama_cpp ? c->text->n / 2 + 1 : 1}, true;
+  if (i == 0 && c->text->n <= c->context)
+    return *w = (window){0, c->text->n, c->llama_cpp ? c->text->n / 2 + 1 : 1}, true;
   if (at + c->context > c->text->n) {
     if (!c->tail || i == 0 || before >= c->text->n) return false;
     *w = (window){at, c->text->n - at, 0};
@@ -39,7 +43,10 @@ static bool window_at(const cut *c, int64_t i, window *w) {
 }
 
 /* Running sums of nll and its square, in order. */
-typedef struct { double sum, squares; int64_t n; } tally;
+typedef struct {
+  double sum, squares;
+  int64_t n;
+} tally;
 
 static lc_status add(lc_ctx *ctx, tally *t, double nll) {
   if (!isfinite(nll)) return lc_fail(ctx, "the loss of scored token %lld is not finite", (long long)t->n + 1);
@@ -57,7 +64,8 @@ static void conclude(const tally *t, lc_score *s) {
   s->stderr_ = s->value * sqrt(fmax(var, 0) / (double)t->n);
 }
 
-/* ---- windows through the plan, several a pass ------------------------------------------------------------------------- */
+/* ---- windows through the plan, several a pass
+ * ------------------------------------------------------------------------- */
 
 typedef struct {
   lc_stage stage;
@@ -130,7 +138,8 @@ done:
   return st;
 }
 
-/* ---- windows token by token through the cache ---------------------------------------------------------------------------- */
+/* ---- windows token by token through the cache
+ * ---------------------------------------------------------------------------- */
 
 /* -log softmax(logits)[id], in f64. */
 static double nll_of(const float *logits, int64_t V, int32_t id) {
@@ -164,18 +173,26 @@ done:
   return st;
 }
 
-lc_status lc_eval_perplexity(lc_net *net, const lc_tokenizer *tok, const lc_ids *stream, const lc_perplexity_opts *o, lc_score *score) {
+lc_status lc_eval_perplexity(lc_net *net, const lc_tokenizer *tok, const lc_ids *stream,
+                             const lc_perplexity_opts *o, lc_score *score) {
   lc_ctx *ctx = net->ctx;
   const lc_config *m = &net->model->config;
-  cut c = {.net = net, .text = stream, .context = o->context ? o->context : lc_min64(512, m->context), .tail = o->tail,
-           .llama_cpp = o->llama_cpp, .bos = -1};
+  cut c = {.net = net,
+           .text = stream,
+           .context = o->context ? o->context : lc_min64(512, m->context),
+           .tail = o->tail,
+           .llama_cpp = o->llama_cpp,
+           .bos = -1};
   c.stride = o->llama_cpp || o->stride == 0 ? c.context : o->stride;
   *score = (lc_score){.context = c.context, .stride = c.stride};
   if (c.context < 2 || c.context > m->context)
-    return lc_usage(ctx, "perplexity: context is %lld, the model has %lld positions", (long long)c.context, (long long)m->context);
+    return lc_usage(ctx, "perplexity: context is %lld, the model has %lld positions", (long long)c.context,
+                    (long long)m->context);
   if (c.stride < 1 || c.stride > c.context)
-    return lc_usage(ctx, "perplexity: stride is %lld, allowed is 1 to the context, %lld", (long long)c.stride, (long long)c.context);
-  if (stream->n < (c.llama_cpp ? 4 : 2)) return lc_fail(ctx, "perplexity: %lld tokens are too few to score", (long long)stream->n);
+    return lc_usage(ctx, "perplexity: stride is %lld, allowed is 1 to the context, %lld", (long long)c.stride,
+                    (long long)c.context);
+  if (stream->n < (c.llama_cpp ? 4 : 2))
+    return lc_fail(ctx, "perplexity: %lld tokens are too few to score", (long long)stream->n);
   if (o->bos) {
     c.bos = tok && lc_token_bos(tok) >= 0 ? lc_token_bos(tok) : m->bos;
     if (c.bos < 0) return lc_usage(ctx, "perplexity: the model has no BOS token");
@@ -186,7 +203,8 @@ lc_status lc_eval_perplexity(lc_net *net, const lc_tokenizer *tok, const lc_ids 
   return LC_OK;
 }
 
-/* ---- rows, each alone -------------------------------------------------------------------------------------------------------- */
+/* ---- rows, each alone
+ * -------------------------------------------------------------------------------------------------------- */
 
 lc_status lc_eval_rows(lc_net *net, const lc_dataset *data, int64_t limit, lc_score *score) {
   lc_ctx *ctx = net->ctx;

@@ -1,7 +1,7 @@
 /* Evaluation inside a run, samples, and how events leave it.
  *
- * An evaluation uses the run's own plan (forward only, no dropout): no second arena. Examples are taken in order, as
- * many at a time as the plan has rows for; an example's loss does not depend on its neighbours. */
+ * An evaluation uses the run's own plan (forward only, no dropout): no second arena. Examples are taken in
+ * order, as many at a time as the plan has rows for; an example's loss does not depend on its neighbours. */
 #include "train/internal.h"
 #include <float.h>
 #include <math.h>
@@ -46,7 +46,9 @@ static lc_status mean_loss(lc_loop *l, double *loss, int64_t *targets) {
   for (int64_t i = 0; i < end;) {
     int64_t n = fill_batch(l, i, end);
     lc_status st = lc_pass(t, l->eval_batch, n, false, 1, &sum, targets);
-    if (st) return lc_fail(t->ctx, "evaluation after step %lld, rows from %lld: %s", (long long)t->step, (long long)i + 1, lc_error(t->ctx));
+    if (st)
+      return lc_fail(t->ctx, "evaluation after step %lld, rows from %lld: %s", (long long)t->step,
+                     (long long)i + 1, lc_error(t->ctx));
     i += n;
     if (lc_stop_requested(t->ctx)) return LC_STOPPED;
   }
@@ -76,11 +78,14 @@ lc_status lc_evaluate(lc_loop *l) {
     l->best_loss = loss;
     LC_TRY(lc_checkpoint_best(l));
   }
-  return lc_tell(l, "eval", json_pack("{s:I, s:f, s:f, s:I, s:b}", "step", (json_int_t)t->step, "loss", loss, "perplexity",
-                                      perplexity, "targets", (json_int_t)targets, "best", best), true);
+  return lc_tell(l, "eval",
+                 json_pack("{s:I, s:f, s:f, s:I, s:b}", "step", (json_int_t)t->step, "loss", loss,
+                           "perplexity", perplexity, "targets", (json_int_t)targets, "best", best),
+                 true);
 }
 
-/* ---- samples: the same prompt before and after, greedily ---------------------------------------------------------- */
+/* ---- samples: the same prompt before and after, greedily
+ * ---------------------------------------------------------- */
 
 static int stop_generating(void *arg, const char *text, size_t n) {
   return lc_stop_requested(arg);
@@ -95,7 +100,8 @@ static lc_status generate(lc_loop *l, lc_ids *prompt, lc_ids *made) {
   o.max_tokens = t->opts.sample_tokens;
   int64_t room = prompt->n + t->opts.sample_tokens, context = t->net->model->config.context;
   if (prompt->n + 1 > context)
-    return lc_usage(t->ctx, "sample-prompt: %lld tokens, the model has %lld positions", (long long)prompt->n, (long long)context);
+    return lc_usage(t->ctx, "sample-prompt: %lld tokens, the model has %lld positions", (long long)prompt->n,
+                    (long long)context);
   LC_TRY(lc_session_new(t->net, lc_min64(room, context), lc_min64(prompt->n, 512), LC_F32, &s));
   lc_status st = lc_generate_ids(s, t->tok, prompt->id, prompt->n, &o, stop_generating, t->ctx, made, &stats);
   lc_session_free(s);
@@ -128,7 +134,9 @@ lc_status lc_sample_text(lc_loop *l) {
   LC_GO(lc_bytes_add(t->ctx, &text, "", 0));
   lc_mend_utf8(text.data, text.n);
   LC_GO(lc_history_sample(t->history, t->step, prompt, text.data));
-  st = lc_tell(l, "sample", json_pack("{s:I, s:s, s:s}", "step", (json_int_t)t->step, "prompt", prompt, "text", text.data), true);
+  st = lc_tell(l, "sample",
+               json_pack("{s:I, s:s, s:s}", "step", (json_int_t)t->step, "prompt", prompt, "text", text.data),
+               true);
 done:
   lc_ids_free(t->ctx, &ids);
   lc_ids_free(t->ctx, &made);

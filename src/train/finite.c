@@ -1,5 +1,6 @@
-/* When a loss is no number: which tensor is to blame. Runs only on the way out, so it may take its time: trained
- * values first (a rate that is too high shows there), then every effective weight (a damaged file). */
+/* When a loss is no number: which tensor is to blame. Runs only on the way out, so it may take its time:
+ * trained values first (a rate that is too high shows there), then every effective weight (a damaged file).
+ */
 #include "train/internal.h"
 #include <math.h>
 
@@ -45,8 +46,9 @@ lc_status lc_explain(lc_training *t) {
   snprintf(why, sizeof why, "%s", lc_error(t->ctx));
   const char *name = culprit(t);
   if (name)
-    return lc_fail(t->ctx, "after step %lld, micro-batch %lld: %s; '%s' holds values that are not finite", (long long)t->step,
-                   (long long)t->micro + 1, why, name);
-  return lc_fail(t->ctx, "after step %lld, micro-batch %lld: %s; every weight is finite, so the sums overflow",
+    return lc_fail(t->ctx, "after step %lld, micro-batch %lld: %s; '%s' holds values that are not finite",
+                   (long long)t->step, (long long)t->micro + 1, why, name);
+  return lc_fail(t->ctx,
+                 "after step %lld, micro-batch %lld: %s; every weight is finite, so the sums overflow",
                  (long long)t->step, (long long)t->micro + 1, why);
 }

@@ -1,10 +1,11 @@
 /* The run's history: run.sqlite for programs and reports, log.jsonl for people and pipes.
  *
- * A kill at any moment leaves both usable. SQLite keeps a rollback journal (no WAL: one file to copy, no shared
- * memory on network disks) and synchronises fully at each commit, so a commit is whole or absent. Commits cost
- * two or three flushes of the disk, so rows are collected for up to a second, and always committed before a
- * checkpoint appears: whatever a checkpoint knows, the history has. On resume the rows after the checkpoint are
- * removed from both, and nothing is there twice. The schema is in docs/formats.md. */
+ * A kill at any moment leaves both usable. SQLite keeps a rollback journal (no WAL: one file to copy, no
+ * shared memory on network disks) and synchronises fully at each commit, so a commit is whole or absent.
+ * Commits cost two or three flushes of the disk, so rows are collected for up to a second, and always
+ * committed before a checkpoint appears: whatever a checkpoint knows, the history has. On resume the rows
+ * after the checkpoint are removed from both, and nothing is there twice. The schema is in docs/formats.md.
+ */
 #include "train/internal.h"
 #include <errno.h>
 #include <sqlite3.h>
@@ -20,19 +21,22 @@ struct lc_history {
   sqlite3 *db;
   sqlite3_stmt *q[Q_COUNT];
   FILE *log;
-  bool open;          /* a transaction is */
-  double committed;   /* when */
+  bool open;        /* a transaction is */
+  double committed; /* when */
 };
 
 static const char schema[] =
-    "CREATE TABLE IF NOT EXISTS runs (id INTEGER PRIMARY KEY, started TEXT NOT NULL, finished TEXT, version TEXT,"
+    "CREATE TABLE IF NOT EXISTS runs (id INTEGER PRIMARY KEY, started TEXT NOT NULL, finished TEXT, version "
+    "TEXT,"
     " method TEXT, model TEXT, data TEXT, planned INTEGER, identity TEXT NOT NULL, summary TEXT);"
-    "CREATE TABLE IF NOT EXISTS steps (step INTEGER PRIMARY KEY, loss REAL, lr REAL, grad_norm REAL, tokens INTEGER,"
+    "CREATE TABLE IF NOT EXISTS steps (step INTEGER PRIMARY KEY, loss REAL, lr REAL, grad_norm REAL, tokens "
+    "INTEGER,"
     " targets INTEGER, tokens_per_s REAL, rss_mib REAL, seconds REAL);"
     "CREATE TABLE IF NOT EXISTS evals (step INTEGER PRIMARY KEY, loss REAL, perplexity REAL, targets INTEGER,"
     " seconds REAL);"
     "CREATE TABLE IF NOT EXISTS samples (step INTEGER PRIMARY KEY, prompt TEXT, text TEXT);"
-    "CREATE TABLE IF NOT EXISTS tensors (name TEXT PRIMARY KEY, layer INTEGER, module TEXT, kind TEXT, rows INTEGER,"
+    "CREATE TABLE IF NOT EXISTS tensors (name TEXT PRIMARY KEY, layer INTEGER, module TEXT, kind TEXT, rows "
+    "INTEGER,"
     " cols INTEGER, changed INTEGER, norm_delta REAL, norm_weight REAL, max_delta REAL);"
     "PRAGMA user_version = 1;";
 
@@ -51,7 +55,8 @@ static lc_status sql(lc_history *h, const char *text) {
   return sqlite3_exec(h->db, text, NULL, NULL, NULL) == SQLITE_OK ? LC_OK : broken(h);
 }
 
-/* ---- open, close ------------------------------------------------------------------------------------------------ */
+/* ---- open, close
+ * ------------------------------------------------------------------------------------------------ */
 
 static lc_status open_db(lc_history *h) {
   int rc = sqlite3_open_v2(h->db_path, &h->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, NULL);
@@ -99,7 +104,8 @@ void lc_history_close(lc_history *h) {
   lc_free(h->ctx, h);
 }
 
-/* ---- transactions ------------------------------------------------------------------------------------------------ */
+/* ---- transactions
+ * ------------------------------------------------------------------------------------------------ */
 
 static lc_status begin(lc_history *h) {
   if (h->open) return LC_OK;
@@ -133,7 +139,9 @@ static lc_status insert(lc_history *h, int q) {
   return st;
 }
 
-/* ---- rows ---------------------------------------------------------------------------------------------------------- */
+/* ---- rows
+ * ----------------------------------------------------------------------------------------------------------
+ */
 
 lc_status lc_history_step(lc_history *h, const lc_step_row *r) {
   sqlite3_stmt *q = h->q[Q_STEP];
@@ -149,7 +157,8 @@ lc_status lc_history_step(lc_history *h, const lc_step_row *r) {
   return insert(h, Q_STEP);
 }
 
-lc_status lc_history_eval(lc_history *h, int64_t step, double loss, double perplexity, int64_t targets, double seconds) {
+lc_status lc_history_eval(lc_history *h, int64_t step, double loss, double perplexity, int64_t targets,
+                          double seconds) {
   sqlite3_stmt *q = h->q[Q_EVAL];
   sqlite3_bind_int64(q, 1, step);
   sqlite3_bind_double(q, 2, loss);
@@ -200,7 +209,8 @@ static lc_status run_once(lc_history *h, const char *text, const char *const *pa
   return st;
 }
 
-/* ---- begin, go back, end ---------------------------------------------------------------------------------------- */
+/* ---- begin, go back, end
+ * ---------------------------------------------------------------------------------------- */
 
 lc_status lc_history_begin(lc_history *h, const json_t *identity, const char *method, const char *model,
                            const char *data, int64_t planned) {
@@ -209,10 +219,15 @@ lc_status lc_history_begin(lc_history *h, const json_t *identity, const char *me
   utc(now);
   const char *params[] = {now, LC_VERSION, method, model, data, text};
   lc_status st = begin(h);
-  if (!st) st = sql(h, "DELETE FROM runs; DELETE FROM steps; DELETE FROM evals; DELETE FROM samples; DELETE FROM tensors");
   if (!st)
-    st = run_once(h, "INSERT INTO runs (id, started, version, method, model, data, identity, planned)"
-                     " VALUES (1,?,?,?,?,?,?,?)", params, 6, planned);
+    st = sql(
+        h,
+        "DELETE FROM runs; DELETE FROM steps; DELETE FROM evals; DELETE FROM samples; DELETE FROM tensors");
+  if (!st)
+    st = run_once(h,
+                  "INSERT INTO runs (id, started, version, method, model, data, identity, planned)"
+                  " VALUES (1,?,?,?,?,?,?,?)",
+                  params, 6, planned);
   if (!st) st = commit(h);
   free(text);
   if (!st) {
@@ -225,7 +240,8 @@ lc_status lc_history_begin(lc_history *h, const json_t *identity, const char *me
 lc_status lc_history_identity(lc_history *h, json_t **out) {
   sqlite3_stmt *q = NULL;
   *out = NULL;
-  if (sqlite3_prepare_v2(h->db, "SELECT identity FROM runs WHERE id = 1", -1, &q, NULL) != SQLITE_OK) return broken(h);
+  if (sqlite3_prepare_v2(h->db, "SELECT identity FROM runs WHERE id = 1", -1, &q, NULL) != SQLITE_OK)
+    return broken(h);
   lc_status st = LC_OK;
   int rc = sqlite3_step(q);
   if (rc == SQLITE_ROW) {
@@ -244,11 +260,16 @@ static bool line_stays(const char *line, size_t n, int64_t step, bool evaluated)
   const char *kind = json_string_value(json_object_get(e, "event"));
   int64_t at = json_integer_value(json_object_get(e, "step"));
   bool stays = false;
-  if (kind && strcmp(kind, "start") == 0) stays = true;
-  else if (kind && strcmp(kind, "done") == 0) stays = false;
-  else if (kind && strcmp(kind, "sample") == 0) stays = at < step;
-  else if (kind && strcmp(kind, "eval") == 0) stays = at < step || (at == step && evaluated);
-  else if (kind) stays = at <= step;
+  if (kind && strcmp(kind, "start") == 0)
+    stays = true;
+  else if (kind && strcmp(kind, "done") == 0)
+    stays = false;
+  else if (kind && (strcmp(kind, "sample") == 0 || strcmp(kind, "checkpoint") == 0))
+    stays = at < step;
+  else if (kind && strcmp(kind, "eval") == 0)
+    stays = at < step || (at == step && evaluated);
+  else if (kind)
+    stays = at <= step;
   json_decref(e);
   return stays;
 }
@@ -280,7 +301,8 @@ done:
 lc_status lc_history_rewind(lc_history *h, int64_t step, bool evaluated, int64_t planned) {
   LC_TRY(begin(h));
   LC_TRY(run_once(h, "DELETE FROM steps WHERE step > ?", NULL, 0, step));
-  LC_TRY(run_once(h, evaluated ? "DELETE FROM evals WHERE step > ?" : "DELETE FROM evals WHERE step >= ?", NULL, 0, step));
+  LC_TRY(run_once(h, evaluated ? "DELETE FROM evals WHERE step > ?" : "DELETE FROM evals WHERE step >= ?",
+                  NULL, 0, step));
   LC_TRY(run_once(h, "DELETE FROM samples WHERE step >= ?", NULL, 0, step));
   LC_TRY(run_once(h, "UPDATE runs SET finished = NULL, summary = NULL, planned = ?", NULL, 0, planned));
   LC_TRY(sql(h, "DELETE FROM tensors"));

@@ -1,15 +1,16 @@
-/* What a resume must find unchanged: method and its options, data, model, seed and everything else that the bits of
- * the run depend on, as JSON. It is stored in the history when a run begins and in every checkpoint, and compared by
- * name. Steps, evaluation, saving, recomputation and threads are free: they do not change the bits of an update
- * (the number of steps changes the schedule, knowingly). */
+/* What a resume must find unchanged: method and its options, data, model, seed and everything else that the
+ * bits of the run depend on, as JSON. It is stored in the history when a run begins and in every checkpoint,
+ * and compared by name. Steps, evaluation, saving, recomputation and threads are free: they do not change the
+ * bits of an update (the number of steps changes the schedule, knowingly). */
 #include "train/internal.h"
 #include "kernels/kernels.h"
 #include <inttypes.h>
 #include <string.h>
 
 /* Options of a run that may change between a checkpoint and its resume. */
-static const char *const may_change[] = {"steps", "epochs", "stop-after", "recompute", "skip-bad", "eval-data", "eval-every",
-                                         "eval-limit", "save-every", "keep", "base-name", "sample-prompt", "sample-tokens"};
+static const char *const may_change[] = {
+    "steps",      "epochs",     "stop-after", "recompute", "skip-bad",      "eval-data",    "eval-every",
+    "eval-limit", "save-every", "keep",       "base-name", "sample-prompt", "sample-tokens"};
 
 static bool is_free(const char *name) {
   for (size_t i = 0; i < sizeof may_change / sizeof *may_change; i++)
@@ -35,9 +36,10 @@ json_t *lc_identity(const lc_loop *l) {
   snprintf(print, sizeof print, "%016" PRIx64, t->net->model->fingerprint);
   json_t *options = table_values(t->ctx, lc_train_options, &t->opts, false);
   json_t *own = table_values(t->ctx, t->method->options, t->self, true);
-  return json_pack("{s:i, s:s, s:o, s:o, s:{s:I, s:I, s:I, s:I}, s:s}", "version", 1, "method", t->method->name, "options",
-                   options, "method_options", own, "data", "checksum", (json_int_t)d.checksum, "rows", (json_int_t)d.rows,
-                   "tokens", (json_int_t)d.tokens, "targets", (json_int_t)d.targets, "model", print);
+  return json_pack("{s:i, s:s, s:o, s:o, s:{s:I, s:I, s:I, s:I}, s:s}", "version", 1, "method",
+                   t->method->name, "options", options, "method_options", own, "data", "checksum",
+                   (json_int_t)d.checksum, "rows", (json_int_t)d.rows, "tokens", (json_int_t)d.tokens,
+                   "targets", (json_int_t)d.targets, "model", print);
 }
 
 /* The sentence for the first value that differs between two objects; LC_OK when none does. */
@@ -48,27 +50,31 @@ static lc_status same_values(lc_ctx *ctx, const char *where, const char *what, j
     const char *is = json_string_value(value), *old = json_string_value(json_object_get(was, key));
     if (!old) return lc_fail(ctx, "%s: it says nothing about %s '%s'", where, what, key);
     if (strcmp(is, old))
-      return lc_fail(ctx, "%s: %s '%s' was '%s' and is '%s' now; a resumed run keeps it", where, what, key, old, is);
+      return lc_fail(ctx, "%s: %s '%s' was '%s' and is '%s' now; a resumed run keeps it", where, what, key,
+                     old, is);
   }
   return LC_OK;
 }
 
 lc_status lc_identity_check(lc_loop *l, const json_t *was, const char *where) {
   lc_ctx *ctx = l->t.ctx;
-  const char *method = json_string_value(json_object_get(was, "method")), *model = json_string_value(json_object_get(was, "model"));
+  const char *method = json_string_value(json_object_get(was, "method")),
+             *model = json_string_value(json_object_get(was, "model"));
   const json_t *now = l->identity;
   if (!method || strcmp(method, l->t.method->name))
-    return lc_fail(ctx, "%s: the method was '%s' and is '%s' now; a resumed run keeps it", where, method ? method : "?",
-                   l->t.method->name);
+    return lc_fail(ctx, "%s: the method was '%s' and is '%s' now; a resumed run keeps it", where,
+                   method ? method : "?", l->t.method->name);
   if (!model || strcmp(model, json_string_value(json_object_get(now, "model"))))
-    return lc_fail(ctx, "%s: the model is not the one that the run began with (fingerprint %s, now %s)", where,
-                   model ? model : "?", json_string_value(json_object_get(now, "model")));
+    return lc_fail(ctx, "%s: the model is not the one that the run began with (fingerprint %s, now %s)",
+                   where, model ? model : "?", json_string_value(json_object_get(now, "model")));
   json_t *data = json_object_get(was, "data"), *data_now = json_object_get(now, "data");
   if (!json_equal(data, data_now))
-    return lc_fail(ctx, "%s: the data changed: it was %" JSON_INTEGER_FORMAT " rows with %" JSON_INTEGER_FORMAT
-                        " tokens and is %" JSON_INTEGER_FORMAT " rows with %" JSON_INTEGER_FORMAT
-                        " tokens now (or the same number of others)",
-                   where, json_integer_value(json_object_get(data, "rows")), json_integer_value(json_object_get(data, "tokens")),
+    return lc_fail(ctx,
+                   "%s: the data changed: it was %" JSON_INTEGER_FORMAT " rows with %" JSON_INTEGER_FORMAT
+                   " tokens and is %" JSON_INTEGER_FORMAT " rows with %" JSON_INTEGER_FORMAT
+                   " tokens now (or the same number of others)",
+                   where, json_integer_value(json_object_get(data, "rows")),
+                   json_integer_value(json_object_get(data, "tokens")),
                    json_integer_value(json_object_get(data_now, "rows")),
                    json_integer_value(json_object_get(data_now, "tokens")));
   LC_TRY(same_values(ctx, where, "option", json_object_get(was, "options"), json_object_get(now, "options")));
@@ -79,8 +85,9 @@ lc_status lc_identity_check(lc_loop *l, const json_t *was, const char *where) {
 json_t *lc_numerics(const lc_loop *l) {
   const lc_training *t = &l->t;
   const lc_config *c = &t->net->model->config;
-  lc_gemm_shape shape = {.dtype = t->net->compute, .m = t->opts.micro_batch * t->opts.seq, .n = c->C, .k = c->C};
+  lc_gemm_shape shape = {
+      .dtype = t->net->compute, .m = t->opts.micro_batch * t->opts.seq, .n = c->C, .k = c->C};
   return json_pack("{s:s, s:s, s:s, s:s, s:s}", "isa", lc_isa_name(lc_isa_of(t->ctx)), "gemm",
-                   lc_gemm_provider(t->ctx, &shape), "compute", lc_dtype_get(t->net->compute)->name, "version", LC_VERSION,
-                   "compiler", __VERSION__);
+                   lc_gemm_provider(t->ctx, &shape), "compute", lc_dtype_get(t->net->compute)->name,
+                   "version", LC_VERSION, "compiler", __VERSION__);
 }

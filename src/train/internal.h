@@ -4,7 +4,8 @@
 #include "train/train.h"
 #include <jansson.h>
 
-/* ---- pass.c: what a pass needs ------------------------------------------------------------------------------ */
+/* ---- pass.c: what a pass needs
+ * ------------------------------------------------------------------------------ */
 
 typedef struct {
   lc_ctx *ctx;
@@ -23,9 +24,10 @@ typedef struct {
 } lc_stage_opts;
 lc_status lc_stage_open(lc_net *, const lc_stage_opts *, lc_stage *);
 void lc_stage_close(lc_stage *);
-/* One pass over n examples. nll (may be NULL) receives each example's summed loss; *sum and *targets are added to. */
-lc_status lc_stage_pass(lc_stage *, const lc_example *, int64_t n, bool training, bool backward, float loss_scale,
-                        double *nll, double *sum, int64_t *targets);
+/* One pass over n examples. nll (may be NULL) receives each example's summed loss; *sum and *targets are
+ * added to. */
+lc_status lc_stage_pass(lc_stage *, const lc_example *, int64_t n, bool training, bool backward,
+                        float loss_scale, double *nll, double *sum, int64_t *targets);
 /* The `count` longest of a data set's examples (into out, unless NULL) and the rows they have together. */
 lc_status lc_longest(lc_ctx *, const lc_dataset *, int64_t count, lc_example *out, int64_t *rows);
 /* finite.c: adds to the last error which tensor is not finite. Always LC_FAILED. */
@@ -33,7 +35,8 @@ lc_status lc_explain(lc_training *);
 /* The name of the first trainable whose gradient is not finite; NULL when none is. */
 const char *lc_bad_gradient(const lc_training *);
 
-/* ---- history.c: run.sqlite and log.jsonl -------------------------------------------------------------------- */
+/* ---- history.c: run.sqlite and log.jsonl
+ * -------------------------------------------------------------------- */
 
 typedef struct lc_history lc_history;
 typedef struct {
@@ -51,31 +54,35 @@ void lc_history_close(lc_history *);
 lc_status lc_history_identity(lc_history *, json_t **); /* of the run that OUT holds; NULL when none */
 lc_status lc_history_begin(lc_history *, const json_t *identity, const char *method, const char *model,
                            const char *data, int64_t planned); /* forgets everything else */
-/* Goes back to the moment after update `step`: later rows are removed, those of the evaluation at `step` too unless it was done. */
+/* Goes back to the moment after update `step`: later rows are removed, those of the evaluation at `step` too
+ * unless it was done. */
 lc_status lc_history_rewind(lc_history *, int64_t step, bool evaluated, int64_t planned);
 lc_status lc_history_step(lc_history *, const lc_step_row *);
-lc_status lc_history_eval(lc_history *, int64_t step, double loss, double perplexity, int64_t targets, double seconds);
+lc_status lc_history_eval(lc_history *, int64_t step, double loss, double perplexity, int64_t targets,
+                          double seconds);
 lc_status lc_history_sample(lc_history *, int64_t step, const char *prompt, const char *text);
 lc_status lc_history_tensor(lc_history *, const lc_tensor_row *);
 lc_status lc_history_done(lc_history *, const json_t *summary);
 lc_status lc_history_log(lc_history *, const json_t *event); /* a line of log.jsonl */
 lc_status lc_history_flush(lc_history *);                    /* everything so far is on the disk */
 
-/* ---- the loop's own state ------------------------------------------------------------------------------------ */
+/* ---- the loop's own state
+ * ------------------------------------------------------------------------------------ */
 
 typedef struct {
   lc_training t; /* what methods see */
   const lc_train_io *io;
-  json_t *identity;       /* what a resume must find unchanged */
-  json_t *restored;       /* state.json of the checkpoint that the run goes on from; NULL */
-  char *from;             /* its directory */
-  int64_t *order;         /* rows of the epoch under way */
-  int64_t order_epoch;    /* -1: none yet */
+  json_t *identity;    /* what a resume must find unchanged */
+  json_t *restored;    /* state.json of the checkpoint that the run goes on from; NULL */
+  char *from;          /* its directory */
+  int64_t *order;      /* rows of the epoch under way */
+  int64_t order_epoch; /* -1: none yet */
   int64_t n_rows, per_epoch;
   lc_example *eval_batch; /* of a pass in an evaluation */
   lc_stage stage;         /* t.graph, t.plan, t.run are its */
   bool evaluated;         /* the evaluation due after t.step was done */
   int64_t saved_step;     /* of the last checkpoint; -1 none */
+  bool unlogged;          /* the checkpoint that was restored has no line in the log */
   int64_t best_step;      /* -1 none */
   double best_loss;
   double started, seconds_before;
@@ -88,19 +95,21 @@ lc_status lc_identity_check(lc_loop *, const json_t *was, const char *where);
 json_t *lc_numerics(const lc_loop *);
 
 /* outdir.c: the output directory. */
-lc_status lc_outdir_claim(lc_loop *);                                   /* refuses, cleans (overwrite), or finds what to resume */
-lc_status lc_outdir_last(lc_ctx *, const char *out, int64_t *step);     /* highest whole checkpoint; -1 none */
-lc_status lc_outdir_prune(lc_ctx *, const char *out, int64_t keep);     /* the oldest go */
+lc_status lc_outdir_claim(lc_loop *); /* refuses, cleans (overwrite), or finds what to resume */
+lc_status lc_outdir_last(lc_ctx *, const char *out, int64_t *step); /* highest whole checkpoint; -1 none */
+lc_status lc_outdir_prune(lc_ctx *, const char *out, int64_t keep); /* the oldest go */
 lc_status lc_outdir_drop_after(lc_ctx *, const char *out, int64_t step); /* removes checkpoints after step */
-lc_status lc_outdir_sweep(lc_ctx *, const char *out);                   /* removes what an interruption left */
-lc_status lc_outdir_replace(lc_ctx *, const char *out, const char *tmp, const char *name); /* OUT/tmp becomes OUT/name */
+lc_status lc_outdir_sweep(lc_ctx *, const char *out); /* removes what an interruption left */
+lc_status lc_outdir_replace(lc_ctx *, const char *out, const char *tmp,
+                            const char *name); /* OUT/tmp becomes OUT/name */
 
 /* checkpoint.c */
-lc_status lc_checkpoint_save(lc_loop *, char **path); /* OUT/checkpoint-<step>; path is lc_free'd by the caller */
-lc_status lc_checkpoint_best(lc_loop *);              /* OUT/best: the result as of now */
-lc_status lc_checkpoint_state(lc_loop *);             /* fills step, tokens, best, … from l->restored */
-lc_status lc_checkpoint_arrays(lc_loop *);            /* loads what the visitors name */
-lc_status lc_checkpoint_rehearse(lc_loop *);          /* writes one and removes it */
+lc_status lc_checkpoint_save(lc_loop *,
+                             char **path);   /* OUT/checkpoint-<step>; path is lc_free'd by the caller */
+lc_status lc_checkpoint_best(lc_loop *);     /* OUT/best: the result as of now */
+lc_status lc_checkpoint_state(lc_loop *);    /* fills step, tokens, best, … from l->restored */
+lc_status lc_checkpoint_arrays(lc_loop *);   /* loads what the visitors name */
+lc_status lc_checkpoint_rehearse(lc_loop *); /* writes one and removes it */
 
 /* placement.c: where a net's deltas sit, a row a weight. */
 lc_status lc_placement(lc_net *, lc_status (*row)(void *arg, const lc_tensor_row *), void *arg);

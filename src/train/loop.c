@@ -7,11 +7,11 @@
  *   updates     order of rows = function of (seed, epoch); loss = Σ over the update's targets / their number
  *   finish      the result in OUT
  *
- * The rehearsal runs one forward and backward pass over the longest rows (unless the first update has them) and writes
- * one checkpoint before step 1: memory and disk show at once whether they suffice, and after step 1 nothing is
- * allocated (libraries excepted).
- * Interruption is looked for between updates and between the passes of an evaluation: an update under way is finished
- * first, as methods may have begun to change their state. */
+ * The rehearsal runs one forward and backward pass over the longest rows (unless the first update has them)
+ * and writes one checkpoint before step 1: memory and disk show at once whether they suffice, and after step
+ * 1 nothing is allocated (libraries excepted). Interruption is looked for between updates and between the
+ * passes of an evaluation: an update under way is finished first, as methods may have begun to change their
+ * state. */
 #include "train/internal.h"
 #include <inttypes.h>
 #include <math.h>
@@ -19,7 +19,9 @@
 
 enum { EVAL_SEGMENTS = 64 };
 
-/* ---- set up ---------------------------------------------------------------------------------------------------------- */
+/* ---- set up
+ * ----------------------------------------------------------------------------------------------------------
+ */
 
 static lc_status copy_options(lc_ctx *ctx, const lc_train_opts *from, lc_train_opts *to) {
   LC_TRY(lc_options_init(ctx, lc_train_options, to));
@@ -39,7 +41,8 @@ static lc_status plan_steps(lc_loop *l) {
   l->per_epoch = lc_ceil_div(l->n_rows, t->opts.batch);
   t->planned = t->opts.steps ? t->opts.steps : (int64_t)ceil(t->opts.epochs * (double)l->per_epoch);
   t->last = t->opts.stop_after ? lc_min64(t->planned, t->opts.stop_after) : t->planned;
-  t->schedule = (lc_schedule){.kind = (lc_schedule_kind)t->opts.schedule, .planned = t->planned,
+  t->schedule = (lc_schedule){.kind = (lc_schedule_kind)t->opts.schedule,
+                              .planned = t->planned,
                               .warmup = lc_warmup_steps(t->opts.warmup, t->planned)};
   return LC_OK;
 }
@@ -51,8 +54,10 @@ static lc_status check_vocabulary(const lc_training *t, const lc_dataset *d, con
     const lc_example e = lc_data_get(d, i);
     for (int64_t k = 0; k < e.n; k++)
       if (e.id[k] < 0 || e.id[k] >= V)
-        return lc_fail(t->ctx, "train: row %lld of the %s has token id %d, the model's vocabulary ends at %lld: is the tokenizer another model's?", (long long)i + 1, what,
-                       (int)e.id[k], (long long)V - 1);
+        return lc_fail(t->ctx,
+                       "train: row %lld of the %s has token id %d, the model's vocabulary ends at %lld: is "
+                       "the tokenizer another model's?",
+                       (long long)i + 1, what, (int)e.id[k], (long long)V - 1);
   }
   return LC_OK;
 }
@@ -62,11 +67,16 @@ static lc_status set_up(lc_loop *l, const lc_train_opts *opts) {
   LC_TRY(copy_options(t->ctx, opts, &t->opts));
   LC_TRY(lc_train_resolve(t->ctx, &t->net->model->config, t->method, &t->opts));
   if (strcmp(t->opts.dtype, lc_dtype_get(t->net->compute)->name))
-    return lc_usage(t->ctx, "train: dtype is %s, the net computes in %s", t->opts.dtype, lc_dtype_get(t->net->compute)->name);
+    return lc_usage(t->ctx, "train: dtype is %s, the net computes in %s", t->opts.dtype,
+                    lc_dtype_get(t->net->compute)->name);
   LC_TRY(plan_steps(l));
   t->optim = lc_optim_find(t->opts.optimizer);
-  t->hyper = (lc_hyper){.lr = t->opts.lr, .weight_decay = t->opts.weight_decay, .beta1 = t->opts.beta1, .beta2 = t->opts.beta2,
-                        .eps = t->opts.eps > 0 ? t->opts.eps : 1e-8, .momentum = t->opts.momentum};
+  t->hyper = (lc_hyper){.lr = t->opts.lr,
+                        .weight_decay = t->opts.weight_decay,
+                        .beta1 = t->opts.beta1,
+                        .beta2 = t->opts.beta2,
+                        .eps = t->opts.eps > 0 ? t->opts.eps : 1e-8,
+                        .momentum = t->opts.momentum};
   LC_TRY(check_vocabulary(t, t->data, "data"));
   LC_TRY(check_vocabulary(t, t->eval_data, "evaluation data"));
   if (!(l->identity = lc_identity(l))) return lc_fail(t->ctx, "train: the options cannot be written as JSON");
@@ -82,12 +92,14 @@ static lc_status open_history(lc_loop *l) {
   LC_TRY(lc_history_open(t->ctx, t->out, &t->history));
   LC_TRY(lc_history_identity(t->history, &was));
   lc_status st = LC_OK;
-  if (was && (l->io->resume || l->io->resume_from)) {
-    st = lc_identity_check(l, was, t->out);
-    if (!st) st = lc_history_rewind(t->history, t->step, l->evaluated, t->planned);
+  if (was && (l->io->resume || l->io->resume_from)) st = lc_identity_check(l, was, t->out);
+  if (!st && was && l->from) {
+    st = lc_history_rewind(t->history, t->step, l->evaluated, t->planned);
     if (!st) st = lc_outdir_drop_after(t->ctx, t->out, t->step);
-  } else {
-    st = lc_history_begin(t->history, l->identity, t->method->name, t->net->model->path, l->io->data_path, t->planned);
+    l->unlogged = true;
+  } else if (!st) {
+    st = lc_history_begin(t->history, l->identity, t->method->name, t->net->model->path, l->io->data_path,
+                          t->planned);
   }
   json_decref(was);
   if (st) return st;
@@ -98,7 +110,8 @@ static lc_status open_history(lc_loop *l) {
   return st;
 }
 
-/* ---- attach, open, restore -------------------------------------------------------------------------------------------- */
+/* ---- attach, open, restore
+ * -------------------------------------------------------------------------------------------- */
 
 static lc_status attach(lc_loop *l) {
   lc_training *t = &l->t;
@@ -106,7 +119,8 @@ static lc_status attach(lc_loop *l) {
   if (t->method->calibrate) LC_TRY(t->method->calibrate(t->self, t));
   lc_free(t->ctx, t->param);
   LC_TRY(lc_net_params(t->net, &t->param, &t->n_param));
-  if (t->n_param == 0 && !t->method->step) return lc_fail(t->ctx, "train: method %s made nothing trainable", t->method->name);
+  if (t->n_param == 0 && !t->method->step)
+    return lc_fail(t->ctx, "train: method %s made nothing trainable", t->method->name);
   return LC_OK;
 }
 
@@ -114,7 +128,8 @@ static lc_status attach(lc_loop *l) {
 static void next_examples(lc_loop *l) {
   lc_training *t = &l->t;
   int64_t epoch = t->step / l->per_epoch, first = t->step % l->per_epoch * t->opts.batch;
-  if (epoch != l->order_epoch) lc_data_order(t->data, (uint64_t)t->opts.seed, epoch, t->opts.shuffle, l->order);
+  if (epoch != l->order_epoch)
+    lc_data_order(t->data, (uint64_t)t->opts.seed, epoch, t->opts.shuffle, l->order);
   l->order_epoch = epoch;
   t->n_example = lc_min64(t->opts.batch, l->n_rows - first);
   t->update_targets = 0;
@@ -125,13 +140,15 @@ static void next_examples(lc_loop *l) {
   t->n_micro = lc_ceil_div(t->n_example, t->opts.micro_batch);
 }
 
-/* Has a micro-batch of the update to come all the rows that the plan is made for? Then it is rehearsal enough. */
+/* Has a micro-batch of the update to come all the rows that the plan is made for? Then it is rehearsal
+ * enough. */
 static bool first_is_full(lc_loop *l, int64_t rows) {
   lc_training *t = &l->t;
   next_examples(l);
   for (int64_t m = 0; m < t->n_micro; m++) {
     int64_t sum = 0, first = m * t->opts.micro_batch;
-    for (int64_t i = first; i < lc_min64(first + t->opts.micro_batch, t->n_example); i++) sum += t->example[i].n;
+    for (int64_t i = first; i < lc_min64(first + t->opts.micro_batch, t->n_example); i++)
+      sum += t->example[i].n;
     if (sum == rows) return true;
   }
   return false;
@@ -149,15 +166,20 @@ static lc_status rehearse_pass(lc_loop *l, const lc_example *longest, int64_t n,
 
 static lc_status open_run(lc_loop *l) {
   lc_training *t = &l->t;
-  int64_t rows, eval_rows = 0, micro = lc_min64(t->opts.micro_batch, l->n_rows), segments = lc_max64(micro, EVAL_SEGMENTS);
+  int64_t rows, eval_rows = 0, micro = lc_min64(t->opts.micro_batch, l->n_rows),
+                segments = lc_max64(micro, EVAL_SEGMENTS);
   l->order = lc_alloc_n(t->ctx, LC_MEM_OTHER, (size_t)l->n_rows, sizeof *l->order);
   t->example = lc_alloc_n(t->ctx, LC_MEM_OTHER, (size_t)t->opts.batch, sizeof *t->example);
   l->eval_batch = lc_alloc_n(t->ctx, LC_MEM_OTHER, (size_t)segments, sizeof *l->eval_batch);
   if (!l->order || !t->example || !l->eval_batch) return LC_FAILED;
   LC_TRY(lc_longest(t->ctx, t->data, micro, l->eval_batch, &rows));
   if (t->eval_data) LC_TRY(lc_longest(t->ctx, t->eval_data, 1, NULL, &eval_rows));
-  lc_stage_opts o = {.rows = lc_max64(rows, eval_rows), .segments = segments, .training = t->method->step == NULL,
-                     .recompute = t->opts.recompute, .objective = t->method->objective, .self = t->self};
+  lc_stage_opts o = {.rows = lc_max64(rows, eval_rows),
+                     .segments = segments,
+                     .training = t->method->step == NULL,
+                     .recompute = t->opts.recompute,
+                     .objective = t->method->objective,
+                     .self = t->self};
   LC_TRY(lc_stage_open(t->net, &o, &l->stage));
   t->graph = l->stage.graph;
   t->plan = l->stage.plan;
@@ -165,7 +187,8 @@ static lc_status open_run(lc_loop *l) {
   l->plan_bytes = lc_plan_bytes(t->plan);
   t->segment = l->stage.segment;
   t->max_segments = segments;
-  for (int i = 0; i < t->n_param && !t->method->step; i++) LC_TRY(t->optim->prepare(t->ctx, t->param[i], &t->hyper));
+  for (int i = 0; i < t->n_param && !t->method->step; i++)
+    LC_TRY(t->optim->prepare(t->ctx, t->param[i], &t->hyper));
   return rehearse_pass(l, l->eval_batch, micro, rows);
 }
 
@@ -179,14 +202,18 @@ static lc_status tell_start(lc_loop *l) {
   lc_training *t = &l->t;
   lc_data_info d = lc_data_describe(t->data);
   int64_t n = trainable(t), all = lc_model_parameters(t->net->model);
-  json_t *e = json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:s, s:f, s:s, s:I, s:s, s:i, s:s, s:I, s:I, s:f, s:I, s:I}",
-                        "method", t->method->name, "model", t->net->model->path, "output", t->out, "step", (json_int_t)t->step, "steps",
-                        (json_int_t)t->planned, "batch", (json_int_t)t->opts.batch, "micro_batch", (json_int_t)t->opts.micro_batch,
-                        "seq", (json_int_t)t->opts.seq, "optimizer", t->optim->name, "lr", t->opts.lr, "schedule",
-                        t->opts.schedule == LC_SCHEDULE_COSINE ? "cosine" : t->opts.schedule == LC_SCHEDULE_LINEAR ? "linear" : "constant",
-                        "warmup_steps", (json_int_t)t->schedule.warmup, "dtype", t->opts.dtype, "threads", lc_threads(t->ctx), "isa",
-                        lc_isa_name(lc_isa_of(t->ctx)), "trainable", (json_int_t)n, "parameters", (json_int_t)all, "share",
-                        (double)n / (double)all, "rows", (json_int_t)d.rows, "tokens", (json_int_t)d.tokens);
+  json_t *e = json_pack(
+      "{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:s, s:f, s:s, s:I, s:s, s:i, s:s, s:I, s:I, s:f, s:I, s:I}",
+      "method", t->method->name, "model", t->net->model->path, "output", t->out, "step", (json_int_t)t->step,
+      "steps", (json_int_t)t->planned, "batch", (json_int_t)t->opts.batch, "micro_batch",
+      (json_int_t)t->opts.micro_batch, "seq", (json_int_t)t->opts.seq, "optimizer", t->optim->name, "lr",
+      t->opts.lr, "schedule",
+      t->opts.schedule == LC_SCHEDULE_COSINE   ? "cosine"
+      : t->opts.schedule == LC_SCHEDULE_LINEAR ? "linear"
+                                               : "constant",
+      "warmup_steps", (json_int_t)t->schedule.warmup, "dtype", t->opts.dtype, "threads", lc_threads(t->ctx),
+      "isa", lc_isa_name(lc_isa_of(t->ctx)), "trainable", (json_int_t)n, "parameters", (json_int_t)all,
+      "share", (double)n / (double)all, "rows", (json_int_t)d.rows, "tokens", (json_int_t)d.tokens);
   if (e && l->from) json_object_set_new(e, "resumed", json_string(l->from));
   if (e && d.template_name) json_object_set_new(e, "template", json_string(d.template_name));
   if (e && t->last < t->planned) json_object_set_new(e, "stop_after", json_integer((json_int_t)t->last));
@@ -205,7 +232,9 @@ static lc_status begin(lc_loop *l) {
   return t->opts.save_every || (t->opts.eval_every && t->eval_data) ? lc_checkpoint_rehearse(l) : LC_OK;
 }
 
-/* ---- an update --------------------------------------------------------------------------------------------------------- */
+/* ---- an update
+ * ---------------------------------------------------------------------------------------------------------
+ */
 
 static lc_status forward_backward(lc_loop *l) {
   lc_training *t = &l->t;
@@ -217,8 +246,8 @@ static lc_status forward_backward(lc_loop *l) {
     if (t->method->after_micro) LC_TRY(t->method->after_micro(t->self, t));
   }
   if (targets != t->update_targets)
-    return lc_fail(t->ctx, "step %lld: %lld targets, the rows promised %lld", (long long)t->step + 1, (long long)targets,
-                   (long long)t->update_targets);
+    return lc_fail(t->ctx, "step %lld: %lld targets, the rows promised %lld", (long long)t->step + 1,
+                   (long long)targets, (long long)t->update_targets);
   t->loss = sum / (double)targets;
   return LC_OK;
 }
@@ -229,8 +258,8 @@ static lc_status optimise(lc_loop *l) {
   LC_TRY(lc_clip_gradients(t->ctx, t->param, t->n_param, t->opts.clip, &t->grad_norm));
   if (!isfinite(t->grad_norm)) {
     const char *name = lc_bad_gradient(t);
-    return lc_fail(t->ctx, "step %lld: the gradient of '%s' is not finite; the last checkpoint stands", (long long)t->step + 1,
-                   name ? name : "all trainables together");
+    return lc_fail(t->ctx, "step %lld: the gradient of '%s' is not finite; the last checkpoint stands",
+                   (long long)t->step + 1, name ? name : "all trainables together");
   }
   for (int i = 0; i < t->n_param; i++)
     if (t->param[i]->wants_grad) LC_TRY(t->optim->update(t->ctx, t->param[i], &t->hyper));
@@ -263,24 +292,42 @@ static lc_status record_step(lc_loop *l, double began) {
   int64_t tokens = 0;
   for (int64_t i = 0; i < t->n_example; i++) tokens += t->example[i].n;
   double now = lc_now();
-  lc_step_row r = {.step = t->step, .tokens = t->tokens, .targets = t->update_targets, .loss = t->loss, .lr = t->lr,
-                   .grad_norm = t->grad_norm, .tokens_per_s = (double)tokens / fmax(now - began, 1e-9),
-                   .rss_mib = (double)lc_rss_bytes() / 1048576.0, .seconds = l->seconds_before + now - l->started};
+  lc_step_row r = {.step = t->step,
+                   .tokens = t->tokens,
+                   .targets = t->update_targets,
+                   .loss = t->loss,
+                   .lr = t->lr,
+                   .grad_norm = t->grad_norm,
+                   .tokens_per_s = (double)tokens / fmax(now - began, 1e-9),
+                   .rss_mib = (double)lc_rss_bytes() / 1048576.0,
+                   .seconds = l->seconds_before + now - l->started};
   LC_TRY(lc_history_step(t->history, &r));
-  return lc_tell(l, "step", json_pack("{s:I, s:f, s:f, s:f, s:I, s:f, s:f}", "step", (json_int_t)r.step, "loss", r.loss, "lr", r.lr,
-                                      "grad_norm", r.grad_norm, "tokens", (json_int_t)r.tokens, "tokens_per_s", r.tokens_per_s,
-                                      "rss_mib", r.rss_mib), true);
+  return lc_tell(l, "step",
+                 json_pack("{s:I, s:f, s:f, s:f, s:I, s:f, s:f}", "step", (json_int_t)r.step, "loss", r.loss,
+                           "lr", r.lr, "grad_norm", r.grad_norm, "tokens", (json_int_t)r.tokens,
+                           "tokens_per_s", r.tokens_per_s, "rss_mib", r.rss_mib),
+                 true);
 }
 
-/* ---- checkpoints, stopping ---------------------------------------------------------------------------------------------- */
+/* ---- checkpoints, stopping
+ * ---------------------------------------------------------------------------------------------- */
 
+static lc_status tell_checkpoint(lc_loop *l, const char *path, bool due) {
+  return lc_tell(l, "checkpoint", json_pack("{s:I, s:s}", "step", (json_int_t)l->t.step, "path", path), due);
+}
+
+/* A checkpoint that the run goes on from was written, but its line went with the rewinding: it comes back if
+ * it was due. */
 static lc_status save(lc_loop *l, bool due) {
   lc_training *t = &l->t;
   char *path = NULL;
-  if (l->saved_step == t->step) return LC_OK;
+  if (l->saved_step == t->step) {
+    bool again = due && l->unlogged;
+    l->unlogged = false;
+    return again ? tell_checkpoint(l, l->from, true) : LC_OK;
+  }
   lc_status st = lc_checkpoint_save(l, &path);
-  if (!st)
-    st = lc_tell(l, "checkpoint", json_pack("{s:I, s:s}", "step", (json_int_t)t->step, "path", path), due);
+  if (!st) st = tell_checkpoint(l, path, due);
   lc_mem_keep(t->ctx, true);
   lc_free(t->ctx, path);
   lc_mem_keep(t->ctx, false);
@@ -326,7 +373,9 @@ static lc_status updates(lc_loop *l) {
   return LC_OK;
 }
 
-/* ---- finish --------------------------------------------------------------------------------------------------------------- */
+/* ---- finish
+ * ---------------------------------------------------------------------------------------------------------------
+ */
 
 static lc_status write_tensor(void *arg, const lc_tensor_row *row) {
   return lc_history_tensor(arg, row);
@@ -337,17 +386,20 @@ static json_t *summary(const lc_loop *l) {
   double seconds = l->seconds_before + lc_now() - l->started;
   int64_t bytes = 0;
   for (int i = 0; i < t->n_param; i++) bytes += (int64_t)lc_param_bytes(t->param[i]);
-  json_t *e = json_pack("{s:I, s:I, s:f, s:f, s:I, s:f, s:f, s:I, s:I, s:I, s:s}", "step", (json_int_t)t->step, "steps", (json_int_t)t->step,
-                        "loss", t->loss, "seconds", seconds, "tokens", (json_int_t)t->tokens, "tokens_per_s",
-                        (double)t->tokens / fmax(seconds, 1e-9), "peak_rss_mib", (double)lc_peak_rss_bytes() / 1048576.0, "trainable",
-                        (json_int_t)trainable(t), "state_bytes", (json_int_t)bytes, "plan_bytes",
-                        (json_int_t)l->plan_bytes, "output", t->out);
-  json_t *machine = json_pack("{s:s, s:s, s:i, s:s, s:I}", "cpu", lc_cpu_name(), "isa", lc_isa_name(lc_isa_of(t->ctx)), "threads", lc_threads(t->ctx), "dtype", t->opts.dtype,
-                              "parameters", (json_int_t)lc_model_parameters(t->net->model));
+  json_t *e = json_pack(
+      "{s:I, s:I, s:f, s:f, s:I, s:f, s:f, s:I, s:I, s:I, s:s}", "step", (json_int_t)t->step, "steps",
+      (json_int_t)t->step, "loss", t->loss, "seconds", seconds, "tokens", (json_int_t)t->tokens,
+      "tokens_per_s", (double)t->tokens / fmax(seconds, 1e-9), "peak_rss_mib",
+      (double)lc_peak_rss_bytes() / 1048576.0, "trainable", (json_int_t)trainable(t), "state_bytes",
+      (json_int_t)bytes, "plan_bytes", (json_int_t)l->plan_bytes, "output", t->out);
+  json_t *machine = json_pack("{s:s, s:s, s:i, s:s, s:I}", "cpu", lc_cpu_name(), "isa",
+                              lc_isa_name(lc_isa_of(t->ctx)), "threads", lc_threads(t->ctx), "dtype",
+                              t->opts.dtype, "parameters", (json_int_t)lc_model_parameters(t->net->model));
   if (e && machine) json_object_update(e, machine); /* a report needs to know where it ran */
   json_decref(machine);
   if (e && l->best_step >= 0)
-    json_object_set_new(e, "best", json_pack("{s:I, s:f}", "step", (json_int_t)l->best_step, "loss", l->best_loss));
+    json_object_set_new(e, "best",
+                        json_pack("{s:I, s:f}", "step", (json_int_t)l->best_step, "loss", l->best_loss));
   return e;
 }
 
@@ -389,12 +441,20 @@ static void tear_down(lc_loop *l) {
   lc_free(t->ctx, l);
 }
 
-lc_status lc_train(lc_net *net, const lc_tokenizer *tok, const lc_dataset *data, const lc_dataset *eval, const lc_method *method, void *self,
-                   const lc_train_opts *opts, const lc_train_io *io) {
+lc_status lc_train(lc_net *net, const lc_tokenizer *tok, const lc_dataset *data, const lc_dataset *eval,
+                   const lc_method *method, void *self, const lc_train_opts *opts, const lc_train_io *io) {
   lc_loop *l = lc_alloc(net->ctx, LC_MEM_OTHER, sizeof *l);
   if (!l) return LC_FAILED;
-  l->t = (lc_training){.ctx = net->ctx, .net = net, .tok = tok, .method = method, .self = self, .data = data, .eval_data = eval,
-                       .out = io->out, .event = io->event, .event_arg = io->event_arg};
+  l->t = (lc_training){.ctx = net->ctx,
+                       .net = net,
+                       .tok = tok,
+                       .method = method,
+                       .self = self,
+                       .data = data,
+                       .eval_data = eval,
+                       .out = io->out,
+                       .event = io->event,
+                       .event_arg = io->event_arg};
   l->stage.ctx = net->ctx;
   l->io = io;
   l->order_epoch = l->saved_step = l->best_step = -1;

@@ -1,4 +1,5 @@
-/* The output directory: what may be written into, what an interruption left behind, which checkpoints it holds.
+/* The output directory: what may be written into, what an interruption left behind, which checkpoints it
+ * holds.
  *
  * A checkpoint is made under a hidden name, and renamed when it is whole; what is replaced or pruned is renamed to a
  * hidden name first. So a visible checkpoint-N is whole at every moment, and what a killed run leaves behind (hidden
@@ -44,9 +45,15 @@ static lc_status each_entry(lc_ctx *ctx, const char *out, entry_fn fn, void *arg
   return st;
 }
 
-/* ---- checkpoints ------------------------------------------------------------------------------------------------- */
+/* ---- checkpoints
+ * ------------------------------------------------------------------------------------------------- */
 
-typedef struct { lc_ctx *ctx; const char *out; int64_t best, worst; int count; } scan;
+typedef struct {
+  lc_ctx *ctx;
+  const char *out;
+  int64_t best, worst;
+  int count;
+} scan;
 
 static bool is_whole(lc_ctx *ctx, const char *out, const char *name) {
   char *path = lc_format(ctx, "%s/%s/state.json", out, name);
@@ -103,7 +110,8 @@ lc_status lc_outdir_drop_after(lc_ctx *ctx, const char *out, int64_t step) {
 }
 
 lc_status lc_outdir_replace(lc_ctx *ctx, const char *out, const char *tmp, const char *name) {
-  char *from = lc_path_join(ctx, out, tmp), *to = lc_path_join(ctx, out, name), *old = lc_path_join(ctx, out, HIDDEN "old");
+  char *from = lc_path_join(ctx, out, tmp), *to = lc_path_join(ctx, out, name),
+       *old = lc_path_join(ctx, out, HIDDEN "old");
   lc_status st = from && to && old ? lc_remove_tree(ctx, old) : LC_FAILED;
   if (!st && lc_path_exists(to)) st = lc_rename_dir(ctx, to, old);
   if (!st) st = lc_rename_dir(ctx, from, to);
@@ -122,7 +130,8 @@ static bool is_unfinished(const char *name) {
 
 static lc_status sweep_one(void *arg, const char *name) {
   scan *s = arg;
-  return strncmp(name, HIDDEN, sizeof HIDDEN - 1) && !is_unfinished(name) ? LC_OK : remove_in(s->ctx, s->out, name);
+  return strncmp(name, HIDDEN, sizeof HIDDEN - 1) && !is_unfinished(name) ? LC_OK
+                                                                          : remove_in(s->ctx, s->out, name);
 }
 
 lc_status lc_outdir_sweep(lc_ctx *ctx, const char *out) {
@@ -130,7 +139,8 @@ lc_status lc_outdir_sweep(lc_ctx *ctx, const char *out) {
   return each_entry(ctx, out, sweep_one, &s);
 }
 
-/* ---- claiming a directory ------------------------------------------------------------------------------------------ */
+/* ---- claiming a directory
+ * ------------------------------------------------------------------------------------------ */
 
 static bool starts(const char *s, const char *prefix) {
   return strncmp(s, prefix, strlen(prefix)) == 0;
@@ -143,12 +153,20 @@ static bool ends(const char *s, const char *suffix) {
 
 /* What an earlier run of ours wrote at the top of OUT; anything else is not touched by --overwrite. */
 static bool is_ours(const char *name) {
-  static const char *const files[] = {"recipe.yaml", "log.jsonl", "run.sqlite", "run.sqlite-journal", "adapter_config.json",
+  static const char *const files[] = {"recipe.yaml",
+                                      "log.jsonl",
+                                      "run.sqlite",
+                                      "run.sqlite-journal",
+                                      "adapter_config.json",
                                       "lacuna_adapter.json",
-                                      "config.json", "generation_config.json", "best", "report.html"};
+                                      "config.json",
+                                      "generation_config.json",
+                                      "best",
+                                      "report.html"};
   for (size_t i = 0; i < sizeof files / sizeof *files; i++)
     if (strcmp(name, files[i]) == 0) return true;
-  return step_of(name) >= 0 || starts(name, HIDDEN) || is_unfinished(name) || ends(name, ".safetensors") || ends(name, ".safetensors.index.json");
+  return step_of(name) >= 0 || starts(name, HIDDEN) || is_unfinished(name) || ends(name, ".safetensors") ||
+         ends(name, ".safetensors.index.json");
 }
 
 static lc_status overwrite_one(void *arg, const char *name) {
@@ -169,10 +187,13 @@ static lc_status refuse_base(const lc_loop *l) {
   bool same = a && b && strcmp(a, b) == 0;
   free(a);
   free(b);
-  return same ? lc_usage(l->t.ctx, "%s: the output directory is the model itself, which is never written", l->io->out) : LC_OK;
+  return same ? lc_usage(l->t.ctx, "%s: the output directory is the model itself, which is never written",
+                         l->io->out)
+              : LC_OK;
 }
 
-/* Finds the checkpoint to go on from: l->from, or NULL to begin again from step 0 of a run that had saved nothing. */
+/* Finds the checkpoint to go on from: l->from, or NULL to begin again from step 0 of a run that had saved
+ * nothing. */
 static lc_status find_checkpoint(lc_loop *l) {
   lc_ctx *ctx = l->t.ctx;
   const char *out = l->io->out, *want = l->io->resume_from;
@@ -184,7 +205,8 @@ static lc_status find_checkpoint(lc_loop *l) {
   }
   int64_t step;
   LC_TRY(lc_outdir_last(ctx, out, &step));
-  if (step >= 0) return (l->from = lc_format(ctx, "%s/checkpoint-%lld", out, (long long)step)) ? LC_OK : LC_FAILED;
+  if (step >= 0)
+    return (l->from = lc_format(ctx, "%s/checkpoint-%lld", out, (long long)step)) ? LC_OK : LC_FAILED;
   char *history = lc_path_join(ctx, out, "run.sqlite");
   if (!history) return LC_FAILED;
   bool begun = lc_path_exists(history);
@@ -205,9 +227,12 @@ lc_status lc_outdir_claim(lc_loop *l) {
   scan s = {.ctx = ctx, .out = out};
   LC_TRY(each_entry(ctx, out, count_one, &s));
   if (s.count && !l->io->overwrite)
-    return lc_fail(ctx, "%s: the directory is not empty; --resume goes on with its run, --overwrite replaces it", out);
+    return lc_fail(
+        ctx, "%s: the directory is not empty; --resume goes on with its run, --overwrite replaces it", out);
   if (s.count && !s.best)
-    return lc_fail(ctx, "%s: the directory is not empty and holds no run of lacuna; --overwrite replaces nothing else", out);
+    return lc_fail(
+        ctx, "%s: the directory is not empty and holds no run of lacuna; --overwrite replaces nothing else",
+        out);
   LC_TRY(each_entry(ctx, out, overwrite_one, &s));
   LC_TRY(lc_mkdirs(ctx, out));
   if (access(out, W_OK)) return lc_fail(ctx, "%s: %s", out, strerror(errno));

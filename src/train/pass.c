@@ -1,8 +1,9 @@
 /* A pass: examples into rows and segments, forward, row losses, backward.
  *
- * The sequences of a micro-batch lie one after another in the rows; there is no padding. Row t of an example holds
- * id[t] at position t, and its label is id[t+1] when that is a target, else -1. The last row of an example has no
- * label. Segments tell attention where one example ends, so an example's loss is the same packed or alone.
+ * The sequences of a micro-batch lie one after another in the rows; there is no padding. Row t of an example
+ * holds id[t] at position t, and its label is id[t+1] when that is a target, else -1. The last row of an
+ * example has no label. Segments tell attention where one example ends, so an example's loss is the same
+ * packed or alone.
  *
  * Losses come as f32 a row and are added in f64 in row order, so a sum does not depend on threads. */
 #include "train/internal.h"
@@ -37,7 +38,8 @@ void lc_stage_close(lc_stage *s) {
 static lc_status lay_out(lc_stage *s, const lc_example *ex, int64_t n, int64_t *targets) {
   int64_t rows = 0;
   if (n > s->max_segments)
-    return lc_fail(s->ctx, "a pass of %lld examples, the plan is for %lld", (long long)n, (long long)s->max_segments);
+    return lc_fail(s->ctx, "a pass of %lld examples, the plan is for %lld", (long long)n,
+                   (long long)s->max_segments);
   for (int64_t i = 0; i < n; i++) {
     s->segment[i] = (lc_segment){.row0 = rows, .row1 = rows + ex[i].n, .sequence = (int32_t)i};
     rows += ex[i].n;
@@ -68,8 +70,8 @@ static lc_status add_up(lc_stage *s, const lc_example *ex, int64_t n, double *nl
     for (int64_t k = 0; k < ex[i].n; k++, r++) {
       if (!isfinite(row[r])) {
         s->not_finite = true;
-        return lc_fail(s->ctx, "the loss of token %lld of sequence %lld is %s", (long long)k + 1, (long long)i + 1,
-                       isnan(row[r]) ? "not a number" : "infinite");
+        return lc_fail(s->ctx, "the loss of token %lld of sequence %lld is %s", (long long)k + 1,
+                       (long long)i + 1, isnan(row[r]) ? "not a number" : "infinite");
       }
       one += (double)row[r];
     }
@@ -79,8 +81,8 @@ static lc_status add_up(lc_stage *s, const lc_example *ex, int64_t n, double *nl
   return LC_OK;
 }
 
-lc_status lc_stage_pass(lc_stage *s, const lc_example *ex, int64_t n, bool training, bool backward, float loss_scale,
-                        double *nll, double *sum, int64_t *targets) {
+lc_status lc_stage_pass(lc_stage *s, const lc_example *ex, int64_t n, bool training, bool backward,
+                        float loss_scale, double *nll, double *sum, int64_t *targets) {
   LC_TRY(lay_out(s, ex, n, targets));
   s->run->training = training;
   s->run->loss_scale = loss_scale;
@@ -89,9 +91,13 @@ lc_status lc_stage_pass(lc_stage *s, const lc_example *ex, int64_t n, bool train
   return backward ? lc_backward(s->run, NULL) : LC_OK;
 }
 
-lc_status lc_pass(lc_training *t, const lc_example *ex, int64_t n, bool backward, float loss_scale, double *loss_sum,
-                  int64_t *targets) {
-  lc_stage s = {.ctx = t->ctx, .graph = t->graph, .plan = t->plan, .run = t->run, .segment = t->segment,
+lc_status lc_pass(lc_training *t, const lc_example *ex, int64_t n, bool backward, float loss_scale,
+                  double *loss_sum, int64_t *targets) {
+  lc_stage s = {.ctx = t->ctx,
+                .graph = t->graph,
+                .plan = t->plan,
+                .run = t->run,
+                .segment = t->segment,
                 .max_segments = t->max_segments};
   t->run->seed = (uint64_t)t->opts.seed;
   t->run->step = (uint32_t)t->step;
@@ -100,7 +106,9 @@ lc_status lc_pass(lc_training *t, const lc_example *ex, int64_t n, bool backward
   return s.not_finite ? lc_explain(t) : st;
 }
 
-typedef struct { int64_t n, i; } length;
+typedef struct {
+  int64_t n, i;
+} length;
 
 static int longer_first(const void *a, const void *b) {
   const length *x = a, *y = b;

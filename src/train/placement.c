@@ -1,15 +1,24 @@
-/* Where a net's change sits: for each weight that training touched, how many entries differ from the base and how
- * large the change is beside the weight. The rows feed the history's table `tensors` and the report's heat map.
+/* Where a net's change sits: for each weight that training touched, how many entries differ from the base and
+ * how large the change is beside the weight. The rows feed the history's table `tensors` and the report's
+ * heat map.
  *
- * A delta's tile is Σ patch onto zeros; a weight that was trained as a whole has no delta but another form, and
- * its tile is form − base. Strips of rows are worked on in parallel; each leaves its sums in its own place and
- * they are added in order, so the numbers do not depend on threads. */
+ * A delta's tile is Σ patch onto zeros; a weight that was trained as a whole has no delta but another form,
+ * and its tile is form − base. Strips of rows are worked on in parallel; each leaves its sums in its own
+ * place and they are added in order, so the numbers do not depend on threads. */
 #include "train/internal.h"
 #include <math.h>
 #include <string.h>
 
-typedef struct { double delta2, weight2, max; int64_t changed; } strip_sum;
-typedef struct { lc_ctx *ctx; const lc_weight *w; int64_t strip; strip_sum *sum; } measure;
+typedef struct {
+  double delta2, weight2, max;
+  int64_t changed;
+} strip_sum;
+typedef struct {
+  lc_ctx *ctx;
+  const lc_weight *w;
+  int64_t strip;
+  strip_sum *sum;
+} measure;
 
 static bool is_whole(const lc_weight *w) {
   return w->n_delta == 0 && w->form != w->base;
@@ -60,8 +69,12 @@ static lc_status measure_weight(lc_ctx *ctx, const lc_weight *w, lc_tensor_row *
   if (!m.sum) return LC_FAILED;
   lc_status st = lc_parallel(ctx, chunks, one_strip, &m);
   const char *dot = strrchr(w->module, '.');
-  *row = (lc_tensor_row){.name = w->name, .module = dot ? dot + 1 : w->module, .kind = kinds[w->kind],
-                         .layer = w->layer, .rows = w->M, .cols = w->N};
+  *row = (lc_tensor_row){.name = w->name,
+                         .module = dot ? dot + 1 : w->module,
+                         .kind = kinds[w->kind],
+                         .layer = w->layer,
+                         .rows = w->M,
+                         .cols = w->N};
   for (int64_t i = 0; i < chunks; i++) {
     row->changed += m.sum[i].changed;
     row->norm_delta += m.sum[i].delta2;

@@ -1,11 +1,12 @@
-/* Questions with choices, and questions with an answer to generate. The rules are those of EleutherAI's evaluation
- * harness, so that figures compare.
+/* Questions with choices, and questions with an answer to generate. The rules are those of EleutherAI's
+ * evaluation harness, so that figures compare.
  *
- * Choice: the score of a choice is log p(" " + choice | prompt). Prompt and continuation are encoded together and split
- * where the prompt's own encoding ends; spaces at the prompt's end belong to the continuation. acc takes the best
- * score, acc_norm the best score per character, acc_bytes per byte. Too long a text loses its beginning.
- * Answer: greedy generation; group 1 of the first match of a regular expression is compared with that of the given
- * answer, without commas, dollar signs, case and a final stop. Standard errors are those of a mean of 0s and 1s. */
+ * Choice: the score of a choice is log p(" " + choice | prompt). Prompt and continuation are encoded together
+ * and split where the prompt's own encoding ends; spaces at the prompt's end belong to the continuation. acc
+ * takes the best score, acc_norm the best score per character, acc_bytes per byte. Too long a text loses its
+ * beginning. Answer: greedy generation; group 1 of the first match of a regular expression is compared with
+ * that of the given answer, without commas, dollar signs, case and a final stop. Standard errors are those of
+ * a mean of 0s and 1s. */
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include "train/internal.h"
 #include <ctype.h>
@@ -18,7 +19,8 @@ static double stderr_of(double share, int64_t n) {
   return n > 1 ? sqrt(share * (1 - share) / (double)(n - 1)) : 0;
 }
 
-/* ---- the text before a continuation ------------------------------------------------------------------------------------ */
+/* ---- the text before a continuation
+ * ------------------------------------------------------------------------------------ */
 
 typedef struct {
   lc_net *net;
@@ -27,7 +29,7 @@ typedef struct {
   const lc_question_opts *o;
   const lc_template *tmpl; /* chat */
   int64_t context;
-  lc_bytes shots;          /* the solved examples */
+  lc_bytes shots; /* the solved examples */
 } exam;
 
 static lc_status add_text(lc_ctx *ctx, lc_bytes *to, const char *text) {
@@ -38,7 +40,8 @@ static lc_status add_text(lc_ctx *ctx, lc_bytes *to, const char *text) {
 static lc_status write_shots(exam *x) {
   for (int64_t i = 0; i < x->o->n_fewshot; i++) {
     const lc_question *q = &x->o->fewshot[i];
-    const char *prompt = q->prompt[q->n_prompts > 1 ? q->answer : 0], *answer = q->n_choices ? q->choice[q->answer] : q->answer_text;
+    const char *prompt = q->prompt[q->n_prompts > 1 ? q->answer : 0],
+               *answer = q->n_choices ? q->choice[q->answer] : q->answer_text;
     LC_TRY(add_text(x->ctx, &x->shots, prompt));
     LC_TRY(add_text(x->ctx, &x->shots, " "));
     LC_TRY(add_text(x->ctx, &x->shots, answer));
@@ -48,10 +51,14 @@ static lc_status write_shots(exam *x) {
 }
 
 static lc_status open_exam(lc_net *net, const lc_tokenizer *tok, const lc_question_opts *o, exam *x) {
-  *x = (exam){.net = net, .ctx = net->ctx, .tok = tok, .o = o, .context = o->context ? o->context : net->model->config.context};
+  *x = (exam){.net = net,
+              .ctx = net->ctx,
+              .tok = tok,
+              .o = o,
+              .context = o->context ? o->context : net->model->config.context};
   if (x->context < 2 || x->context > net->model->config.context)
-    return lc_usage(x->ctx, "evaluation: context is %lld, the model has %lld positions", (long long)x->context,
-                    (long long)net->model->config.context);
+    return lc_usage(x->ctx, "evaluation: context is %lld, the model has %lld positions",
+                    (long long)x->context, (long long)net->model->config.context);
   if (o->chat) LC_TRY(lc_template_for(tok, &x->tmpl));
   return write_shots(x);
 }
@@ -69,11 +76,17 @@ static lc_status chat_prompt(exam *x, const char *prompt, lc_ids *ids) {
   return lc_template_render(x->tmpl, x->tok, m, n, true, ids, NULL);
 }
 
-/* ---- choices ------------------------------------------------------------------------------------------------------------- */
+/* ---- choices
+ * -------------------------------------------------------------------------------------------------------------
+ */
 
-typedef struct { lc_ids ids; int64_t from; /* first token of the continuation */ } pair;
+typedef struct {
+  lc_ids ids;
+  int64_t from; /* first token of the continuation */
+} pair;
 
-/* Something must stand before a token for it to be scored: a context of no tokens becomes the BOS (or end) token. */
+/* Something must stand before a token for it to be scored: a context of no tokens becomes the BOS (or end)
+ * token. */
 static lc_status give_context(exam *x, pair *p) {
   int32_t first = lc_token_bos(x->tok) >= 0 ? lc_token_bos(x->tok) : lc_token_eos(x->tok);
   if (p->from > 0) return LC_OK;
@@ -120,7 +133,11 @@ static lc_status encode_pair(exam *x, const char *prompt, const char *choice, pa
   return LC_OK;
 }
 
-typedef struct { pair *p; int64_t n, longest; uint8_t *target; } pairs;
+typedef struct {
+  pair *p;
+  int64_t n, longest;
+  uint8_t *target;
+} pairs;
 
 static void free_pairs(lc_ctx *ctx, pairs *all) {
   for (int64_t i = 0; all->p && i < all->n; i++) lc_ids_free(ctx, &all->p[i].ids);
@@ -162,7 +179,8 @@ static int64_t characters(const char *s) {
 static void pick(const lc_question *q, const double *logp, int best[3]) {
   double top[3] = {0};
   for (int c = 0; c < q->n_choices; c++) {
-    double by[3] = {logp[c], logp[c] / (double)lc_max64(1, characters(q->choice[c])), logp[c] / (double)lc_max64(1, (int64_t)strlen(q->choice[c]))};
+    double by[3] = {logp[c], logp[c] / (double)lc_max64(1, characters(q->choice[c])),
+                    logp[c] / (double)lc_max64(1, (int64_t)strlen(q->choice[c]))};
     for (int k = 0; k < 3; k++)
       if (c == 0 || by[k] > top[k]) {
         top[k] = by[k];
@@ -179,21 +197,26 @@ static json_t *strings(char *const *s, int n) {
 
 static lc_status log_json(lc_ctx *ctx, lc_out *log, json_t *e) {
   char *text = e ? json_dumps(e, JSON_COMPACT) : NULL;
-  lc_status st = text ? lc_out_printf(log, "%s\n", text) : lc_fail(ctx, "%s: a sample cannot be written as JSON", log->path);
+  lc_status st = text ? lc_out_printf(log, "%s\n", text)
+                      : lc_fail(ctx, "%s: a sample cannot be written as JSON", log->path);
   free(text);
   json_decref(e);
   return st;
 }
 
-static lc_status log_choice(lc_ctx *ctx, lc_out *log, int64_t i, const lc_question *q, const double *logp, const int best[3]) {
+static lc_status log_choice(lc_ctx *ctx, lc_out *log, int64_t i, const lc_question *q, const double *logp,
+                            const int best[3]) {
   json_t *scores = json_array();
   for (int c = 0; c < q->n_choices; c++) json_array_append_new(scores, json_real(logp[c]));
-  return log_json(ctx, log, json_pack("{s:I, s:o, s:o, s:i, s:o, s:b, s:b, s:b}", "index", (json_int_t)i, "prompt", strings(q->prompt, q->n_prompts),
-                                      "choices", strings(q->choice, q->n_choices), "answer", q->answer, "loglikelihoods", scores, "acc",
-                                      best[0] == q->answer, "acc_norm", best[1] == q->answer, "acc_bytes", best[2] == q->answer));
+  return log_json(ctx, log,
+                  json_pack("{s:I, s:o, s:o, s:i, s:o, s:b, s:b, s:b}", "index", (json_int_t)i, "prompt",
+                            strings(q->prompt, q->n_prompts), "choices", strings(q->choice, q->n_choices),
+                            "answer", q->answer, "loglikelihoods", scores, "acc", best[0] == q->answer,
+                            "acc_norm", best[1] == q->answer, "acc_bytes", best[2] == q->answer));
 }
 
-static lc_status score_all(exam *x, const lc_question *q, int64_t n, const pairs *all, lc_out *log, int64_t right[3]) {
+static lc_status score_all(exam *x, const lc_question *q, int64_t n, const pairs *all, lc_out *log,
+                           int64_t right[3]) {
   lc_stage stage = {.ctx = x->ctx};
   lc_stage_opts o = {.rows = all->longest, .segments = 1};
   LC_TRY(lc_stage_open(x->net, &o, &stage));
@@ -204,7 +227,8 @@ static lc_status score_all(exam *x, const lc_question *q, int64_t n, const pairs
   if (!logp) st = LC_FAILED;
   for (int64_t i = 0, k = 0; i < n && !st; i++) {
     int best[3] = {0};
-    for (int c = 0; c < q[i].n_choices && !st; c++, k++) st = score_pair(&stage, &all->p[k], all->target, &logp[c]);
+    for (int c = 0; c < q[i].n_choices && !st; c++, k++)
+      st = score_pair(&stage, &all->p[k], all->target, &logp[c]);
     if (st) break;
     pick(&q[i], logp, best);
     for (int m = 0; m < 3; m++) right[m] += best[m] == q[i].answer;
@@ -215,7 +239,8 @@ static lc_status score_all(exam *x, const lc_question *q, int64_t n, const pairs
   return st;
 }
 
-lc_status lc_eval_choices(lc_net *net, const lc_tokenizer *tok, const lc_question *q, int64_t n, const lc_question_opts *o, lc_choice_score *s) {
+lc_status lc_eval_choices(lc_net *net, const lc_tokenizer *tok, const lc_question *q, int64_t n,
+                          const lc_question_opts *o, lc_choice_score *s) {
   exam x;
   pairs all = {0};
   lc_out log = {0};
@@ -242,11 +267,16 @@ done:
   return st;
 }
 
-/* ---- exact match ---------------------------------------------------------------------------------------------------------- */
+/* ---- exact match
+ * ----------------------------------------------------------------------------------------------------------
+ */
 
 #define GSM8K "#### (-?[0-9.,]+)"
 
-typedef struct { lc_ctx *ctx; lc_bytes text; } answer;
+typedef struct {
+  lc_ctx *ctx;
+  lc_bytes text;
+} answer;
 
 static int collect(void *arg, const char *text, size_t n) {
   answer *a = arg;
@@ -303,7 +333,8 @@ static lc_status encode_prompt(exam *x, const char *prompt, int64_t room, lc_ids
   lc_bytes text = {0};
   lc_status st = whole_prompt(x, prompt, &text);
   ids->n = 0;
-  if (!st) st = x->o->chat ? chat_prompt(x, text.data, ids) : lc_tokenize(x->tok, text.data, text.n, true, ids);
+  if (!st)
+    st = x->o->chat ? chat_prompt(x, text.data, ids) : lc_tokenize(x->tok, text.data, text.n, true, ids);
   lc_free(x->ctx, text.data);
   if (st) return st;
   if (ids->n == 0) return lc_fail(x->ctx, "evaluation: a prompt has no tokens");
@@ -314,7 +345,8 @@ static lc_status encode_prompt(exam *x, const char *prompt, int64_t room, lc_ids
   return LC_OK;
 }
 
-static lc_status answer_all(exam *x, const lc_question *q, int64_t n, pcre2_code *re, lc_out *log, int64_t *right) {
+static lc_status answer_all(exam *x, const lc_question *q, int64_t n, pcre2_code *re, lc_out *log,
+                            int64_t *right) {
   lc_ctx *ctx = x->ctx;
   lc_session *s = NULL;
   lc_ids ids = {0}, made = {0};
@@ -328,8 +360,8 @@ static lc_status answer_all(exam *x, const lc_question *q, int64_t n, pcre2_code
   g.n_stop = x->o->n_stop;
   int64_t room = x->context - g.max_tokens, longest = 0;
   if (room < 1)
-    return lc_usage(ctx, "evaluation: answers of %lld tokens leave no room for a question in %lld positions", (long long)g.max_tokens,
-                    (long long)x->context);
+    return lc_usage(ctx, "evaluation: answers of %lld tokens leave no room for a question in %lld positions",
+                    (long long)g.max_tokens, (long long)x->context);
   for (int64_t i = 0; i < n; i++) {
     LC_GO(encode_prompt(x, q[i].prompt[0], room, &ids));
     longest = lc_max64(longest, ids.n);
@@ -346,8 +378,10 @@ static lc_status answer_all(exam *x, const lc_question *q, int64_t n, pcre2_code
     bool ok = is_right(re, &a, q[i].answer_text);
     *right += ok;
     if (x->o->log_samples)
-      LC_GO(log_json(ctx, log, json_pack("{s:I, s:s, s:s, s:s%, s:b}", "index", (json_int_t)i, "prompt", q[i].prompt[0], "answer",
-                                         q[i].answer_text, "generated", a.text.data ? a.text.data : "", a.text.n, "exact_match", ok)));
+      LC_GO(log_json(ctx, log,
+                     json_pack("{s:I, s:s, s:s, s:s%, s:b}", "index", (json_int_t)i, "prompt", q[i].prompt[0],
+                               "answer", q[i].answer_text, "generated", a.text.data ? a.text.data : "",
+                               a.text.n, "exact_match", ok)));
   }
 done:
   lc_session_free(s);
@@ -361,13 +395,16 @@ static lc_status compile(lc_ctx *ctx, const char *pattern, pcre2_code **re) {
   int code;
   PCRE2_SIZE at;
   PCRE2_UCHAR why[128];
-  *re = pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_MATCH_INVALID_UTF, &code, &at, NULL);
+  *re = pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_MATCH_INVALID_UTF, &code,
+                      &at, NULL);
   if (*re) return LC_OK;
   pcre2_get_error_message(code, why, sizeof why);
-  return lc_usage(ctx, "extract: '%s' is no regular expression: %s at %zu", pattern, (const char *)why, (size_t)at);
+  return lc_usage(ctx, "extract: '%s' is no regular expression: %s at %zu", pattern, (const char *)why,
+                  (size_t)at);
 }
 
-lc_status lc_eval_exact(lc_net *net, const lc_tokenizer *tok, const lc_question *q, int64_t n, const lc_question_opts *o, lc_score *s) {
+lc_status lc_eval_exact(lc_net *net, const lc_tokenizer *tok, const lc_question *q, int64_t n,
+                        const lc_question_opts *o, lc_score *s) {
   exam x;
   lc_out log = {0};
   pcre2_code *re = NULL;

@@ -8,10 +8,10 @@
  *   set:                one key a row of the method's options
  *     mask: random
  *
- * libcyaml reads and writes by a schema. Ours is made from the option tables at run time: each option is an optional
- * string, checked later by lc_options_set like a flag. The method names the schema of `set`, so a recipe is read
- * twice: first for its method, with everything else ignored. libcyaml tells which key it did not know only in its log;
- * the logger keeps that line, and the sentence suggests the nearest key. */
+ * libcyaml reads and writes by a schema. Ours is made from the option tables at run time: each option is an
+ * optional string, checked later by lc_options_set like a flag. The method names the schema of `set`, so a
+ * recipe is read twice: first for its method, with everything else ignored. libcyaml tells which key it did
+ * not know only in its log; the logger keeps that line, and the sentence suggests the nearest key. */
 #include "train/train.h"
 #include <cyaml/cyaml.h>
 #include <stdlib.h>
@@ -24,7 +24,9 @@ static const char *const head_keys[HEAD] = {"model", "data", "method", "set"};
 typedef struct {
   char *head[HEAD - 1];
   char *option[MAX_KEYS];
-  struct { char *value[MAX_KEYS]; } *set;
+  struct {
+    char *value[MAX_KEYS];
+  } * set;
 } sheet;
 
 typedef struct {
@@ -34,14 +36,19 @@ typedef struct {
   int n_option, n_own;
 } schema;
 
-typedef struct { char unknown[256], last[256]; } messages;
+typedef struct {
+  char unknown[256], last[256];
+} messages;
 
-/* ---- schema from tables ----------------------------------------------------------------------------------------------- */
+/* ---- schema from tables
+ * ----------------------------------------------------------------------------------------------- */
 
 static void string_field(cyaml_schema_field_t *f, const char *key, size_t offset) {
   *f = (cyaml_schema_field_t){.key = key, .data_offset = (uint32_t)offset};
-  f->value = (cyaml_schema_value_t){.type = CYAML_STRING, .flags = CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL,
-                                    .data_size = sizeof(char), .string = {.min = 0, .max = 1 << 16}};
+  f->value = (cyaml_schema_value_t){.type = CYAML_STRING,
+                                    .flags = CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL,
+                                    .data_size = sizeof(char),
+                                    .string = {.min = 0, .max = 1 << 16}};
 }
 
 static int count_rows(const lc_option *table) {
@@ -55,21 +62,30 @@ static lc_status make_schema(lc_ctx *ctx, const lc_method *m, schema *s) {
   s->own = m ? m->options : NULL;
   s->n_option = count_rows(lc_train_options);
   s->n_own = count_rows(s->own);
-  if (s->n_option > MAX_KEYS || s->n_own > MAX_KEYS) return lc_fail(ctx, "recipe: more than %d options", MAX_KEYS);
+  if (s->n_option > MAX_KEYS || s->n_own > MAX_KEYS)
+    return lc_fail(ctx, "recipe: more than %d options", MAX_KEYS);
   cyaml_schema_field_t *f = s->field;
-  for (int i = 0; i < HEAD - 1; i++) string_field(f++, head_keys[i], offsetof(sheet, head) + (size_t)i * sizeof(char *));
+  for (int i = 0; i < HEAD - 1; i++)
+    string_field(f++, head_keys[i], offsetof(sheet, head) + (size_t)i * sizeof(char *));
   for (int i = 0; i < s->n_option; i++)
     string_field(f++, lc_train_options[i].name, offsetof(sheet, option) + (size_t)i * sizeof(char *));
-  for (int i = 0; i < s->n_own; i++) string_field(&s->set_field[i], s->own[i].name, (size_t)i * sizeof(char *));
+  for (int i = 0; i < s->n_own; i++)
+    string_field(&s->set_field[i], s->own[i].name, (size_t)i * sizeof(char *));
   *f = (cyaml_schema_field_t){.key = "set", .data_offset = offsetof(sheet, set)};
-  f->value = (cyaml_schema_value_t){.type = CYAML_MAPPING, .flags = CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL,
-                                    .data_size = sizeof *((sheet *)0)->set, .mapping = {.fields = s->set_field}};
-  s->top = (cyaml_schema_value_t){.type = CYAML_MAPPING, .flags = CYAML_FLAG_POINTER, .data_size = sizeof(sheet),
+  f->value = (cyaml_schema_value_t){.type = CYAML_MAPPING,
+                                    .flags = CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL,
+                                    .data_size = sizeof *((sheet *)0)->set,
+                                    .mapping = {.fields = s->set_field}};
+  s->top = (cyaml_schema_value_t){.type = CYAML_MAPPING,
+                                  .flags = CYAML_FLAG_POINTER,
+                                  .data_size = sizeof(sheet),
                                   .mapping = {.fields = s->field}};
   return LC_OK;
 }
 
-/* ---- reading ------------------------------------------------------------------------------------------------------------ */
+/* ---- reading
+ * ------------------------------------------------------------------------------------------------------------
+ */
 
 static void note(cyaml_log_t level, void *arg, const char *fmt, va_list args) {
   static const char unknown[] = "Load: Unexpected key: ";
@@ -77,8 +93,10 @@ static void note(cyaml_log_t level, void *arg, const char *fmt, va_list args) {
   char line[256];
   vsnprintf(line, sizeof line, fmt, args);
   line[strcspn(line, "\n")] = 0;
-  if (strncmp(line, unknown, sizeof unknown - 1) == 0) snprintf(m->unknown, sizeof m->unknown, "%s", line + sizeof unknown - 1);
-  if (!*m->last) snprintf(m->last, sizeof m->last, "%s", line); /* the first is the cause, the others say where */
+  if (strncmp(line, unknown, sizeof unknown - 1) == 0)
+    snprintf(m->unknown, sizeof m->unknown, "%s", line + sizeof unknown - 1);
+  if (!*m->last)
+    snprintf(m->last, sizeof m->last, "%s", line); /* the first is the cause, the others say where */
 }
 
 static const char *nearest_key(const schema *s, const char *key) {
@@ -90,12 +108,17 @@ static const char *nearest_key(const schema *s, const char *key) {
   return lc_nearest(key, names, n);
 }
 
-static lc_status load(lc_ctx *ctx, const char *path, const char *text, size_t size, const schema *s, bool strict, sheet **out) {
+static lc_status load(lc_ctx *ctx, const char *path, const char *text, size_t size, const schema *s,
+                      bool strict, sheet **out) {
   messages m = {{0}, {0}};
-  cyaml_config_t config = {.log_fn = note, .log_ctx = &m, .log_level = CYAML_LOG_ERROR, .mem_fn = cyaml_mem,
+  cyaml_config_t config = {.log_fn = note,
+                           .log_ctx = &m,
+                           .log_level = CYAML_LOG_ERROR,
+                           .mem_fn = cyaml_mem,
                            .flags = CYAML_CFG_NO_ALIAS | (strict ? 0 : CYAML_CFG_IGNORE_UNKNOWN_KEYS)};
   *out = NULL;
-  cyaml_err_t err = cyaml_load_data((const uint8_t *)text, size, &config, &s->top, (cyaml_data_t **)out, NULL);
+  cyaml_err_t err =
+      cyaml_load_data((const uint8_t *)text, size, &config, &s->top, (cyaml_data_t **)out, NULL);
   if (err == CYAML_OK && *out) return LC_OK;
   if (err == CYAML_OK) return lc_fail(ctx, "%s: the recipe is empty", path);
   if (*m.unknown) {
@@ -111,7 +134,8 @@ static void unload(const schema *s, sheet *data) {
   if (data) cyaml_free(&config, &s->top, data, 0);
 }
 
-static lc_status copy_pairs(lc_ctx *ctx, const lc_option *table, char *const *value, int n, lc_pair **out, int *n_out) {
+static lc_status copy_pairs(lc_ctx *ctx, const lc_option *table, char *const *value, int n, lc_pair **out,
+                            int *n_out) {
   *out = lc_alloc_n(ctx, LC_MEM_OTHER, (size_t)n, sizeof **out);
   if (!*out) return LC_FAILED;
   for (int i = 0; i < n; i++) {
@@ -133,7 +157,8 @@ static lc_status copy_sheet(lc_ctx *ctx, const schema *s, const sheet *data, lc_
 }
 
 /* The method that a recipe names: its options are the keys of `set`. */
-static lc_status method_of(lc_ctx *ctx, const char *path, const char *text, size_t size, const lc_method **m) {
+static lc_status method_of(lc_ctx *ctx, const char *path, const char *text, size_t size,
+                           const lc_method **m) {
   schema s;
   sheet *data = NULL;
   *m = NULL;
@@ -189,11 +214,14 @@ void lc_recipe_free(lc_ctx *ctx, lc_recipe *r) {
 lc_status lc_recipe_apply(lc_ctx *ctx, const lc_recipe *r, lc_train_opts *o, const lc_method *m, void *self) {
   for (int i = 0; o && i < r->n_option; i++)
     LC_TRY(lc_options_set(ctx, lc_train_options, "recipe", o, r->option[i].key, r->option[i].value));
-  for (int i = 0; self && i < r->n_set; i++) LC_TRY(lc_options_set(ctx, m->options, m->name, self, r->set[i].key, r->set[i].value));
+  for (int i = 0; self && i < r->n_set; i++)
+    LC_TRY(lc_options_set(ctx, m->options, m->name, self, r->set[i].key, r->set[i].value));
   return LC_OK;
 }
 
-/* ---- writing -------------------------------------------------------------------------------------------------------------- */
+/* ---- writing
+ * --------------------------------------------------------------------------------------------------------------
+ */
 
 /* Current values of a table's rows; strings without a value stay away. */
 static lc_status fill(lc_ctx *ctx, const lc_option *table, int n, const void *self, char **value) {
@@ -208,7 +236,8 @@ static lc_status fill(lc_ctx *ctx, const lc_option *table, int n, const void *se
 }
 
 static lc_status save(lc_ctx *ctx, const char *path, const schema *s, const sheet *data) {
-  static const char remark[] = "# Every option of a run. To repeat it: lacuna train --recipe THIS_FILE -o NEW_DIRECTORY\n";
+  static const char remark[] =
+      "# Every option of a run. To repeat it: lacuna train --recipe THIS_FILE -o NEW_DIRECTORY\n";
   messages m = {{0}, {0}};
   cyaml_config_t config = {.log_fn = note, .log_ctx = &m, .log_level = CYAML_LOG_ERROR, .mem_fn = cyaml_mem};
   char *text = NULL;
@@ -226,8 +255,8 @@ static lc_status save(lc_ctx *ctx, const char *path, const schema *s, const shee
   return st;
 }
 
-lc_status lc_recipe_write(lc_ctx *ctx, const char *path, const char *model, const char *data, const lc_method *m, const void *self,
-                          const lc_train_opts *o) {
+lc_status lc_recipe_write(lc_ctx *ctx, const char *path, const char *model, const char *data,
+                          const lc_method *m, const void *self, const lc_train_opts *o) {
   schema s;
   sheet top = {.head = {(char *)model, (char *)data, (char *)m->name}};
   lc_status st = LC_FAILED;

@@ -22,7 +22,8 @@ static const lc_option table[] = {
     {"lr", LC_OPT_FLOAT, offsetof(opts, lr), "0.03", 0, 10, NULL, "R", "rate"},
     {"name", LC_OPT_STRING, offsetof(opts, name), "run", 0, 0, NULL, "S", "name"},
     {"none", LC_OPT_STRING, offsetof(opts, none), NULL, 0, 0, NULL, "S", "nothing"},
-    {"schedule", LC_OPT_CHOICE, offsetof(opts, schedule), "linear", 0, 0, "linear|cosine|constant", NULL, "shape"},
+    {"schedule", LC_OPT_CHOICE, offsetof(opts, schedule), "linear", 0, 0, "linear|cosine|constant", NULL,
+     "shape"},
     {0}};
 
 static lc_ctx *ctx;
@@ -73,15 +74,24 @@ static void test_set(void **state) {
 
 /* key, value, and a part of the sentence that has to come. */
 static void test_refusals(void **state) {
-  static const struct { const char *key, *value, *says; } bad[] = {
-      {"schedule", "exp", "linear|cosine|constant"}, {"max-steps", "0", "allowed is 1 to 1000"},
-      {"max-steps", "1001", "max-steps is 1001"},    {"max-steps", "3.5", "whole number"},
-      {"max-steps", "", "whole number"},             {"max-steps", "99999999999999999999", "whole number"},
-      {"lr", "fast", "expected a number"},           {"lr", "nan", "expected a number"},
-      {"lr", "inf", "expected a number"},            {"lr", "-1", "allowed is 0 to 10"},
-      {"lr", "1 ", "expected a number"},             {"shuffle", "maybe", "true or false"},
-      {"max-stps", "1", "did you mean 'max-steps'"}, {"shuf", "1", "did you mean 'shuffle'"},
-      {"schedlue", "1", "did you mean 'schedule'"},  {"zzzz", "1", "train has no option 'zzzz'"}};
+  static const struct {
+    const char *key, *value, *says;
+  } bad[] = {{"schedule", "exp", "linear|cosine|constant"},
+             {"max-steps", "0", "allowed is 1 to 1000"},
+             {"max-steps", "1001", "max-steps is 1001"},
+             {"max-steps", "3.5", "whole number"},
+             {"max-steps", "", "whole number"},
+             {"max-steps", "99999999999999999999", "whole number"},
+             {"lr", "fast", "expected a number"},
+             {"lr", "nan", "expected a number"},
+             {"lr", "inf", "expected a number"},
+             {"lr", "-1", "allowed is 0 to 10"},
+             {"lr", "1 ", "expected a number"},
+             {"shuffle", "maybe", "true or false"},
+             {"max-stps", "1", "did you mean 'max-steps'"},
+             {"shuf", "1", "did you mean 'shuffle'"},
+             {"schedlue", "1", "did you mean 'schedule'"},
+             {"zzzz", "1", "train has no option 'zzzz'"}};
   opts o;
   assert_int_equal(lc_options_init(ctx, table, &o), LC_OK);
   for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {

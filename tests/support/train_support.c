@@ -8,12 +8,14 @@
 #include <string.h>
 
 static void write_rows(const char *path, int n, uint32_t seed) {
-  static const char *const words[] = {"the", "cat", "sat", "on", "a", "mat", "and", "saw", "two", "birds", "fly", "far"};
+  static const char *const words[] = {"the", "cat", "sat", "on",    "a",   "mat",
+                                      "and", "saw", "two", "birds", "fly", "far"};
   FILE *f = fopen(path, "w");
   assert_non_null(f);
   for (int i = 0; i < n; i++) {
     int count = 2 + i * 7 % 9;
-    fprintf(f, "{\"prompt\": \"%s %s\", \"completion\": \"", words[(unsigned)i % 12], words[(seed + (unsigned)i) % 12]);
+    fprintf(f, "{\"prompt\": \"%s %s\", \"completion\": \"", words[(unsigned)i % 12],
+            words[(seed + (unsigned)i) % 12]);
     for (int k = 0; k < count; k++) fprintf(f, " %s", words[(unsigned)(i + 5 * k + k * k) % 12]);
     fprintf(f, "\"}\n");
   }
@@ -68,8 +70,13 @@ lc_status t_train(t_world *w, const t_spec *s) {
   lc_train_opts o;
   if (!m) fail_msg("no method %s", s->method);
   void *self = lc_alloc(w->ctx, LC_MEM_OTHER, m->self_size);
-  lc_train_io io = {.out = lc_tiny_path(w->dir, s->out), .resume = s->resume, .resume_from = s->from, .overwrite = s->overwrite,
-                    .data_path = "data.jsonl", .event = s->event, .event_arg = s->arg};
+  lc_train_io io = {.out = lc_tiny_path(w->dir, s->out),
+                    .resume = s->resume,
+                    .resume_from = s->from,
+                    .overwrite = s->overwrite,
+                    .data_path = "data.jsonl",
+                    .event = s->event,
+                    .event_arg = s->arg};
   char *out = strdup(io.out);
   io.out = out;
   lc_status st = lc_options_init(w->ctx, lc_train_options, &o);
@@ -78,7 +85,8 @@ lc_status t_train(t_world *w, const t_spec *s) {
   if (!st) st = set_all(w->ctx, lc_train_options, &o, s->opts);
   if (!st) st = set_all(w->ctx, m->options, self, s->set);
   if (!st) st = lc_net_new(w->model, lc_dtype_by_name(o.dtype), &net);
-  if (!st) st = lc_train(net, w->tok, s->data ? s->data : w->data, s->no_eval ? NULL : w->eval, m, self, &o, &io);
+  if (!st)
+    st = lc_train(net, w->tok, s->data ? s->data : w->data, s->no_eval ? NULL : w->eval, m, self, &o, &io);
   lc_net_free(net);
   lc_options_clear(w->ctx, lc_train_options, &o);
   lc_options_clear(w->ctx, m->options, self);
@@ -117,7 +125,8 @@ const char *t_query(const t_world *w, const char *out, const char *sql) {
   *b = 0;
   assert_int_equal(sqlite3_open_v2(t_out(w, out, "run.sqlite"), &db, SQLITE_OPEN_READONLY, NULL), SQLITE_OK);
   if (sqlite3_prepare_v2(db, sql, -1, &q, NULL) != SQLITE_OK) fail_msg("%s: %s", sql, sqlite3_errmsg(db));
-  if (sqlite3_step(q) == SQLITE_ROW && sqlite3_column_text(q, 0)) snprintf(b, 4096, "%s", (const char *)sqlite3_column_text(q, 0));
+  if (sqlite3_step(q) == SQLITE_ROW && sqlite3_column_text(q, 0))
+    snprintf(b, 4096, "%s", (const char *)sqlite3_column_text(q, 0));
   sqlite3_finalize(q);
   sqlite3_close(db);
   return b;

@@ -16,15 +16,15 @@ void t_world_open(t_world *, int threads);
 void t_world_close(t_world *);
 
 typedef struct {
-  const char *method, *out;  /* out: a name in the world's directory */
-  const char *opts;          /* "steps=6 batch=4": of the run; f32 and a constant rate of 1e-2 unless told */
-  const char *set;           /* of the method */
+  const char *method, *out; /* out: a name in the world's directory */
+  const char *opts;         /* "steps=6 batch=4": of the run; f32 and a constant rate of 1e-2 unless told */
+  const char *set;          /* of the method */
   bool no_eval, resume, overwrite;
   const char *from;
   lc_event_fn event;
   void *arg;
-  const lc_method *row;      /* instead of method's: hooks of the test's own */
-  const lc_dataset *data;    /* instead of the world's */
+  const lc_method *row;   /* instead of method's: hooks of the test's own */
+  const lc_dataset *data; /* instead of the world's */
 } t_spec;
 lc_status t_train(t_world *, const t_spec *); /* its own net */
 /* "OUT/name" in the world's directory (of eight rotating buffers). */

@@ -1,4 +1,5 @@
-/* Calibration gradients: the same as full fine-tuning's dense gradient over the same rows, whatever the byte budget. */
+/* Calibration gradients: the same as full fine-tuning's dense gradient over the same rows, whatever the byte
+ * budget. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -9,8 +10,10 @@
 
 static t_world w;
 enum { WEIGHTS = 5, ROWS = 7 };
-static const char *const names[WEIGHTS] = {"model.layers.0.mlp.down_proj.weight", "model.layers.0.self_attn.q_proj.weight", "model.layers.1.mlp.up_proj.weight",
-                                           "model.layers.1.self_attn.k_proj.weight", "model.embed_tokens.weight"};
+static const char *const names[WEIGHTS] = {
+    "model.layers.0.mlp.down_proj.weight", "model.layers.0.self_attn.q_proj.weight",
+    "model.layers.1.mlp.up_proj.weight", "model.layers.1.self_attn.k_proj.weight",
+    "model.embed_tokens.weight"};
 static float *expected[WEIGHTS], *got[WEIGHTS];
 static int64_t size[WEIGHTS];
 
@@ -62,7 +65,8 @@ static lc_status calibrate(void *self, lc_training *t) {
 
 /* The first update of a run with batch ROWS sees the rows that calibration sees. */
 static void test_same_as_full(void **state) {
-  static const size_t budgets[] = {1 << 20, 100000, 76800}; /* all at once; in groups; the embedding's own 300·64·4 */
+  static const size_t budgets[] = {1 << 20, 100000,
+                                   76800}; /* all at once; in groups; the embedding's own 300·64·4 */
   lc_method row = *lc_method_find("full");
   row.after_backward = keep_full;
   t_spec s = {.row = &row, .out = "full", .no_eval = true, .opts = "steps=1 batch=7 micro-batch=3"};
@@ -72,7 +76,8 @@ static void test_same_as_full(void **state) {
   for (int b = 0; b < 3; b++) {
     budget = budgets[b];
     done_calls = 0;
-    t_spec c = {.row = &row, .out = "c", .overwrite = true, .no_eval = true, .opts = "steps=1 batch=8 micro-batch=3"};
+    t_spec c = {
+        .row = &row, .out = "c", .overwrite = true, .no_eval = true, .opts = "steps=1 batch=8 micro-batch=3"};
     ok(t_train(&w, &c));
     assert_int_equal(done_calls, WEIGHTS);
     assert_int_equal(grad_after, 0);
@@ -84,7 +89,8 @@ static void test_same_as_full(void **state) {
   budget = 76799;
   s = (t_spec){.row = &row, .out = "c", .overwrite = true, .no_eval = true, .opts = "steps=1 batch=8"};
   assert_int_equal(t_train(&w, &s), LC_FAILED);
-  assert_non_null(strstr(lc_error(w.ctx), "'model.embed_tokens.weight' takes 76800 bytes, the budget is 76799"));
+  assert_non_null(
+      strstr(lc_error(w.ctx), "'model.embed_tokens.weight' takes 76800 bytes, the budget is 76799"));
   for (int i = 0; i < WEIGHTS; i++) {
     free(got[i]);
     free(expected[i]);
@@ -92,15 +98,18 @@ static void test_same_as_full(void **state) {
   }
 }
 
-/* What the method attached before does not keep the calibration's gradients: the run is that without calibration. */
+/* What the method attached before does not keep the calibration's gradients: the run is that without
+ * calibration. */
 static void test_leaves_no_trace(void **state) {
   lc_method row = *lc_method_find("lora");
   row.calibrate = calibrate;
   budget = 1 << 20;
-  t_spec a = {.row = &row, .out = "a", .no_eval = true, .opts = "steps=2 batch=4"}, b = {.method = "lora", .out = "b", .no_eval = true, .opts = "steps=2 batch=4"};
+  t_spec a = {.row = &row, .out = "a", .no_eval = true, .opts = "steps=2 batch=4"},
+         b = {.method = "lora", .out = "b", .no_eval = true, .opts = "steps=2 batch=4"};
   ok(t_train(&w, &a));
   ok(t_train(&w, &b));
-  assert_true(t_same_files(t_out(&w, "a", "checkpoint-2/state.safetensors"), t_out(&w, "b", "checkpoint-2/state.safetensors")));
+  assert_true(t_same_files(t_out(&w, "a", "checkpoint-2/state.safetensors"),
+                           t_out(&w, "b", "checkpoint-2/state.safetensors")));
   for (int i = 0; i < WEIGHTS; i++) free(got[i]);
 }
 

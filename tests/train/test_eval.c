@@ -1,4 +1,5 @@
-/* Perplexity by its conventions against windows computed by hand from whole logits; rows; choices; answers. */
+/* Perplexity by its conventions against windows computed by hand from whole logits; rows; choices; answers.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -67,9 +68,11 @@ static void expect(const lc_perplexity_opts *o, double sum, int64_t count, const
     lc_score s;
     p.incremental = incremental;
     ok(lc_eval_perplexity(net, w.tok, &stream, &p, &s));
-    if (s.n != count) fail_msg("%s: %lld tokens scored, expected %lld", what, (long long)s.n, (long long)count);
+    if (s.n != count)
+      fail_msg("%s: %lld tokens scored, expected %lld", what, (long long)s.n, (long long)count);
     double want = exp(sum / (double)count);
-    if (fabs(s.value / want - 1) > 1e-5) fail_msg("%s%s: %.7f, expected %.7f", what, incremental ? ", incremental" : "", s.value, want);
+    if (fabs(s.value / want - 1) > 1e-5)
+      fail_msg("%s%s: %.7f, expected %.7f", what, incremental ? ", incremental" : "", s.value, want);
     assert_true(s.stderr_ > 0);
   }
 }
@@ -110,8 +113,12 @@ static void test_windows(void **state) {
 }
 
 static void test_perplexity_refusals(void **state) {
-  static const struct { lc_perplexity_opts o; const char *says; } bad[] = {
-      {{.context = 129}, "the model has 128 positions"}, {{.context = 1}, "context is 1"}, {{.context = 32, .stride = 33}, "stride is 33"}};
+  static const struct {
+    lc_perplexity_opts o;
+    const char *says;
+  } bad[] = {{{.context = 129}, "the model has 128 positions"},
+             {{.context = 1}, "context is 1"},
+             {{.context = 32, .stride = 33}, "stride is 33"}};
   lc_score s;
   for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
     assert_int_equal(lc_eval_perplexity(net, w.tok, &stream, &bad[i].o, &s), LC_USAGE);
@@ -146,9 +153,12 @@ static void test_rows(void **state) {
   assert_int_equal(s.n, lc_data_get(w.eval, 0).n_targets + lc_data_get(w.eval, 1).n_targets);
 }
 
-/* ---- choices ------------------------------------------------------------------------------------------------------------- */
+/* ---- choices
+ * -------------------------------------------------------------------------------------------------------------
+ */
 
-/* log p of " " + choice after prompt, by the rule written out: encode together, split where the prompt's own encoding ends. */
+/* log p of " " + choice after prompt, by the rule written out: encode together, split where the prompt's own
+ * encoding ends. */
 static double score_by_hand(const char *prompt, const char *choice) {
   char whole[256];
   lc_ids alone = {0}, both = {0};
@@ -165,9 +175,11 @@ static double score_by_hand(const char *prompt, const char *choice) {
   return sum;
 }
 
-static const char questions[] = "{\"prompt\": \"the cat sat on\", \"choices\": [\"the mat\", \"a bird that flies far away\", \"m\\u00fctze\"], \"answer\": 0}\n"
-                                "{\"prompt\": \"two birds  \", \"choices\": [\"fly\", \"sat and saw\"], \"answer\": \"B\"}\n"
-                                "{\"prompt\": [\"a cat\", \"a mat\"], \"choices\": [\"saw the cat\", \"saw the cat\"], \"answer\": 1}\n";
+static const char questions[] =
+    "{\"prompt\": \"the cat sat on\", \"choices\": [\"the mat\", \"a bird that flies far away\", "
+    "\"m\\u00fctze\"], \"answer\": 0}\n"
+    "{\"prompt\": \"two birds  \", \"choices\": [\"fly\", \"sat and saw\"], \"answer\": \"B\"}\n"
+    "{\"prompt\": [\"a cat\", \"a mat\"], \"choices\": [\"saw the cat\", \"saw the cat\"], \"answer\": 1}\n";
 
 static void test_choices(void **state) {
   lc_question *q;
@@ -192,9 +204,11 @@ static void test_choices(void **state) {
     for (int c = 0; c < q[i].n_choices; c++) {
       double lp = score_by_hand(q[i].prompt[q[i].n_prompts > 1 ? c : 0], q[i].choice[c]);
       double logged = json_number_value(json_array_get(json_object_get(e, "loglikelihoods"), (size_t)c));
-      if (fabs(lp - logged) > 1e-4) fail_msg("question %lld, choice %d: %.6f, by hand %.6f", (long long)i, c, logged, lp);
+      if (fabs(lp - logged) > 1e-4)
+        fail_msg("question %lld, choice %d: %.6f, by hand %.6f", (long long)i, c, logged, lp);
       bool umlaut = strstr(q[i].choice[c], "\xc3\xbc") != NULL;
-      double chars = (double)strlen(q[i].choice[c]) - umlaut, by[3] = {lp, lp / chars, lp / (double)strlen(q[i].choice[c])};
+      double chars = (double)strlen(q[i].choice[c]) - umlaut,
+             by[3] = {lp, lp / chars, lp / (double)strlen(q[i].choice[c])};
       for (int k = 0; k < 3; k++)
         if (by[k] > top[k]) top[k] = by[k], best[k] = c;
     }
@@ -206,12 +220,14 @@ static void test_choices(void **state) {
   assert_true(s.acc == right[0] / 3 && s.acc_norm == right[1] / 3 && s.acc_bytes == right[2] / 3);
   assert_true(fabs(s.acc_stderr - sqrt(s.acc * (1 - s.acc) / 2)) < 1e-12);
   lc_free(w.ctx, lines);
-  ok(lc_eval_choices(net, w.tok, q, n, &(lc_question_opts){.limit = 2, .fewshot = q + 2, .n_fewshot = 1}, &s));
+  ok(lc_eval_choices(net, w.tok, q, n, &(lc_question_opts){.limit = 2, .fewshot = q + 2, .n_fewshot = 1},
+                     &s));
   assert_int_equal(s.n, 2);
   lc_questions_free(w.ctx, q, n);
 }
 
-/* A question that is too long loses its beginning: with a window as long as the continuation and one token, only that counts. */
+/* A question that is too long loses its beginning: with a window as long as the continuation and one token,
+ * only that counts. */
 static void test_truncation(void **state) {
   char prompt[600] = "";
   for (int i = 0; i < 60; i++) strcat(prompt, i % 2 ? " the cat" : " a mat");
@@ -223,9 +239,12 @@ static void test_truncation(void **state) {
   assert_int_equal(lc_eval_choices(net, w.tok, &q, 1, &(lc_question_opts){.context = 500}, &s), LC_USAGE);
 }
 
-/* ---- answers --------------------------------------------------------------------------------------------------------------- */
+/* ---- answers
+ * ---------------------------------------------------------------------------------------------------------------
+ */
 
-/* What the model writes greedily is taken as the gold answer: right; another: wrong. The expression takes all of it. */
+/* What the model writes greedily is taken as the gold answer: right; another: wrong. The expression takes all
+ * of it. */
 static void test_exact(void **state) {
   lc_session *session;
   lc_ids ids = {0}, made = {0};
@@ -240,11 +259,14 @@ static void test_exact(void **state) {
   lc_session_free(session);
   ok(lc_detokenize(w.tok, made.id, made.n, true, &out));
   for (size_t i = 0; i < out.n; i++)
-    if ((unsigned char)out.data[i] >= 0x80) out.data[i] = '?'; /* as the evaluation shows bytes that are no text */
+    if ((unsigned char)out.data[i] >= 0x80)
+      out.data[i] = '?'; /* as the evaluation shows bytes that are no text */
   char *p = "the cat";
-  lc_question right = {.prompt = &p, .n_prompts = 1, .answer_text = out.data}, wrong = {.prompt = &p, .n_prompts = 1, .answer_text = "no"};
+  lc_question right = {.prompt = &p, .n_prompts = 1, .answer_text = out.data},
+              wrong = {.prompt = &p, .n_prompts = 1, .answer_text = "no"};
   lc_question both[2] = {right, wrong};
-  lc_question_opts o = {.extract = "(?s)(.*)", .max_tokens = 6, .log_samples = lc_tiny_path(w.dir, "exact.jsonl")};
+  lc_question_opts o = {
+      .extract = "(?s)(.*)", .max_tokens = 6, .log_samples = lc_tiny_path(w.dir, "exact.jsonl")};
   lc_score s;
   ok(lc_eval_exact(net, w.tok, both, 2, &o, &s));
   assert_int_equal(s.n, 2);
@@ -263,9 +285,12 @@ static void test_exact(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test_setup_teardown(test_windows, setup, teardown),   cmocka_unit_test_setup_teardown(test_perplexity_refusals, setup, teardown),
-      cmocka_unit_test_setup_teardown(test_rows, setup, teardown),      cmocka_unit_test_setup_teardown(test_choices, setup, teardown),
-      cmocka_unit_test_setup_teardown(test_truncation, setup, teardown), cmocka_unit_test_setup_teardown(test_exact, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_windows, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_perplexity_refusals, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_rows, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_choices, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_truncation, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_exact, setup, teardown),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

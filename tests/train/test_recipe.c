@@ -1,4 +1,5 @@
-/* recipe.yaml: what a run writes repeats it bit for bit; what nobody knows is refused with the nearest name. */
+/* recipe.yaml: what a run writes repeats it bit for bit; what nobody knows is refused with the nearest name.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -33,12 +34,19 @@ static void as_text(const lc_pair *p, int n, char *buf, size_t size) {
 }
 
 static void test_repeats(void **state) {
-  static const struct { const char *method, *set; } run[] = {{"spiel", "period=4 accumulate=2 p0=0.3"}, {"shira", "mask=snip examples=6"}, {"lora", "r=3 dropout=0.2"}};
+  static const struct {
+    const char *method, *set;
+  } run[] = {{"spiel", "period=4 accumulate=2 p0=0.3"},
+             {"shira", "mask=snip examples=6"},
+             {"lora", "r=3 dropout=0.2"}};
   for (int i = 0; i < 3; i++) {
     lc_recipe r;
     char opts[1024], set[1024];
-    t_spec s = {.method = run[i].method, .set = run[i].set, .out = "first",
-                .opts = "steps=5 batch=4 lr=0.0123456789 schedule=cosine warmup=0.4 density=0.07 seed=9 clip=0.5 targets=q_proj,down_proj"};
+    t_spec s = {.method = run[i].method,
+                .set = run[i].set,
+                .out = "first",
+                .opts = "steps=5 batch=4 lr=0.0123456789 schedule=cosine warmup=0.4 density=0.07 seed=9 "
+                        "clip=0.5 targets=q_proj,down_proj"};
     ok(t_train(&w, &s));
     ok(lc_recipe_read(w.ctx, t_out(&w, "first", "recipe.yaml"), &r));
     assert_string_equal(r.method, run[i].method);
@@ -50,7 +58,8 @@ static void test_repeats(void **state) {
     ok(t_train(&w, &s));
     lc_recipe_free(w.ctx, &r);
     assert_true(t_same_files(t_out(&w, "first", "recipe.yaml"), t_out(&w, "second", "recipe.yaml")));
-    assert_true(t_same_files(t_out(&w, "first", "checkpoint-5/state.safetensors"), t_out(&w, "second", "checkpoint-5/state.safetensors")));
+    assert_true(t_same_files(t_out(&w, "first", "checkpoint-5/state.safetensors"),
+                             t_out(&w, "second", "checkpoint-5/state.safetensors")));
     lc_remove_tree(w.ctx, t_out(&w, "first", ""));
     lc_remove_tree(w.ctx, t_out(&w, "second", ""));
   }
@@ -58,7 +67,9 @@ static void test_repeats(void **state) {
 
 /* Strings that YAML could take for something else come back as they were. */
 static void test_strings(void **state) {
-  static const char *const awkward[] = {"yes", "- a: b # c", "two\nlines", "  spaces  ", "'quoted' \"twice\"", "null", "été", "0x10", "{}", "a\\nb"};
+  static const char *const awkward[] = {
+      "yes",  "- a: b # c", "two\nlines", "  spaces  ", "'quoted' \"twice\"",
+      "null", "été",        "0x10",       "{}",         "a\\nb"};
   const lc_method *m = lc_method_find("lora");
   void *self = lc_alloc(w.ctx, LC_MEM_OTHER, m->self_size);
   lc_train_opts o, back;
@@ -86,24 +97,27 @@ static void test_strings(void **state) {
 }
 
 static void test_refusals(void **state) {
-  static const struct { const char *text, *says; lc_status st; } bad[] = {
-      {"method: lora\nstesp: 3\n", "unknown key 'stesp'; did you mean 'steps'", LC_USAGE},
-      {"method: lora\nset:\n  rank: 3\n  r: 2\n", "unknown key 'rank'", LC_USAGE},
-      {"method: lora\nset:\n  drpout: 3\n", "unknown key 'drpout'; did you mean 'dropout'", LC_USAGE},
-      {"method: lora\nset:\n  period: 3\n", "unknown key 'period'", LC_USAGE},
-      {"method: loar\n", "there is no method 'loar'; did you mean 'lora'?", LC_USAGE},
-      {"method: [a, b]\n", "not a recipe", LC_FAILED},
-      {"- 1\n- 2\n", "not a recipe", LC_FAILED},
-      {"method: lora\n  bad indent: [\n", "not a recipe", LC_FAILED},
-      {"\x01\x02", "not a recipe", LC_FAILED},
-      {"", "r.yaml", LC_FAILED},
-      {"# only a remark\n", "r.yaml", LC_FAILED}};
+  static const struct {
+    const char *text, *says;
+    lc_status st;
+  } bad[] = {{"method: lora\nstesp: 3\n", "unknown key 'stesp'; did you mean 'steps'", LC_USAGE},
+             {"method: lora\nset:\n  rank: 3\n  r: 2\n", "unknown key 'rank'", LC_USAGE},
+             {"method: lora\nset:\n  drpout: 3\n", "unknown key 'drpout'; did you mean 'dropout'", LC_USAGE},
+             {"method: lora\nset:\n  period: 3\n", "unknown key 'period'", LC_USAGE},
+             {"method: loar\n", "there is no method 'loar'; did you mean 'lora'?", LC_USAGE},
+             {"method: [a, b]\n", "not a recipe", LC_FAILED},
+             {"- 1\n- 2\n", "not a recipe", LC_FAILED},
+             {"method: lora\n  bad indent: [\n", "not a recipe", LC_FAILED},
+             {"\x01\x02", "not a recipe", LC_FAILED},
+             {"", "r.yaml", LC_FAILED},
+             {"# only a remark\n", "r.yaml", LC_FAILED}};
   for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
     lc_recipe r;
     const char *path = lc_tiny_path(w.dir, "r.yaml");
     ok(lc_write_file(w.ctx, path, bad[i].text, strlen(bad[i].text)));
     lc_status st = lc_recipe_read(w.ctx, path, &r);
-    if (st != bad[i].st || !strstr(lc_error(w.ctx), bad[i].says)) fail_msg("'%s': %d '%s'", bad[i].text, st, lc_error(w.ctx));
+    if (st != bad[i].st || !strstr(lc_error(w.ctx), bad[i].says))
+      fail_msg("'%s': %d '%s'", bad[i].text, st, lc_error(w.ctx));
     lc_error_clear(w.ctx);
   }
 }

@@ -1,5 +1,5 @@
-/* A resumed run is the run that never stopped, bit for bit: arrays, history, result; whatever the method, and in the
- * middle of SpIEL's window. What must not change is refused by name. */
+/* A resumed run is the run that never stopped, bit for bit: arrays, history, result; whatever the method, and
+ * in the middle of SpIEL's window. What must not change is refused by name. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -33,19 +33,27 @@ static void refused(lc_status st, const char *says) {
 }
 
 /* Steps and evaluations of the history without times, as one text. */
-#define STEPS "SELECT group_concat(step || ':' || loss || ':' || lr || ':' || grad_norm || ':' || tokens || ':' || targets) FROM steps"
+#define STEPS                                                                                                \
+  "SELECT group_concat(step || ':' || loss || ':' || lr || ':' || grad_norm || ':' || tokens || ':' || "     \
+  "targets) FROM steps"
 #define EVALS "SELECT group_concat(step || ':' || loss || ':' || targets) FROM evals"
 
 static void same_history(const char *a, const char *b) {
   assert_string_equal(t_query(&w, a, STEPS), t_query(&w, b, STEPS));
   assert_string_equal(t_query(&w, a, EVALS), t_query(&w, b, EVALS));
-  assert_string_equal(t_query(&w, a, "SELECT count(*) FROM tensors"), t_query(&w, b, "SELECT count(*) FROM tensors"));
-  static const char *const kinds[] = {"\"event\":\"start\"", "\"event\":\"step\"", "\"event\":\"eval\"", "\"event\":\"checkpoint\"",
-                                      "\"event\":\"done\"", "\"event\":\"sample\""};
-  for (int i = 0; i < 6; i++) assert_int_equal(t_lines(t_out(&w, a, "log.jsonl"), kinds[i]), t_lines(t_out(&w, b, "log.jsonl"), kinds[i]));
+  assert_string_equal(t_query(&w, a, "SELECT count(*) FROM tensors"),
+                      t_query(&w, b, "SELECT count(*) FROM tensors"));
+  static const char *const kinds[] = {"\"event\":\"start\"", "\"event\":\"step\"",
+                                      "\"event\":\"eval\"",  "\"event\":\"checkpoint\"",
+                                      "\"event\":\"done\"",  "\"event\":\"sample\""};
+  for (int i = 0; i < 6; i++)
+    assert_int_equal(t_lines(t_out(&w, a, "log.jsonl"), kinds[i]),
+                     t_lines(t_out(&w, b, "log.jsonl"), kinds[i]));
 }
 
-typedef struct { const char *method, *set, *result; } variant;
+typedef struct {
+  const char *method, *set, *result;
+} variant;
 static const variant variants[] = {
     {"full", "", "model.safetensors"},
     {"lora", "r=4 dropout=0.1", "adapter_model.safetensors"},
@@ -76,7 +84,8 @@ static void test_bits(void **state) {
     ok(t_train(&w, &s));
     s.out = parts;
     s.event = stop_at;
-    for (int k = 0; k < 2; k++) { /* stopped after 4 updates, then after 3 more: between saves and in SpIEL's window */
+    for (int k = 0; k < 2;
+         k++) { /* stopped after 4 updates, then after 3 more: between saves and in SpIEL's window */
       int left = k ? 3 : 4;
       s.arg = &left;
       s.resume = k > 0;
@@ -87,7 +96,8 @@ static void test_bits(void **state) {
     s.resume = true;
     ok(t_train(&w, &s));
     const char *arrays = "checkpoint-11/state.safetensors";
-    if (!t_same_files(t_out(&w, whole, arrays), t_out(&w, parts, arrays))) fail_msg("%s %s: the arrays differ", v->method, v->set);
+    if (!t_same_files(t_out(&w, whole, arrays), t_out(&w, parts, arrays)))
+      fail_msg("%s %s: the arrays differ", v->method, v->set);
     if (v->result) assert_true(t_same_files(t_out(&w, whole, v->result), t_out(&w, parts, v->result)));
     same_history(whole, parts);
     assert_true(lc_path_exists(t_out(&w, parts, "best/best.json")));
@@ -109,7 +119,8 @@ static void test_earlier_checkpoint(void **state) {
   s.resume = true;
   s.opts = OPTS " save-every=2 keep=9";
   ok(t_train(&w, &s));
-  assert_true(t_same_files(t_out(&w, "a", "checkpoint-11/state.safetensors"), t_out(&w, "b", "checkpoint-11/state.safetensors")));
+  assert_true(t_same_files(t_out(&w, "a", "checkpoint-11/state.safetensors"),
+                           t_out(&w, "b", "checkpoint-11/state.safetensors")));
   assert_string_equal(t_query(&w, "a", STEPS), t_query(&w, "b", STEPS));
 }
 
@@ -123,19 +134,23 @@ static void test_more_steps(void **state) {
   s.out = "b";
   s.resume = false;
   ok(t_train(&w, &s));
-  assert_true(t_same_files(t_out(&w, "a", "checkpoint-5/state.safetensors"), t_out(&w, "b", "checkpoint-5/state.safetensors")));
+  assert_true(t_same_files(t_out(&w, "a", "checkpoint-5/state.safetensors"),
+                           t_out(&w, "b", "checkpoint-5/state.safetensors")));
 }
 
 static void test_refusals(void **state) {
   t_spec s = {.method = "shira", .out = "a", .opts = "steps=2 batch=4"};
   ok(t_train(&w, &s));
   refused(t_train(&w, &s), "not empty");
-  static const struct { const char *method, *opts, *set, *says; } bad[] = {
-      {"lora", "steps=3 batch=4", "", "method was 'shira'"},     {"shira", "steps=3 batch=4 seed=7", "", "'seed' was '42' and is '7'"},
-      {"shira", "steps=3 batch=4 lr=0.5", "", "'lr' was '0.01'"}, {"shira", "steps=3 batch=5", "", "'batch' was '4'"},
-      {"shira", "steps=3 batch=4 micro-batch=1", "", "'micro-batch' was '4'"},
-      {"shira", "steps=3 batch=4 schedule=cosine", "", "'schedule' was 'constant'"},
-      {"shira", "steps=3 batch=4", "mask=wm", "'mask' was 'random'"}};
+  static const struct {
+    const char *method, *opts, *set, *says;
+  } bad[] = {{"lora", "steps=3 batch=4", "", "method was 'shira'"},
+             {"shira", "steps=3 batch=4 seed=7", "", "'seed' was '42' and is '7'"},
+             {"shira", "steps=3 batch=4 lr=0.5", "", "'lr' was '0.01'"},
+             {"shira", "steps=3 batch=5", "", "'batch' was '4'"},
+             {"shira", "steps=3 batch=4 micro-batch=1", "", "'micro-batch' was '4'"},
+             {"shira", "steps=3 batch=4 schedule=cosine", "", "'schedule' was 'constant'"},
+             {"shira", "steps=3 batch=4", "mask=wm", "'mask' was 'random'"}};
   s.resume = true;
   for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
     s.method = bad[i].method;

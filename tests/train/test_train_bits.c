@@ -1,5 +1,5 @@
-/* What must not change the bits of a run (threads, recomputation, a recipe's round trip), what may change them by
- * rounding only (the micro-batch), and that training follows PEFT and learns. */
+/* What must not change the bits of a run (threads, recomputation, a recipe's round trip), what may change
+ * them by rounding only (the micro-batch), and that training follows PEFT and learns. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -26,10 +26,15 @@ static void ok(lc_status st) {
   if (st) fail_msg("%s", lc_error(w.ctx));
 }
 
-static const struct { const char *method, *set; } variants[] = {
-    {"full", ""}, {"lora", "r=4 dropout=0.1"}, {"shira", "mask=grad examples=8"}, {"spiel", "period=4 accumulate=2"}, {"spiel", "select=ma period=4 accumulate=2"}};
+static const struct {
+  const char *method, *set;
+} variants[] = {{"full", ""},
+                {"lora", "r=4 dropout=0.1"},
+                {"shira", "mask=grad examples=8"},
+                {"spiel", "period=4 accumulate=2"},
+                {"spiel", "select=ma period=4 accumulate=2"}};
 #define N_VARIANTS (sizeof variants / sizeof *variants)
-#define ARRAYS "checkpoint-7/state.safetensors"
+#define ARRAYS     "checkpoint-7/state.safetensors"
 
 static char *first_arrays[2 * N_VARIANTS];
 
@@ -37,7 +42,8 @@ static void run_variants(const char *opts, bool check) {
   static const char *const types[] = {"f32", "bf16"};
   for (size_t i = 0; i < 2 * N_VARIANTS; i++) {
     char text[256], out[16];
-    snprintf(text, sizeof text, "steps=7 batch=5 micro-batch=2 eval-every=3 density=0.05 dtype=%s %s", types[i % 2], opts);
+    snprintf(text, sizeof text, "steps=7 batch=5 micro-batch=2 eval-every=3 density=0.05 dtype=%s %s",
+             types[i % 2], opts);
     snprintf(out, sizeof out, "v%zu", i);
     t_spec s = {.method = variants[i / 2].method, .set = variants[i / 2].set, .out = out, .opts = text};
     ok(t_train(&w, &s));
@@ -45,14 +51,18 @@ static void run_variants(const char *opts, bool check) {
     char *data;
     ok(lc_read_file(w.ctx, t_out(&w, out, ARRAYS), 1 << 24, &data, &n));
     if (!check) first_arrays[i] = malloc(n);
-    if (!check) memcpy(first_arrays[i], data, n);
-    else if (memcmp(first_arrays[i], data, n)) fail_msg("%s %s %s: other bits with '%s'", variants[i / 2].method, variants[i / 2].set, types[i % 2], opts);
+    if (!check)
+      memcpy(first_arrays[i], data, n);
+    else if (memcmp(first_arrays[i], data, n))
+      fail_msg("%s %s %s: other bits with '%s'", variants[i / 2].method, variants[i / 2].set, types[i % 2],
+               opts);
     lc_free(w.ctx, data);
   }
   lc_remove_tree(w.ctx, w.dir);
 }
 
-/* 1 thread; 2 threads; recomputation. The world (and its model file) is made again each time: same seed, same model. */
+/* 1 thread; 2 threads; recomputation. The world (and its model file) is made again each time: same seed, same
+ * model. */
 static void test_same_bits(void **state) {
   run_variants("", false);
   t_world_close(&w);
@@ -64,9 +74,14 @@ static void test_same_bits(void **state) {
   for (size_t i = 0; i < 2 * N_VARIANTS; i++) free(first_arrays[i]);
 }
 
-/* ---- gradients of an update whatever its micro-batches --------------------------------------------------------------------- */
+/* ---- gradients of an update whatever its micro-batches
+ * --------------------------------------------------------------------- */
 
-typedef struct { float *grad; int64_t n; double loss; } seen;
+typedef struct {
+  float *grad;
+  int64_t n;
+  double loss;
+} seen;
 static seen *looking;
 
 static lc_status copy_gradients(void *self, lc_training *t) {
@@ -75,7 +90,8 @@ static lc_status copy_gradients(void *self, lc_training *t) {
   looking->n = n;
   looking->loss = t->loss;
   float *at = looking->grad = malloc((size_t)n * sizeof(float));
-  for (int i = 0; i < t->n_param; at += t->param[i]->n, i++) memcpy(at, t->param[i]->grad, (size_t)t->param[i]->n * sizeof(float));
+  for (int i = 0; i < t->n_param; at += t->param[i]->n, i++)
+    memcpy(at, t->param[i]->grad, (size_t)t->param[i]->n * sizeof(float));
   return LC_OK;
 }
 
@@ -99,24 +115,34 @@ static void test_micro_batches(void **state) {
     for (int k = 1; k < 3; k++) {
       double e = lc_tiny_error(s[k].grad, s[0].grad, s[0].n);
       if (!(e < 1e-5) || fabs(s[k].loss - s[0].loss) > 1e-6 * s[0].loss)
-        fail_msg("%s, micro-batch %s: gradients differ by %.1e, losses %.9f and %.9f", methods[m], sizes[k], e, s[k].loss, s[0].loss);
+        fail_msg("%s, micro-batch %s: gradients differ by %.1e, losses %.9f and %.9f", methods[m], sizes[k],
+                 e, s[k].loss, s[0].loss);
     }
     for (int k = 0; k < 3; k++) free(s[k].grad);
   }
 }
 
-/* ---- it learns ------------------------------------------------------------------------------------------------------------- */
+/* ---- it learns
+ * -------------------------------------------------------------------------------------------------------------
+ */
 
 static void test_loss_falls(void **state) {
   for (size_t i = 0; i < N_VARIANTS; i++) {
-    t_spec s = {.method = variants[i].method, .set = variants[i].set, .out = "learn", .overwrite = true, .opts = "steps=30 batch=8 density=0.05 lr=0.02"};
+    t_spec s = {.method = variants[i].method,
+                .set = variants[i].set,
+                .out = "learn",
+                .overwrite = true,
+                .opts = "steps=30 batch=8 density=0.05 lr=0.02"};
     ok(t_train(&w, &s));
-    double before = atof(t_query(&w, "learn", "SELECT loss FROM evals WHERE step = 0")), after = atof(t_query(&w, "learn", "SELECT loss FROM evals WHERE step = 30"));
-    if (!(after < 0.9 * before)) fail_msg("%s %s: %.3f to %.3f", variants[i].method, variants[i].set, before, after);
+    double before = atof(t_query(&w, "learn", "SELECT loss FROM evals WHERE step = 0")),
+           after = atof(t_query(&w, "learn", "SELECT loss FROM evals WHERE step = 30"));
+    if (!(after < 0.9 * before))
+      fail_msg("%s %s: %.3f to %.3f", variants[i].method, variants[i].set, before, after);
   }
 }
 
-/* ---- PEFT's trajectory ----------------------------------------------------------------------------------------------------- */
+/* ---- PEFT's trajectory
+ * ----------------------------------------------------------------------------------------------------- */
 
 #define RUN "golden/adapters/lora-run"
 static lc_safetensors peft;
@@ -166,20 +192,26 @@ static const float *numbers(const char *name) {
 static int compare_step(void *arg, const char *kind, const struct json_t *event) {
   if (strcmp(kind, "step")) return 0;
   int64_t i = json_integer_value(json_object_get(event, "step")) - 1;
-  double loss = json_number_value(json_object_get(event, "loss")), norm = json_number_value(json_object_get(event, "grad_norm")),
+  double loss = json_number_value(json_object_get(event, "loss")),
+         norm = json_number_value(json_object_get(event, "grad_norm")),
          lr = json_number_value(json_object_get(event, "lr"));
-  if (fabs(loss - (double)numbers("loss")[i]) > 1e-3) fail_msg("step %d: loss %.6f, PEFT's %.6f", (int)i + 1, loss, (double)numbers("loss")[i]);
-  if (fabs(norm / (double)numbers("grad_norm")[i] - 1) > 1e-2) fail_msg("step %d: norm %.6f, PEFT's %.6f", (int)i + 1, norm, (double)numbers("grad_norm")[i]);
-  if (fabs(lr - (double)numbers("lr")[i]) > 1e-8) fail_msg("step %d: rate %.9f, torch's %.9f", (int)i + 1, lr, (double)numbers("lr")[i]);
+  if (fabs(loss - (double)numbers("loss")[i]) > 1e-3)
+    fail_msg("step %d: loss %.6f, PEFT's %.6f", (int)i + 1, loss, (double)numbers("loss")[i]);
+  if (fabs(norm / (double)numbers("grad_norm")[i] - 1) > 1e-2)
+    fail_msg("step %d: norm %.6f, PEFT's %.6f", (int)i + 1, norm, (double)numbers("grad_norm")[i]);
+  if (fabs(lr - (double)numbers("lr")[i]) > 1e-8)
+    fail_msg("step %d: rate %.9f, torch's %.9f", (int)i + 1, lr, (double)numbers("lr")[i]);
   ++*(int *)arg;
   return 0;
 }
 
-/* Rows come as PEFT took them: 8 rows in turn, three an update, over the end of the data; 24 = 3 times 8 rows. */
+/* Rows come as PEFT took them: 8 rows in turn, three an update, over the end of the data; 24 = 3 times 8
+ * rows. */
 static lc_dataset *peft_rows(void) {
   enum { ROWS = 8, TURNS = 3 };
   lc_example row[ROWS * TURNS];
-  const int32_t *ids = (const int32_t *)numbers("ids"), *labels = (const int32_t *)numbers("labels"), *length = (const int32_t *)numbers("length");
+  const int32_t *ids = (const int32_t *)numbers("ids"), *labels = (const int32_t *)numbers("labels"),
+                *length = (const int32_t *)numbers("length");
   int64_t T = lc_safetensors_find(&peft, "ids")->shape[1];
   static uint8_t target[ROWS][256];
   lc_dataset *d;
@@ -200,8 +232,15 @@ static void test_peft(void **state) {
   ok(lc_safetensors_open(w.ctx, RUN "/expected.safetensors", &peft));
   ok(lc_model_open(w.ctx, "golden/llama-gqa", &w.model));
   lc_dataset *d = peft_rows();
-  t_spec s = {.row = &row, .out = "peft", .set = "r=4 alpha=8", .data = d, .no_eval = true, .event = compare_step, .arg = &steps,
-              .opts = "steps=50 batch=3 micro-batch=2 shuffle=false lr=0.02 schedule=linear warmup=3 seq=37 weight-decay=0"};
+  t_spec s = {.row = &row,
+              .out = "peft",
+              .set = "r=4 alpha=8",
+              .data = d,
+              .no_eval = true,
+              .event = compare_step,
+              .arg = &steps,
+              .opts = "steps=50 batch=3 micro-batch=2 shuffle=false lr=0.02 schedule=linear warmup=3 seq=37 "
+                      "weight-decay=0"};
   lc_tokenizer *tok = w.tok;
   w.tok = NULL;
   ok(t_train(&w, &s));

@@ -1,5 +1,5 @@
-/* Interruption and failure: a signal at any moment saves, what goes wrong is one sentence, and the checkpoint before it
- * stands. Output directories: what is refused, what --overwrite removes. */
+/* Interruption and failure: a signal at any moment saves, what goes wrong is one sentence, and the checkpoint
+ * before it stands. Output directories: what is refused, what --overwrite removes. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -34,14 +34,18 @@ static void refused(lc_status st, const char *says) {
   lc_error_clear(w.ctx);
 }
 
-/* ---- signals: a real one, from inside a hook --------------------------------------------------------------------------------- */
+/* ---- signals: a real one, from inside a hook
+ * --------------------------------------------------------------------------------- */
 
 static void handler(int signo) {
   lc_request_stop(w.ctx, signo);
 }
 
 /* Where the signal comes: after a micro-batch of update 3, while a result is written, or at an event. */
-static struct { const char *where; int left; } at;
+static struct {
+  const char *where;
+  int left;
+} at;
 static const lc_method *inner;
 
 static void maybe(const char *where) {
@@ -78,7 +82,10 @@ static lc_status train_with_signal(const char *method, const char *out, const ch
   at.left = nth;
   lc_request_stop(w.ctx, 0);
   signal(SIGTERM, handler);
-  t_spec s = {.row = &row, .out = out, .event = event_hook, .opts = "steps=9 batch=4 micro-batch=2 eval-every=3 save-every=4 density=0.05",
+  t_spec s = {.row = &row,
+              .out = out,
+              .event = event_hook,
+              .opts = "steps=9 batch=4 micro-batch=2 eval-every=3 save-every=4 density=0.05",
               .set = strcmp(method, "spiel") ? "" : "period=4 accumulate=2"};
   return t_train(&w, &s);
 }
@@ -86,7 +93,11 @@ static lc_status train_with_signal(const char *method, const char *out, const ch
 #define EVALS "SELECT group_concat(step || ':' || loss) FROM evals"
 
 static void test_signals(void **state) {
-  static const struct { const char *where; int nth; const char *checkpoint; } moment[] = {
+  static const struct {
+    const char *where;
+    int nth;
+    const char *checkpoint;
+  } moment[] = {
       {"micro", 5, "checkpoint-3"}, /* inside update 3, which is finished first */
       {"after", 6, "checkpoint-6"}, /* before an evaluation that is due: it is left to the resumed run */
       {"save", 2, NULL},            /* inside the best, or a checkpoint */
@@ -99,17 +110,24 @@ static void test_signals(void **state) {
   for (int m = 0; m < 2; m++) {
     ok(train_with_signal(methods[m], "whole", "never", 0));
     for (size_t i = 0; i < sizeof moment / sizeof *moment; i++) {
-      if (train_with_signal(methods[m], "parts", moment[i].where, moment[i].nth) != LC_STOPPED) fail_msg("%s %d did not stop", moment[i].where, moment[i].nth);
+      if (train_with_signal(methods[m], "parts", moment[i].where, moment[i].nth) != LC_STOPPED)
+        fail_msg("%s %d did not stop", moment[i].where, moment[i].nth);
       assert_int_equal(lc_stop_requested(w.ctx), SIGTERM);
-      if (moment[i].checkpoint && !lc_path_exists(t_out(&w, "parts", moment[i].checkpoint))) fail_msg("%s %d: no %s", moment[i].where, moment[i].nth, moment[i].checkpoint);
+      if (moment[i].checkpoint && !lc_path_exists(t_out(&w, "parts", moment[i].checkpoint)))
+        fail_msg("%s %d: no %s", moment[i].where, moment[i].nth, moment[i].checkpoint);
       lc_request_stop(w.ctx, 0);
-      t_spec s = {.method = methods[m], .out = "parts", .resume = true, .opts = "steps=9 batch=4 micro-batch=2 eval-every=3 save-every=4 density=0.05",
+      t_spec s = {.method = methods[m],
+                  .out = "parts",
+                  .resume = true,
+                  .opts = "steps=9 batch=4 micro-batch=2 eval-every=3 save-every=4 density=0.05",
                   .set = m ? "" : "period=4 accumulate=2"};
       ok(t_train(&w, &s));
-      if (!t_same_files(t_out(&w, "whole", "checkpoint-9/state.safetensors"), t_out(&w, "parts", "checkpoint-9/state.safetensors")))
+      if (!t_same_files(t_out(&w, "whole", "checkpoint-9/state.safetensors"),
+                        t_out(&w, "parts", "checkpoint-9/state.safetensors")))
         fail_msg("%s %d: other bits after the resume", moment[i].where, moment[i].nth);
       assert_string_equal(t_query(&w, "whole", EVALS), t_query(&w, "parts", EVALS));
-      assert_int_equal(t_lines(t_out(&w, "whole", "log.jsonl"), "{"), t_lines(t_out(&w, "parts", "log.jsonl"), "{"));
+      assert_int_equal(t_lines(t_out(&w, "whole", "log.jsonl"), "{"),
+                       t_lines(t_out(&w, "parts", "log.jsonl"), "{"));
       lc_remove_tree(w.ctx, t_out(&w, "parts", ""));
     }
     lc_remove_tree(w.ctx, t_out(&w, "whole", ""));
@@ -128,7 +146,8 @@ static void test_callback_stops(void **state) {
   lc_request_stop(w.ctx, 0);
 }
 
-/* ---- what is not finite ---------------------------------------------------------------------------------------------------- */
+/* ---- what is not finite
+ * ---------------------------------------------------------------------------------------------------- */
 
 static lc_status poison(void *self, lc_training *t) {
   if (t->step == 4) t->param[3]->value[0] = NAN;
@@ -145,7 +164,8 @@ static void test_not_finite(void **state) {
   row.before_step = poison;
   t_spec s = {.row = &row, .out = "a", .opts = "steps=9 batch=4 micro-batch=2 save-every=2"};
   lc_status st = t_train(&w, &s);
-  if (!strstr(lc_error(w.ctx), "after step 4, micro-batch 1") || !strstr(lc_error(w.ctx), "not a number")) fail_msg("%s", lc_error(w.ctx));
+  if (!strstr(lc_error(w.ctx), "after step 4, micro-batch 1") || !strstr(lc_error(w.ctx), "not a number"))
+    fail_msg("%s", lc_error(w.ctx));
   refused(st, "holds values that are not finite");
   assert_true(lc_path_exists(t_out(&w, "a", "checkpoint-4/state.json")));
   assert_false(lc_path_exists(t_out(&w, "a", "checkpoint-5")));
@@ -172,14 +192,18 @@ static void test_failing_save(void **state) {
   inner = lc_method_find("lora");
   row.save = failing_save;
   saves = 0;
-  t_spec s = {.row = &row, .out = "a", .no_eval = true, .opts = "steps=9 batch=4 save-every=2"}; /* 1: the rehearsal */
+  t_spec s = {.row = &row,
+              .out = "a",
+              .no_eval = true,
+              .opts = "steps=9 batch=4 save-every=2"}; /* 1: the rehearsal */
   refused(t_train(&w, &s), "disk full");
   assert_true(lc_path_exists(t_out(&w, "a", "checkpoint-4/state.json")));
   assert_false(lc_path_exists(t_out(&w, "a", "checkpoint-6")));
   assert_false(lc_path_exists(t_out(&w, "a", ".lacuna-new")));
 }
 
-/* ---- output directories ---------------------------------------------------------------------------------------------------- */
+/* ---- output directories
+ * ---------------------------------------------------------------------------------------------------- */
 
 static void put(const char *out, const char *name) {
   ok(lc_mkdirs(w.ctx, t_out(&w, out, "")));
@@ -224,9 +248,13 @@ static void test_keep(void **state) {
 }
 
 static void test_options(void **state) {
-  static const struct { const char *opts, *says; } bad[] = {
-      {"steps=1 seq=129", "the model has 128 positions"}, {"epochs=0", "neither steps nor epochs"}, {"optimizer=adam", "did you mean 'adamw'"},
-      {"beta1=1", "below 1"},                   {"steps=2 targets=nothing_proj", "nothing_proj"}};
+  static const struct {
+    const char *opts, *says;
+  } bad[] = {{"steps=1 seq=129", "the model has 128 positions"},
+             {"epochs=0", "neither steps nor epochs"},
+             {"optimizer=adam", "did you mean 'adamw'"},
+             {"beta1=1", "below 1"},
+             {"steps=2 targets=nothing_proj", "nothing_proj"}};
   for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
     char out[16];
     snprintf(out, sizeof out, "o%zu", i);
