@@ -68,7 +68,7 @@ if [ ! -s $out/adapter_model.safetensors ]; then
   rm -rf .cache/demo-timing
   rate=$($lacuna train "${recipe[@]}" --steps 3 --keep 0 -o .cache/demo-timing --json --quiet | grep '"event":"step"' | field tokens_per_s)
   rm -rf .cache/demo-timing
-  steps=$(awk -v r="$rate" -v s="$seconds" 'BEGIN { n = int(s * r / (4 * 256)); print n < 10 ? 10 : n > 200 ? 200 : n }')
+  steps=$(awk -v r="$rate" -v s="$seconds" 'BEGIN { n = int(s * r / (4 * 256)); print (n < 5 ? 5 : n > 200 ? 200 : n) }')
   echo "$rate tokens/s: $steps updates of 1024 tokens"
   say "training: SHiRA, 1 % of the entries of every linear layer"
   resume=
