@@ -212,6 +212,8 @@ stopped() { # SIGNAL STATUS
 }
 t "SIGTERM saves, 143, and resumes to the same bits" stopped TERM 143
 t "SIGINT saves, 130, and resumes to the same bits" stopped INT 130
+t "SIGHUP saves, 129, and resumes to the same bits" stopped HUP 129
+t "SIGUSR1 saves, 138, and resumes to the same bits" stopped USR1 138
 
 # ---- bad input: status 1, one sentence that names the file, nothing half-written ----
 bad_model() { # PATH WORD...
