@@ -479,7 +479,7 @@ static void test_bytes(void **state) {
   lc_free(w.ctx, x);
   lc_net_free(net);
   for (size_t i = 0; i < sizeof t / sizeof *t; i++)
-    for (int big = 0; big < 2; big++) { /* evaluations and reselections included */
+    for (int big = 0; big < 2; big++) { /* evaluations, checkpoints and reselections included */
       char out[32];
       bytes b = {0};
       snprintf(out, sizeof out, "w%zu%d", i, big);
@@ -488,8 +488,9 @@ static void test_bytes(void **state) {
                   .out = out,
                   .event = weigh,
                   .arg = &b,
-                  .opts = big ? "steps=11 batch=4 micro-batch=2 density=0.2 eval-every=3 keep=0 dtype=bf16"
-                              : "steps=11 batch=4 micro-batch=2 density=0.01 eval-every=3 keep=0"};
+                  .opts =
+                      big ? "steps=11 batch=4 micro-batch=2 density=0.2 eval-every=3 save-every=4 dtype=bf16"
+                          : "steps=11 batch=4 micro-batch=2 density=0.01 eval-every=3 save-every=4"};
       ok(t_train(&w, &s));
       assert_int_equal(b.trainable, t[i].trainable * (size_t)b.K + (t[i].sides ? 4 * sides : 0));
       assert_int_equal(b.grad, t[i].grad * (size_t)b.K);
