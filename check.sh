@@ -22,7 +22,7 @@ trap 'rm -rf "$log"' EXIT
 
 # suite NAME BUILD-DIR [ctest arguments]: adds up ctest's counts.
 suite() {
-  local name=$1 dir=$2 total bad
+  local name=$1 dir=$2 total bad began=$SECONDS
   shift 2
   echo "== $name"
   ctest --test-dir "$dir" --output-on-failure -j 2 "$@" >"$log/out" 2>&1
@@ -30,7 +30,7 @@ suite() {
   total=$(sed -n 's/.*tests passed, [0-9]* tests failed out of \([0-9]*\).*/\1/p' "$log/out")
   bad=$(sed -n 's/.*tests passed, \([0-9]*\) tests failed out of.*/\1/p' "$log/out")
   if [ -z "$total" ]; then cat "$log/out"; failed=$((failed + 1)); return; fi
-  echo "   $((total - bad)) of $total"
+  echo "   $((total - bad)) of $total, $((SECONDS - began)) s"
   passed=$((passed + total - bad)) failed=$((failed + bad))
 }
 
@@ -89,5 +89,6 @@ if [ "$fuzz" -gt 0 ] && [ -d fuzz ]; then
   fi
 fi
 
+echo "$SECONDS s in all"
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]
