@@ -34,7 +34,7 @@ class Small:
         p = arguments(about)
         p.add_argument("--width", type=int, default=128)
         p.add_argument("--pretrain", type=int, default=300, help="updates of 16 x 64 bytes [300]")
-        p.add_argument("--steps", type=int, default=80, help="updates of 16 x 64 bytes [80]")
+        p.add_argument("--steps", type=int, default=60, help="updates of 16 x 64 bytes [60]")
         p.set_defaults(work=os.path.join(os.path.dirname(p.get_default("work")), "small"))
         self.a = p.parse_args()
         shakespeare = data("tinyshakespeare", "input.txt")
@@ -42,9 +42,9 @@ class Small:
         self.runs = Runs(self.a.lacuna, self.a.work)
         with open(shakespeare, encoding="utf-8") as f:
             text = f.read()
-        self.files = {"pretrain": self.text("pretrain", text[:800_000]), "forget": self.text("forget", text[1_000_000:1_016_384]),
-                      "tune": self.text("tune", self.join(rows[:2000])), "pilot": self.text("pilot", self.join(rows[-200:-100], 16384)),
-                      "held": self.text("held", self.join(rows[-100:], 16384))}
+        self.files = {"pretrain": self.text("pretrain", text[:800_000]), "forget": self.text("forget", text[1_000_000:1_008_192]),
+                      "tune": self.text("tune", self.join(rows[:2000])), "pilot": self.text("pilot", self.join(rows[-200:-100], 8192)),
+                      "held": self.text("held", self.join(rows[-100:], 8192))}
         w, ff = self.a.width, byte_model.feed_forward(self.a.width)
         self.density = RANK * (4 * 2 * w + 3 * (w + ff)) / (4 * w * w + 3 * w * ff)  # as many values as LoRA of RANK
         self.base = self.pretrained()

@@ -387,11 +387,13 @@ static json_t *summary(const lc_loop *l) {
   int64_t bytes = 0;
   for (int i = 0; i < t->n_param; i++) bytes += (int64_t)lc_param_bytes(t->param[i]);
   json_t *e = json_pack(
-      "{s:I, s:I, s:f, s:f, s:I, s:f, s:f, s:I, s:I, s:I, s:s}", "step", (json_int_t)t->step, "steps",
+      "{s:I, s:I, s:f, s:f, s:I, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:s}", "step", (json_int_t)t->step, "steps",
       (json_int_t)t->step, "loss", t->loss, "seconds", seconds, "tokens", (json_int_t)t->tokens,
       "tokens_per_s", (double)t->tokens / fmax(seconds, 1e-9), "peak_rss_mib",
       (double)lc_peak_rss_bytes() / 1048576.0, "trainable", (json_int_t)trainable(t), "state_bytes",
-      (json_int_t)bytes, "plan_bytes", (json_int_t)l->plan_bytes, "output", t->out);
+      (json_int_t)bytes, "gradient_bytes", (json_int_t)lc_mem_bytes(t->ctx, LC_MEM_GRAD), "candidate_bytes",
+      (json_int_t)lc_mem_bytes(t->ctx, LC_MEM_CANDIDATE), "plan_bytes", (json_int_t)l->plan_bytes, "output",
+      t->out);
   json_t *machine = json_pack("{s:s, s:s, s:i, s:s, s:I}", "cpu", lc_cpu_name(), "isa",
                               lc_isa_name(lc_isa_of(t->ctx)), "threads", lc_threads(t->ctx), "dtype",
                               t->opts.dtype, "parameters", (json_int_t)lc_model_parameters(t->net->model));
