@@ -42,13 +42,16 @@ json_t *lc_identity(const lc_loop *l) {
                    "targets", (json_int_t)d.targets, "model", print);
 }
 
-/* The sentence for the first value that differs between two objects; LC_OK when none does. */
-static lc_status same_values(lc_ctx *ctx, const char *where, const char *what, json_t *was, json_t *now) {
+/* The sentence for the first value that differs between two objects; LC_OK when none does. An option that the
+ * program did not have then had its default. */
+static lc_status same_values(lc_ctx *ctx, const lc_option *table, const char *where, const char *what,
+                             json_t *was, json_t *now) {
   const char *key;
   json_t *value;
   json_object_foreach(now, key, value) {
     const char *is = json_string_value(value), *old = json_string_value(json_object_get(was, key));
-    if (!old) return lc_fail(ctx, "%s: it says nothing about %s '%s'", where, what, key);
+    if (!old) old = lc_options_find(table, key)->def;
+    if (!old) old = "";
     if (strcmp(is, old))
       return lc_fail(ctx, "%s: %s '%s' was '%s' and is '%s' now; a resumed run keeps it", where, what, key,
                      old, is);
@@ -77,9 +80,10 @@ lc_status lc_identity_check(lc_loop *l, const json_t *was, const char *where) {
                    json_integer_value(json_object_get(data, "tokens")),
                    json_integer_value(json_object_get(data_now, "rows")),
                    json_integer_value(json_object_get(data_now, "tokens")));
-  LC_TRY(same_values(ctx, where, "option", json_object_get(was, "options"), json_object_get(now, "options")));
-  return same_values(ctx, where, "the method's option", json_object_get(was, "method_options"),
-                     json_object_get(now, "method_options"));
+  LC_TRY(same_values(ctx, lc_train_options, where, "option", json_object_get(was, "options"),
+                     json_object_get(now, "options")));
+  return same_values(ctx, l->t.method->options, where, "the method's option",
+                     json_object_get(was, "method_options"), json_object_get(now, "method_options"));
 }
 
 json_t *lc_numerics(const lc_loop *l) {

@@ -4,6 +4,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <cmocka.h>
+#include <jansson.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -166,6 +167,27 @@ static void test_refusals(void **state) {
   refused(t_train(&w, &s), "no such checkpoint");
 }
 
+/* A checkpoint of a program that had fewer options: what it does not name had its default. */
+static void test_older_checkpoint(void **state) {
+  t_spec s = {.method = "shira", .out = "a", .opts = "steps=2 batch=4"};
+  ok(t_train(&w, &s));
+  const char *path = t_out(&w, "a", "checkpoint-2/state.json");
+  json_t *j = json_load_file(path, 0, NULL);
+  json_t *identity = json_object_get(j, "identity");
+  assert_int_equal(json_object_del(json_object_get(identity, "method_options"), "nth"), 0);
+  assert_int_equal(json_object_del(json_object_get(identity, "options"), "clip"), 0);
+  assert_int_equal(json_dump_file(j, path, 0), 0);
+  json_decref(j);
+  s.resume = true;
+  s.opts = "steps=3 batch=4 clip=0.5";
+  refused(t_train(&w, &s), "'clip' was '1' and is '0.5'");
+  s.opts = "steps=3 batch=4";
+  s.set = "nth=2";
+  refused(t_train(&w, &s), "'nth' was '1' and is '2'");
+  s.set = "";
+  ok(t_train(&w, &s));
+}
+
 /* One wrong byte in an array, a missing array, a cut file. */
 static void test_damage(void **state) {
   t_spec s = {.method = "shira", .out = "a", .opts = "steps=2 batch=4"};
@@ -207,6 +229,7 @@ int main(void) {
       cmocka_unit_test_setup_teardown(test_earlier_checkpoint, setup, teardown),
       cmocka_unit_test_setup_teardown(test_more_steps, setup, teardown),
       cmocka_unit_test_setup_teardown(test_refusals, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_older_checkpoint, setup, teardown),
       cmocka_unit_test_setup_teardown(test_damage, setup, teardown),
       cmocka_unit_test_setup_teardown(test_nothing_saved, setup, teardown),
   };
