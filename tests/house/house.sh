@@ -59,6 +59,9 @@ done
 for page in tour design reference formats kernels how-to-add-an-op how-to-add-an-architecture how-to-add-a-method; do
   [ -s "docs/$page.md" ] || broken "docs/$page.md is missing"
 done
+for c in $(grep -oE 'ROW\([a-z]+\)' src/cli/main.c | sed 's/ROW(//; s/)//' | grep -v '^name$'); do
+  grep -q "^### lacuna $c\$" docs/reference.md || broken "docs/reference.md: nothing of '$c': scripts/make_reference.sh"
+done
 # Relative links of the documentation lead somewhere.
 for f in README.md docs/*.md docs/*/*.md; do
   [ -f "$f" ] || continue
