@@ -16,7 +16,7 @@ static const lc_option options[] = {
     {"metric", LC_OPT_CHOICE, offsetof(self_t, metric), "perplexity", 0, 0, "perplexity|accuracy|exact-match", NULL, "what to measure"},
     {"dtype", LC_OPT_STRING, offsetof(self_t, dtype), "f32", 0, 0, NULL, "T", "compute in f32, bf16 or auto"},
     {"limit", LC_OPT_INT, offsetof(self_t, limit), "0", 0, 1e12, NULL, "N", "windows, rows or questions; 0: all"},
-    {"context", LC_OPT_INT, offsetof(self_t, context), "512", 2, 1e7, NULL, "T", "perplexity: tokens a window; rows: the most (the model's)"},
+    {"context", LC_OPT_INT, offsetof(self_t, context), "0", 0, 1e7, NULL, "T", "perplexity: tokens a window; 0: min(512, the model's), of rows the model's"},
     {"stride", LC_OPT_INT, offsetof(self_t, stride), "0", 0, 1e7, NULL, "T", "perplexity: tokens between windows; 0: the context"},
     {"bos", LC_OPT_BOOL, offsetof(self_t, bos), "false", 0, 0, NULL, NULL, "perplexity: the model's BOS opens every window"},
     {"tail", LC_OPT_BOOL, offsetof(self_t, tail), "false", 0, 0, NULL, NULL, "perplexity: score a last, shorter window"},
@@ -60,7 +60,7 @@ static lc_status perplexity(lc_cli *cli, const self_t *s, lc_loaded *l, json_t *
   lc_status st;
   if (is_jsonl(s->data)) {
     lc_dataset *rows;
-    const int64_t most = lc_cli_given(cli, "context") ? lc_min64(s->context, l->model->config.context) : l->model->config.context;
+    const int64_t most = s->context ? lc_min64(s->context, l->model->config.context) : l->model->config.context;
     LC_TRY(lc_data_open(cli->ctx, l->tok, s->data, &(lc_data_opts){.seq = most}, &rows));
     const lc_data_info d = lc_data_describe(rows);
     if (d.cut || d.dropped)

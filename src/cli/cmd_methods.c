@@ -1,4 +1,5 @@
 /* lacuna methods [NAME]: the table of methods; one method with its options. */
+#include "cli/bench.h"
 #include "cli/cli.h"
 #include <string.h>
 
@@ -32,12 +33,8 @@ static void print_method(const lc_method *m) {
 static lc_status run(lc_cli *cli, void *self) {
   (void)self;
   if (cli->n_word) {
-    const lc_method *m = lc_method_find(cli->word[0]);
-    const char *names[64];
-    int n = 0;
-    for (; n < lc_n_methods && n < 64; n++) names[n] = lc_methods[n]->name;
-    const char *near = lc_nearest(cli->word[0], names, n);
-    if (!m) return lc_usage(cli->ctx, "there is no method '%s'%s%s%s", cli->word[0], near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "");
+    const lc_method *m = lc_cli_method(cli, cli->word[0]);
+    if (!m) return LC_USAGE;
     if (cli->common.json) lc_cli_print_json(describe(m));
     else print_method(m);
     return LC_OK;

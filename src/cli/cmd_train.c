@@ -80,10 +80,7 @@ static int on_event(void *arg, const char *kind, const json_t *e) {
 const lc_method *lc_cli_method(lc_cli *cli, const char *name) {
   const lc_method *m = name ? lc_method_find(name) : NULL;
   if (m) return m;
-  const char *names[64];
-  int n = 0;
-  for (; n < lc_n_methods && n < 64; n++) names[n] = lc_methods[n]->name;
-  const char *near = name ? lc_nearest(name, names, n) : NULL;
+  const char *near = name ? lc_method_nearest(name) : NULL;
   if (!name) lc_usage(cli->ctx, "--method NAME is missing (see `lacuna methods`)");
   else lc_usage(cli->ctx, "there is no method '%s'%s%s%s", name, near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "");
   return NULL;

@@ -215,6 +215,8 @@ lc_status lc_mkdirs(lc_ctx *, const char *dir);
 /* Files and directories below and itself; links are not followed; absent is fine. */
 lc_status lc_remove_tree(lc_ctx *, const char *dir);
 lc_status lc_rename_dir(lc_ctx *, const char *from, const char *to); /* flushes the parent */
+/* Both names at once, so that b is there at every moment; *can is false where the file system cannot (nothing is done). */
+lc_status lc_exchange_dirs(lc_ctx *, const char *a, const char *b, bool *can);
 lc_status lc_copy_file(lc_ctx *, const char *from, const char *to);  /* atomically */
 
 /* ---- numbers in 16 bits ---- */

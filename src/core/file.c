@@ -1,5 +1,6 @@
 /* Files: read-only mappings, whole reads, and outputs that are whole or absent: written under a temporary
  * name, flushed, renamed, directory flushed. */
+#define _GNU_SOURCE /* renameat2 */
 #include "core/core.h"
 #include <dirent.h>
 #include <errno.h>
@@ -239,12 +240,22 @@ lc_status lc_remove_tree(lc_ctx *ctx, const char *dir) {
   return st;
 }
 
+static void flush_dir(const char *path) {
+  int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) return;
+  fsync(fd);
+  close(fd);
+}
+
+lc_status lc_exchange_dirs(lc_ctx *ctx, const char *a, const char *b, bool *can) {
+  flush_dir(a);
+  *can = renameat2(AT_FDCWD, a, AT_FDCWD, b, RENAME_EXCHANGE) == 0;
+  if (*can) return flush_parent(ctx, b);
+  return errno == EINVAL || errno == ENOSYS ? LC_OK : lc_fail(ctx, "%s: cannot be exchanged with %s: %s", a, b, strerror(errno));
+}
+
 lc_status lc_rename_dir(lc_ctx *ctx, const char *from, const char *to) {
-  int fd = open(from, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (fd >= 0) {
-    fsync(fd);
-    close(fd);
-  }
+  flush_dir(from);
   if (rename(from, to)) return lc_fail(ctx, "%s: cannot be renamed to %s: %s", from, to, strerror(errno));
   return flush_parent(ctx, to);
 }

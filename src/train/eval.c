@@ -191,6 +191,8 @@ lc_status lc_eval_perplexity(lc_net *net, const lc_tokenizer *tok, const lc_ids 
   if (c.stride < 1 || c.stride > c.context)
     return lc_usage(ctx, "perplexity: stride is %lld, allowed is 1 to the context, %lld", (long long)c.stride,
                     (long long)c.context);
+  if (o->llama_cpp && o->stride && o->stride != c.context)
+    return lc_usage(ctx, "perplexity: llama.cpp's windows lie side by side, a stride of %lld is not its convention", (long long)o->stride);
   if (stream->n < (c.llama_cpp ? 4 : 2))
     return lc_fail(ctx, "perplexity: %lld tokens are too few to score", (long long)stream->n);
   if (o->bos) {

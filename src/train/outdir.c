@@ -1,8 +1,8 @@
 /* The output directory: what may be written into, what an interruption left behind, which checkpoints it
  * holds.
  *
- * A checkpoint is made under a hidden name, and renamed when it is whole; what is replaced or pruned is renamed to a
- * hidden name first. So a visible checkpoint-N is whole at every moment, and what a killed run leaves behind (hidden
+ * A checkpoint is made under a hidden name, and renamed when it is whole; what is replaced changes names with it at
+ * once (or, where the file system cannot, is renamed to a hidden name first, as is what is pruned). So a visible checkpoint-N is whole at every moment, and what a killed run leaves behind (hidden
  * ".lacuna-…", unfinished "….tmp-…") can be removed whenever a run starts. */
 #include "train/internal.h"
 #include <ctype.h>
@@ -113,9 +113,12 @@ lc_status lc_outdir_replace(lc_ctx *ctx, const char *out, const char *tmp, const
   char *from = lc_path_join(ctx, out, tmp), *to = lc_path_join(ctx, out, name),
        *old = lc_path_join(ctx, out, HIDDEN "old");
   lc_status st = from && to && old ? lc_remove_tree(ctx, old) : LC_FAILED;
-  if (!st && lc_path_exists(to)) st = lc_rename_dir(ctx, to, old);
-  if (!st) st = lc_rename_dir(ctx, from, to);
-  if (!st) st = lc_remove_tree(ctx, old);
+  bool replaced = false;
+  const bool there = !st && lc_path_exists(to);
+  if (there) st = lc_exchange_dirs(ctx, from, to, &replaced);
+  if (!st && there && !replaced) st = lc_rename_dir(ctx, to, old);
+  if (!st && !replaced) st = lc_rename_dir(ctx, from, to);
+  if (!st) st = lc_remove_tree(ctx, replaced ? from : old);
   lc_free(ctx, from);
   lc_free(ctx, to);
   lc_free(ctx, old);
