@@ -96,9 +96,8 @@ lc_status lc_options_put(lc_options *o, const char *key, const char *value) {
   return lc_options_set(o->ctx, lc_train_options, "train", &o->train, key, value);
 }
 
-/* A run resolves its options and a method keeps state beside them, so each run gets a copy. */
+/* A run resolves its options and a method keeps state beside them, so each run gets a copy. `to` holds the defaults. */
 static lc_status copy_options(lc_ctx *ctx, const lc_option *table, const void *from, void *to) {
-  LC_TRY(lc_options_init(ctx, table, to));
   for (const lc_option *row = table; row && row->name; row++) {
     if (row->type == LC_OPT_STRING && !*(char *const *)((const char *)from + row->offset)) continue;
     char *text = lc_options_get(ctx, row, from);
