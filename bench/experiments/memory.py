@@ -1,7 +1,8 @@
 """What does training need in memory? SpIEL-AG on SmolLM2-135M-Instruct at 1 %, beside SHiRA, LoRA and the base alone.
 
 The figures are those of the program's own allocator, by category: state that survives an update, candidates, gradients, and the plan of
-activations. The bounds for AG are 20 bytes an active entry, 12 a candidate (as many as entries), 4 more each for the gradients. Peak RSS is the kernel's figure for the process; the model's file is mapped and counts as far as it was read.
+activations. The bounds for AG are 20 bytes an active entry, 12 a candidate (as many as entries), 4 more each for the gradients. Peak RSS
+is the kernel's figure for the process; the model's file is mapped and counts as far as it was read.
 
     python3 bench/experiments/memory.py [--model SmolLM2.gguf]
 """

@@ -17,8 +17,8 @@ def main():
     held = {n: mean_sd([r["held"] for r in rs]) for n, rs in runs.items()}
     forget = {n: mean_sd([r["forget"] - s.before["forget"] for r in rs]) for n, rs in runs.items()}
     print(f"\nbase: {s.before['held']:.4f} on GSM8K's text, {s.before['forget']:.4f} on Shakespeare (nats a byte)\n")
-    table(("run", "trained", "held-out loss", "forgetting (rise on Shakespeare)", "seconds"),
-          [(n, runs[n][0]["done"]["trainable"], f"{held[n][0]:.4f} ± {held[n][1]:.4f}", f"{forget[n][0]:+.3f} ± {forget[n][1]:.3f}",
+    table(("run", "trained", "rate", "held-out loss", "forgetting (rise on Shakespeare)", "seconds"),
+          [(n, runs[n][0]["done"]["trainable"], f"{runs[n][0]['rate']:g}", f"{held[n][0]:.4f} ± {held[n][1]:.4f}", f"{forget[n][0]:+.3f} ± {forget[n][1]:.3f}",
             f"{mean_sd([r['done']['seconds'] for r in runs[n]])[0]:.0f}") for n in sorted(runs, key=lambda n: held[n][0])])
     order = sorted(MASKS, key=lambda n: held[n][0])
     verdict("the best mask is grad or snip", order[0] in ("grad", "snip"), " < ".join(order))

@@ -1,8 +1,8 @@
 """The small-scale comparison that spiel_small.py and shira_masks.py read off: one byte-level model, pretrained on Shakespeare, then
 fine-tuned on GSM8K's text by several methods at an equal number of trained values.
 
-Runs are shared: both experiments use the same folder and repeat nothing. Rates are chosen for each family of methods on a seed that
-the comparison does not use (0), by the held-out loss on a part of the text that the comparison does not use either.
+Runs are shared: both experiments use the same folder and repeat nothing. Each method's rate is chosen on a seed that the comparison does
+not use (0), by the loss on a part of the text that it does not use either.
 """
 import os
 import sys
@@ -12,21 +12,19 @@ from common import Runs, arguments, data, read_rows, write_rows
 
 SEQ = 64
 RANK = 2  # LoRA's; the sparse methods train as many values: 1.2 % at width 256, 2.4 % at 128
-SPARSE, MA, LORA, FULL = "sparse", "ma", "lora", "full"
-RATES = {SPARSE: [3e-3, 1e-2, 3e-2], MA: [1e-2, 3e-2, 1e-1], LORA: [3e-3, 1e-2, 3e-2], FULL: [3e-4, 1e-3, 3e-3]}
+LADDER = [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0]
 SPIEL = ["period=20", "accumulate=5"]
-RUNS = {  # name: family whose rate it takes, method, options
-    "random": (SPARSE, "shira", ["mask=random"]),
-    "spiel-ag": (SPARSE, "spiel", ["select=ag", *SPIEL]),
-    "spiel-ma": (MA, "spiel", ["select=ma", *SPIEL]),
-    "snip": (SPARSE, "shira", ["mask=snip"]),
-    "grad": (SPARSE, "shira", ["mask=grad"]),
-    "wm": (SPARSE, "shira", ["mask=wm"]),
-    "struct": (SPARSE, "shira", ["mask=struct"]),
-    "lora": (LORA, "lora", [f"r={RANK}", f"alpha={2 * RANK}"]),
-    "full": (FULL, "full", ["embeddings=false"]),
+RUNS = {  # name: the rate that the search begins at, method, options
+    "random": (3e-2, "shira", ["mask=random"]),
+    "spiel-ag": (1e-2, "spiel", ["select=ag", *SPIEL]),
+    "spiel-ma": (1e-1, "spiel", ["select=ma", *SPIEL]),
+    "snip": (1e-2, "shira", ["mask=snip"]),
+    "grad": (1e-2, "shira", ["mask=grad"]),
+    "wm": (1e-2, "shira", ["mask=wm"]),
+    "struct": (1e-2, "shira", ["mask=struct"]),
+    "lora": (1e-2, "lora", [f"r={RANK}", f"alpha={2 * RANK}"]),
+    "full": (3e-3, "full", ["embeddings=false"]),
 }
-PILOT = {SPARSE: "random", MA: "spiel-ma", LORA: "lora", FULL: "full"}
 
 
 class Small:
@@ -34,7 +32,7 @@ class Small:
         p = arguments(about)
         p.add_argument("--width", type=int, default=128)
         p.add_argument("--pretrain", type=int, default=300, help="updates of 16 x 64 bytes [300]")
-        p.add_argument("--steps", type=int, default=60, help="updates of 16 x 64 bytes [60]")
+        p.add_argument("--steps", type=int, default=80, help="updates of 16 x 64 bytes [80]")
         p.set_defaults(work=os.path.join(os.path.dirname(p.get_default("work")), "small"))
         self.a = p.parse_args()
         shakespeare = data("tinyshakespeare", "input.txt")
@@ -74,7 +72,7 @@ class Small:
         return {d: self.runs.lines(*argv, self.files[d])[-1]["loss"] for d in ("held", "forget")}
 
     def tune(self, name, rate, seed, pilot=False):
-        family, method, options = RUNS[name]
+        _, method, options = RUNS[name]
         sets = [x for o in options for x in ("--set", o)]
 
         def then(out):
@@ -84,19 +82,32 @@ class Small:
                                self.files["pilot"], "--method", method, *sets, "--lr", rate, "--steps", self.a.steps, "--batch", 16,
                                "--seq", SEQ, "--seed", seed, "--density", self.density, then=None if pilot else then)
 
-    def rate(self, family):
-        """The rate of least loss on the pilot's seed and text; at an end of the grid that is said."""
-        grid = RATES[family]
-        losses = [self.tune(PILOT[family], r, 0, pilot=True)["after"] for r in grid]
-        best = min(range(len(grid)), key=losses.__getitem__)
-        edge = " (an end of the grid)" if best in (0, len(grid) - 1) else ""
-        print(f"rate of {family}: {grid[best]:g} of {', '.join(f'{r:g}: {v:.4f}' for r, v in zip(grid, losses))}{edge}", flush=True)
-        return grid[best]
+    def rate(self, name):
+        """-> the rate of least loss on the pilot's seed and text, by walking the ladder up, else down, while that helps"""
+        at = LADDER.index(RUNS[name][0])
+        loss = {}
+
+        def tried(i):
+            if i not in loss:
+                loss[i] = self.tune(name, LADDER[i], 0, pilot=True)["after"]
+            return loss[i]
+
+        start = at
+        for step in (1, -1):
+            while 0 <= at + step < len(LADDER) and tried(at + step) < tried(at):
+                at += step
+            if at != start:
+                break
+        print(f"rate of {name}: {LADDER[at]:g} of {', '.join(f'{LADDER[i]:g}: {v:.4f}' for i, v in sorted(loss.items()))}", flush=True)
+        return LADDER[at]
 
     def compare(self, names):
         """-> name: the runs of all seeds"""
-        rates = {f: self.rate(f) for f in dict.fromkeys(RUNS[n][0] for n in names)}
-        return {n: [self.tune(n, rates[RUNS[n][0]], s) for s in range(1, self.a.seeds + 1)] for n in names}
+        runs = {}
+        for n in names:
+            rate = self.rate(n)
+            runs[n] = [dict(self.tune(n, rate, s), rate=rate) for s in range(1, self.a.seeds + 1)]
+        return runs
 
 
 if __name__ == "__main__":
