@@ -9,15 +9,21 @@
 #include "lacuna.h"
 #include "train/train.h"
 
-const char *lc_version(void) { return LC_VERSION; }
+const char *lc_version(void) {
+  return LC_VERSION;
+}
 
 /* ---- model and net ---- */
 
-int64_t lc_model_vocabulary(const lc_model *m) { return m->config.V; }
+int64_t lc_model_vocabulary(const lc_model *m) {
+  return m->config.V;
+}
 
 static lc_status compute_dtype(lc_ctx *ctx, const char *name, lc_dtype *out) {
   *out = strcmp(name, "auto") ? lc_dtype_by_name(name) : lc_has_bf16_gemm(ctx) ? LC_BF16 : LC_F32;
-  return *out == LC_F32 || *out == LC_BF16 ? LC_OK : lc_usage(ctx, "dtype '%s': auto, f32 and bf16 are possible", name);
+  return *out == LC_F32 || *out == LC_BF16
+             ? LC_OK
+             : lc_usage(ctx, "dtype '%s': auto, f32 and bf16 are possible", name);
 }
 
 lc_status lc_net_open(const lc_model *m, const char *dtype, lc_net **out) {
@@ -46,10 +52,13 @@ lc_status lc_adapter_open(lc_net *net, const char *dir, float scale, const char 
   return lc_usage(net->ctx, "apply '%s': patch, in-place and aside are possible", apply);
 }
 
-lc_status lc_adapter_scale(lc_adapter *a, float scale) { return lc_adapter_set(a, scale, a->n ? a->delta[0]->apply : LC_PATCH); }
+lc_status lc_adapter_scale(lc_adapter *a, float scale) {
+  return lc_adapter_set(a, scale, a->n ? a->delta[0]->apply : LC_PATCH);
+}
 
 lc_status lc_adapter_write(const lc_adapter *a, const char *layout, const char *dir) {
-  static const char *const names[] = {[LC_LAYOUT_PEFT_LORA] = "lora", [LC_LAYOUT_PEFT_SHIRA] = "shira", [LC_LAYOUT_NATIVE] = "native"};
+  static const char *const names[] = {
+      [LC_LAYOUT_PEFT_LORA] = "lora", [LC_LAYOUT_PEFT_SHIRA] = "shira", [LC_LAYOUT_NATIVE] = "native"};
   lc_adapter_meta meta = {.base_name = a->net->model->path};
   for (int i = 0; i < 3; i++)
     if (!strcmp(layout, names[i])) return lc_adapter_save(a, (lc_layout)i, dir, &meta);
@@ -61,7 +70,7 @@ lc_status lc_adapter_write(const lc_adapter *a, const char *layout, const char *
 struct lc_options {
   lc_ctx *ctx;
   const lc_method *method;
-  void *self;            /* as the method's table says */
+  void *self; /* as the method's table says */
   lc_train_opts train;
 };
 
@@ -76,8 +85,10 @@ lc_status lc_options_new(lc_ctx *ctx, const char *method, lc_options **out) {
   o->self = lc_alloc(ctx, LC_MEM_OTHER, m->self_size);
   lc_status st = o->self ? lc_options_init(ctx, lc_train_options, &o->train) : LC_FAILED;
   if (!st) st = lc_options_init(ctx, m->options, o->self);
-  if (st) lc_options_free(o);
-  else *out = o;
+  if (st)
+    lc_options_free(o);
+  else
+    *out = o;
   return st;
 }
 
@@ -92,7 +103,8 @@ void lc_options_free(lc_options *o) {
 lc_status lc_options_put(lc_options *o, const char *key, const char *value) {
   char what[96];
   snprintf(what, sizeof what, "method %s", o->method->name);
-  if (o->method->options && lc_options_find(o->method->options, key)) return lc_options_set(o->ctx, o->method->options, what, o->self, key, value);
+  if (o->method->options && lc_options_find(o->method->options, key))
+    return lc_options_set(o->ctx, o->method->options, what, o->self, key, value);
   return lc_options_set(o->ctx, lc_train_options, "train", &o->train, key, value);
 }
 
@@ -108,7 +120,10 @@ static lc_status copy_options(lc_ctx *ctx, const lc_option *table, const void *f
   return LC_OK;
 }
 
-typedef struct { lc_progress_fn fn; void *arg; } progress;
+typedef struct {
+  lc_progress_fn fn;
+  void *arg;
+} progress;
 
 static int tell(void *arg, const char *kind, const json_t *event) {
   const progress *p = arg;
@@ -130,7 +145,12 @@ static lc_status train(lc_net *net, const lc_options *o, lc_options *own, const 
   lc_data_opts rows = {.seq = own->train.seq, .skip_bad = own->train.skip_bad};
   LC_GO(lc_data_open(net->ctx, tok, job->data, &rows, &data));
   if (job->eval_data) LC_GO(lc_data_open(net->ctx, tok, job->eval_data, &rows, &eval));
-  lc_train_io io = {.out = job->out, .resume = job->resume, .overwrite = job->overwrite, .data_path = job->data, .event = p->fn ? tell : NULL, .event_arg = p};
+  lc_train_io io = {.out = job->out,
+                    .resume = job->resume,
+                    .overwrite = job->overwrite,
+                    .data_path = job->data,
+                    .event = p->fn ? tell : NULL,
+                    .event_arg = p};
   st = lc_train(net, tok, data, eval, o->method, own->self, &own->train, &io);
 done:
   lc_data_free(data);
@@ -147,7 +167,9 @@ static lc_status acknowledge(lc_ctx *ctx, lc_status st) {
 lc_status lc_fine_tune(lc_net *net, const lc_options *o, const lc_job *job, lc_progress_fn fn, void *arg) {
   progress p = {fn, arg};
   lc_options *own;
-  if (job->size != sizeof *job) return lc_usage(net->ctx, "lc_job has %zu bytes, %zu are expected: begin with LC_JOB_INIT", job->size, sizeof *job);
+  if (job->size != sizeof *job)
+    return lc_usage(net->ctx, "lc_job has %zu bytes, %zu are expected: begin with LC_JOB_INIT", job->size,
+                    sizeof *job);
   if (!job->data || !job->out) return lc_usage(net->ctx, "a job needs data and out");
   LC_TRY(lc_options_new(net->ctx, o->method->name, &own));
   lc_status st = train(net, o, own, job, &p);
@@ -171,7 +193,8 @@ done:
   return acknowledge(net->ctx, st);
 }
 
-lc_status lc_text_to_ids(lc_net *net, const char *text, size_t n, bool special, int32_t *ids, int64_t room, int64_t *count) {
+lc_status lc_text_to_ids(lc_net *net, const char *text, size_t n, bool special, int32_t *ids, int64_t room,
+                         int64_t *count) {
   lc_tokenizer *tok;
   lc_ids made = {0};
   lc_status st;
@@ -205,7 +228,8 @@ lc_status lc_session_open(lc_net *net, int64_t context, lc_session **out) {
   return lc_session_new(net, context, lc_min64(context, 512), net->compute, out);
 }
 
-static lc_status prompt_ids(lc_net *net, const lc_tokenizer *tok, const char *prompt, const lc_generation *g, lc_ids *ids) {
+static lc_status prompt_ids(lc_net *net, const lc_tokenizer *tok, const char *prompt, const lc_generation *g,
+                            lc_ids *ids) {
   if (g->chat) {
     const lc_template *t;
     const lc_message turn[2] = {{"system", g->system}, {"user", prompt}};
@@ -216,17 +240,31 @@ static lc_status prompt_ids(lc_net *net, const lc_tokenizer *tok, const char *pr
   return lc_tokenize(tok, prompt, strlen(prompt), true, ids);
 }
 
-static int to_nobody(void *arg, const char *text, size_t n) { return 0; }
+static int to_nobody(void *arg, const char *text, size_t n) {
+  return 0;
+}
 
-lc_status lc_generate(lc_session *s, const char *prompt, const lc_generation *g, lc_text_fn fn, void *arg, lc_generated *out) {
+lc_status lc_generate(lc_session *s, const char *prompt, const lc_generation *g, lc_text_fn fn, void *arg,
+                      lc_generated *out) {
   lc_net *net = lc_session_net(s);
   lc_tokenizer *tok;
   lc_ids ids = {0}, made = {0};
   lc_gen_stats stats = {0};
   lc_status st;
-  if (g->size != sizeof *g) return lc_usage(net->ctx, "lc_generation has %zu bytes, %zu are expected: begin with LC_GENERATION_INIT", g->size, sizeof *g);
-  lc_sample_opts o = {.temp = g->temperature, .top_p = g->top_p, .min_p = g->min_p, .repeat_penalty = g->repeat_penalty, .top_k = g->top_k, .repeat_last_n = 64,
-                      .max_tokens = g->max_tokens, .seed = g->seed, .ignore_eos = g->ignore_eos, .stop = g->stop, .n_stop = g->n_stop};
+  if (g->size != sizeof *g)
+    return lc_usage(net->ctx, "lc_generation has %zu bytes, %zu are expected: begin with LC_GENERATION_INIT",
+                    g->size, sizeof *g);
+  lc_sample_opts o = {.temp = g->temperature,
+                      .top_p = g->top_p,
+                      .min_p = g->min_p,
+                      .repeat_penalty = g->repeat_penalty,
+                      .top_k = g->top_k,
+                      .repeat_last_n = 64,
+                      .max_tokens = g->max_tokens,
+                      .seed = g->seed,
+                      .ignore_eos = g->ignore_eos,
+                      .stop = g->stop,
+                      .n_stop = g->n_stop};
   LC_GO(lc_net_tokenizer(net, &tok));
   LC_GO(prompt_ids(net, tok, prompt, g, &ids));
   if (!ids.n) {

@@ -4,13 +4,23 @@
 #include "cli/cli.h"
 #include "kernels/ceilings.h"
 
-typedef struct { char *model, *adapter, *method, *set; int64_t repeat, tokens, prompt_tokens; lc_train_opts train; } lc_bench;
-typedef struct { lc_cli *cli; lc_bench *opts; lc_ceilings ceilings; json_t *rows; } lc_bench_run;
-double lc_bench_median(double *x, int n);      /* sorts x */
+typedef struct {
+  char *model, *adapter, *method, *set;
+  int64_t repeat, tokens, prompt_tokens;
+  lc_train_opts train;
+} lc_bench;
+typedef struct {
+  lc_cli *cli;
+  lc_bench *opts;
+  lc_ceilings ceilings;
+  json_t *rows;
+} lc_bench_run;
+double lc_bench_median(double *x, int n);       /* sorts x */
 void lc_bench_row(lc_bench_run *, json_t *row); /* keeps it and, without --json, prints it */
 lc_status lc_bench_gemm(lc_bench_run *);
 lc_status lc_bench_train(lc_bench_run *);
 lc_status lc_bench_decode(lc_bench_run *);
-lc_status lc_cli_set_pairs(lc_cli *, const lc_method *, void *method_self); /* cmd_train.c: every --set key=value */
-const lc_method *lc_cli_method(lc_cli *, const char *name);                 /* NULL with the error set */
+lc_status lc_cli_set_pairs(lc_cli *, const lc_method *,
+                           void *method_self);              /* cmd_train.c: every --set key=value */
+const lc_method *lc_cli_method(lc_cli *, const char *name); /* NULL with the error set */
 #endif

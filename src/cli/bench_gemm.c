@@ -2,13 +2,24 @@
 #include "cli/bench.h"
 
 typedef enum { FORWARD, DX, DW } product;
-typedef struct { lc_ctx *ctx; product what; int64_t T, M, N; lc_dtype dtype; const void *x, *w, *dy; void *out; } gemm_arg;
+typedef struct {
+  lc_ctx *ctx;
+  product what;
+  int64_t T, M, N;
+  lc_dtype dtype;
+  const void *x, *w, *dy;
+  void *out;
+} gemm_arg;
 static const char *const names[] = {"forward", "dx", "dW"};
 
-static size_t size_of(lc_dtype d) { return d == LC_BF16 ? 2 : 4; }
+static size_t size_of(lc_dtype d) {
+  return d == LC_BF16 ? 2 : 4;
+}
 
 /* 64 or more rows of the cut dimension a chunk. */
-static int64_t strip(int64_t n) { return lc_min64(512, lc_max64(64, lc_ceil_div(lc_ceil_div(n, 8), 32) * 32)); }
+static int64_t strip(int64_t n) {
+  return lc_min64(512, lc_max64(64, lc_ceil_div(lc_ceil_div(n, 8), 32) * 32));
+}
 
 static lc_status chunk(void *arg, int64_t c, int worker) {
   const gemm_arg *a = arg;
@@ -47,7 +58,9 @@ lc_status lc_bench_gemm(lc_bench_run *b) {
   static const int64_t shapes[][2] = {{576, 576}, {192, 576}, {1536, 576}, {576, 1536}, {49152, 576}};
   lc_ctx *ctx = b->cli->ctx;
   enum { MAX_T = 2048 };
-  uint8_t *x = lc_alloc(ctx, LC_MEM_OTHER, (size_t)MAX_T * 1536 * 4), *w = lc_alloc(ctx, LC_MEM_OTHER, (size_t)49152 * 576 * 4), *dy = lc_alloc(ctx, LC_MEM_OTHER, (size_t)MAX_T * 49152 * 4),
+  uint8_t *x = lc_alloc(ctx, LC_MEM_OTHER, (size_t)MAX_T * 1536 * 4),
+          *w = lc_alloc(ctx, LC_MEM_OTHER, (size_t)49152 * 576 * 4),
+          *dy = lc_alloc(ctx, LC_MEM_OTHER, (size_t)MAX_T * 49152 * 4),
           *out = lc_alloc(ctx, LC_MEM_OTHER, (size_t)MAX_T * 49152 * 4);
   lc_status st = x && w && dy && out ? LC_OK : LC_FAILED;
   for (int d = 0; !st && d < 2; d++) {
@@ -62,8 +75,10 @@ lc_status lc_bench_gemm(lc_bench_run *b) {
           st = measure(b, &a, &seconds);
           double rate = 2.0 * (double)T * (double)a.M * (double)a.N / seconds;
           if (!st)
-            lc_bench_row(b, json_pack("{s:s, s:s, s:I, s:I, s:I, s:f, s:f, s:s, s:f}", "what", names[p], "dtype", lc_dtype_get(dtype)->name, "T", (json_int_t)T, "M", (json_int_t)a.M, "N",
-                                      (json_int_t)a.N, "seconds", seconds, "rate", rate, "unit", "FLOP/s", "of_ceiling", rate / peak));
+            lc_bench_row(b, json_pack("{s:s, s:s, s:I, s:I, s:I, s:f, s:f, s:s, s:f}", "what", names[p],
+                                      "dtype", lc_dtype_get(dtype)->name, "T", (json_int_t)T, "M",
+                                      (json_int_t)a.M, "N", (json_int_t)a.N, "seconds", seconds, "rate", rate,
+                                      "unit", "FLOP/s", "of_ceiling", rate / peak));
         }
   }
   lc_free(ctx, x), lc_free(ctx, w), lc_free(ctx, dy), lc_free(ctx, out);

@@ -7,7 +7,11 @@
 
 /* ---- train ---- */
 
-typedef struct { double last, t[1024]; int n; double peak, tokens; } step_clock;
+typedef struct {
+  double last, t[1024];
+  int n;
+  double peak, tokens;
+} step_clock;
 
 static int on_event(void *arg, const char *kind, const json_t *e) {
   step_clock *s = arg;
@@ -28,8 +32,10 @@ static lc_status random_rows(lc_bench_run *b, int64_t V, lc_dataset **out) {
   lc_example *ex = lc_alloc_n(ctx, LC_MEM_OTHER, (size_t)rows, sizeof *ex);
   lc_status st = id && target && ex ? LC_OK : LC_FAILED;
   lc_rng r = {.seed = (uint64_t)o->seed, .purpose = LC_RNG_TEST};
-  for (int64_t i = 0; !st && i < rows * o->seq; i++) id[i] = (int32_t)lc_rng_below(&r, (uint64_t)i, (uint64_t)V), target[i] = 1;
-  for (int64_t i = 0; !st && i < rows; i++) ex[i] = (lc_example){id + i * o->seq, target + i * o->seq, o->seq, o->seq - 1};
+  for (int64_t i = 0; !st && i < rows * o->seq; i++)
+    id[i] = (int32_t)lc_rng_below(&r, (uint64_t)i, (uint64_t)V), target[i] = 1;
+  for (int64_t i = 0; !st && i < rows; i++)
+    ex[i] = (lc_example){id + i * o->seq, target + i * o->seq, o->seq, o->seq - 1};
   if (!st) st = lc_data_from_ids(ctx, ex, rows, out);
   lc_free(ctx, id), lc_free(ctx, target), lc_free(ctx, ex);
   return st;
@@ -39,12 +45,14 @@ static lc_status random_rows(lc_bench_run *b, int64_t V, lc_dataset **out) {
 static double product_flops(const lc_net *net) {
   double n = 0;
   for (int i = 0; i < net->weights.n; i++)
-    if (net->weights.w[i].kind == LC_KIND_LINEAR || net->weights.w[i].kind == LC_KIND_HEAD) n += (double)net->weights.w[i].M * (double)net->weights.w[i].N;
+    if (net->weights.w[i].kind == LC_KIND_LINEAR || net->weights.w[i].kind == LC_KIND_HEAD)
+      n += (double)net->weights.w[i].M * (double)net->weights.w[i].N;
   if (net->model->config.tied) n += (double)net->model->config.V * (double)net->model->config.C;
   return 4 * n;
 }
 
-static lc_status timed_train(lc_bench_run *b, const lc_method *m, void *method_self, lc_loaded *l, const char *dir) {
+static lc_status timed_train(lc_bench_run *b, const lc_method *m, void *method_self, lc_loaded *l,
+                             const char *dir) {
   lc_train_opts *o = &b->opts->train;
   lc_ctx *ctx = b->cli->ctx;
   lc_dataset *data = NULL;
@@ -56,15 +64,21 @@ static lc_status timed_train(lc_bench_run *b, const lc_method *m, void *method_s
   l->net->compute = lc_dtype_by_name(o->dtype);
   double flops = product_flops(l->net);
   LC_TRY(random_rows(b, l->model->config.V, &data));
-  lc_train_io io = {.out = dir, .overwrite = true, .data_path = "random tokens", .event = on_event, .event_arg = &clock};
+  lc_train_io io = {
+      .out = dir, .overwrite = true, .data_path = "random tokens", .event = on_event, .event_arg = &clock};
   lc_status st = lc_train(l->net, l->tok, data, NULL, m, method_self, o, &io);
   lc_data_free(data);
   LC_TRY(st);
   if (!clock.n) return lc_fail(ctx, "no update was timed");
   double seconds = lc_bench_median(clock.t, clock.n), tokens = (double)(o->batch * o->seq) / seconds;
-  double peak = !strcmp(o->dtype, "f32") ? b->ceilings.f32 : b->ceilings.amx_bf16 > 0 ? b->ceilings.amx_bf16 : b->ceilings.bf16 > 0 ? b->ceilings.bf16 : b->ceilings.f32;
-  lc_bench_row(b, json_pack("{s:s, s:s, s:I, s:I, s:I, s:f, s:f, s:f, s:s, s:f, s:f, s:f}", "method", m->name, "dtype", o->dtype, "seq", (json_int_t)o->seq, "batch", (json_int_t)o->batch,
-                            "steps", (json_int_t)clock.n, "density", o->density, "seconds", seconds, "rate", tokens, "unit", "tokens/s", "tokens_per_s", tokens, "peak_rss_mib", clock.peak,
+  double peak = !strcmp(o->dtype, "f32")   ? b->ceilings.f32
+                : b->ceilings.amx_bf16 > 0 ? b->ceilings.amx_bf16
+                : b->ceilings.bf16 > 0     ? b->ceilings.bf16
+                                           : b->ceilings.f32;
+  lc_bench_row(b, json_pack("{s:s, s:s, s:I, s:I, s:I, s:f, s:f, s:f, s:s, s:f, s:f, s:f}", "method", m->name,
+                            "dtype", o->dtype, "seq", (json_int_t)o->seq, "batch", (json_int_t)o->batch,
+                            "steps", (json_int_t)clock.n, "density", o->density, "seconds", seconds, "rate",
+                            tokens, "unit", "tokens/s", "tokens_per_s", tokens, "peak_rss_mib", clock.peak,
                             "of_ceiling", tokens * flops / peak));
   return LC_OK;
 }
@@ -98,7 +112,9 @@ static double bytes_a_token(const lc_net *net) {
   double n = 0;
   for (int i = 0; i < net->weights.n; i++) {
     const lc_weight *w = &net->weights.w[i];
-    if (w->ndim == 2 && (w->kind != LC_KIND_EMBEDDING || net->model->config.tied) && w->kind != LC_KIND_POSITION) n += (double)w->form->ops->bytes(w->form);
+    if (w->ndim == 2 && (w->kind != LC_KIND_EMBEDDING || net->model->config.tied) &&
+        w->kind != LC_KIND_POSITION)
+      n += (double)w->form->ops->bytes(w->form);
   }
   return n;
 }
@@ -115,7 +131,9 @@ lc_status lc_bench_decode(lc_bench_run *b) {
   float *logits = lc_alloc_n(ctx, LC_MEM_OTHER, (size_t)V, sizeof *logits);
   int32_t *ids = lc_alloc_n(ctx, LC_MEM_OTHER, (size_t)context, sizeof *ids);
   lc_status st = logits && ids ? LC_OK : LC_FAILED;
-  if (!st && context > l.model->config.context) st = lc_usage(ctx, "%lld tokens, the model has %lld positions", (long long)context, (long long)l.model->config.context);
+  if (!st && context > l.model->config.context)
+    st = lc_usage(ctx, "%lld tokens, the model has %lld positions", (long long)context,
+                  (long long)l.model->config.context);
   if (!st) st = lc_session_new(l.net, context, lc_min64(n, 512), dtype, &s);
   lc_rng r = {.seed = 1, .purpose = LC_RNG_TEST};
   for (int64_t i = 0; !st && i < context; i++) ids[i] = (int32_t)lc_rng_below(&r, (uint64_t)i, (uint64_t)V);
@@ -130,14 +148,20 @@ lc_status lc_bench_decode(lc_bench_run *b) {
     if (i >= 0) prefill[i] = t1 - t0, decode[i] = lc_now() - t1;
   }
   if (!st) {
-    double p = lc_bench_median(prefill, times) / (double)n, d = lc_bench_median(decode, times) / (double)o->tokens, bytes = bytes_a_token(l.net);
+    double p = lc_bench_median(prefill, times) / (double)n,
+           d = lc_bench_median(decode, times) / (double)o->tokens, bytes = bytes_a_token(l.net);
     const char *form = NULL;
     for (int i = 0; i < l.net->weights.n && !form; i++)
-      if (l.net->weights.w[i].kind == LC_KIND_LINEAR) form = lc_dtype_get(l.net->weights.w[i].base->src.dtype)->name;
-    lc_bench_row(b, json_pack("{s:s, s:s, s:s, s:I, s:f, s:f, s:s}", "what", "prefill", "form", form, "dtype", lc_dtype_get(dtype)->name, "tokens", (json_int_t)n, "seconds", p * (double)n, "rate", 1 / p,
-                              "unit", "tokens/s"));
-    lc_bench_row(b, json_pack("{s:s, s:s, s:s, s:I, s:f, s:f, s:s, s:f, s:f}", "what", "decode", "form", form, "dtype", lc_dtype_get(dtype)->name, "tokens", (json_int_t)o->tokens, "seconds",
-                              d * (double)o->tokens, "rate", 1 / d, "unit", "tokens/s", "bytes", bytes, "of_ceiling", bytes / d / b->ceilings.read[lc_min64(b->ceilings.threads, LC_CEILINGS_THREADS)]));
+      if (l.net->weights.w[i].kind == LC_KIND_LINEAR)
+        form = lc_dtype_get(l.net->weights.w[i].base->src.dtype)->name;
+    lc_bench_row(b, json_pack("{s:s, s:s, s:s, s:I, s:f, s:f, s:s}", "what", "prefill", "form", form, "dtype",
+                              lc_dtype_get(dtype)->name, "tokens", (json_int_t)n, "seconds", p * (double)n,
+                              "rate", 1 / p, "unit", "tokens/s"));
+    lc_bench_row(
+        b, json_pack("{s:s, s:s, s:s, s:I, s:f, s:f, s:s, s:f, s:f}", "what", "decode", "form", form, "dtype",
+                     lc_dtype_get(dtype)->name, "tokens", (json_int_t)o->tokens, "seconds",
+                     d * (double)o->tokens, "rate", 1 / d, "unit", "tokens/s", "bytes", bytes, "of_ceiling",
+                     bytes / d / b->ceilings.read[lc_min64(b->ceilings.threads, LC_CEILINGS_THREADS)]));
   }
   lc_session_free(s);
   lc_free(ctx, logits), lc_free(ctx, ids);

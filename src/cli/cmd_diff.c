@@ -4,13 +4,24 @@
 #include <math.h>
 #include <string.h>
 
-typedef struct { double tolerance; } self_t;
-static const lc_option options[] = {
-    {"tolerance", LC_OPT_FLOAT, offsetof(self_t, tolerance), "0", 0, 1e30, NULL, "X", "entries that differ by more count as changed"},
-    {0}};
+typedef struct {
+  double tolerance;
+} self_t;
+static const lc_option options[] = {{"tolerance", LC_OPT_FLOAT, offsetof(self_t, tolerance), "0", 0, 1e30,
+                                     NULL, "X", "entries that differ by more count as changed"},
+                                    {0}};
 
-typedef struct { int64_t changed; double sum_delta, sum_base, largest; } tally;
-typedef struct { lc_ctx *ctx; const lc_weight *a, *b; double tolerance; tally *part; float **copy; } diff_arg;
+typedef struct {
+  int64_t changed;
+  double sum_delta, sum_base, largest;
+} tally;
+typedef struct {
+  lc_ctx *ctx;
+  const lc_weight *a, *b;
+  double tolerance;
+  tally *part;
+  float **copy;
+} diff_arg;
 
 static void compare(tally *t, const float *a, const float *b, int64_t n, double tolerance) {
   for (int64_t i = 0; i < n; i++) {
@@ -31,16 +42,20 @@ static lc_status diff_chunk(void *arg, int64_t chunk, int worker) {
   const void *tile;
   int64_t ld;
   LC_TRY(lc_weight_tile(d->ctx, worker, d->a, q, LC_F32, &tile, &ld));
-  for (int64_t r = 0; r < q.r1 - q.r0; r++) memcpy(copy + r * N, (const float *)tile + r * ld, (size_t)N * sizeof *copy);
+  for (int64_t r = 0; r < q.r1 - q.r0; r++)
+    memcpy(copy + r * N, (const float *)tile + r * ld, (size_t)N * sizeof *copy);
   LC_TRY(lc_weight_tile(d->ctx, worker, d->b, q, LC_F32, &tile, &ld));
-  for (int64_t r = 0; r < q.r1 - q.r0; r++) compare(&d->part[chunk], copy + r * N, (const float *)tile + r * ld, N, d->tolerance);
+  for (int64_t r = 0; r < q.r1 - q.r0; r++)
+    compare(&d->part[chunk], copy + r * N, (const float *)tile + r * ld, N, d->tolerance);
   return LC_OK;
 }
 
-static lc_status diff_weight(lc_ctx *ctx, const lc_weight *a, const lc_weight *b, double tolerance, tally *out) {
+static lc_status diff_weight(lc_ctx *ctx, const lc_weight *a, const lc_weight *b, double tolerance,
+                             tally *out) {
   *out = (tally){0};
   if (a->M != b->M || a->N != b->N)
-    return lc_fail(ctx, "'%s' is %lld×%lld in one and %lld×%lld in the other", a->name, (long long)a->M, (long long)a->N, (long long)b->M, (long long)b->N);
+    return lc_fail(ctx, "'%s' is %lld×%lld in one and %lld×%lld in the other", a->name, (long long)a->M,
+                   (long long)a->N, (long long)b->M, (long long)b->N);
   if (a->ndim == 1) {
     compare(out, a->vector, b->vector, a->N, tolerance);
     return LC_OK;
@@ -85,7 +100,8 @@ static lc_status run(lc_cli *cli, void *self) {
   if (is_adapter(cli->ctx, path)) {
     lc_adapter *adapter;
     LC_GO(lc_cli_load(cli, cli->word[0], LC_F32, LC_PATCH, false, &b));
-    LC_GO(lc_adapter_load(b.net, path, scale, LC_IN_PLACE, &adapter)); /* merged, whatever kind of delta it is */
+    LC_GO(lc_adapter_load(b.net, path, scale, LC_IN_PLACE,
+                          &adapter)); /* merged, whatever kind of delta it is */
   } else {
     LC_GO(lc_cli_load(cli, cli->word[1], LC_F32, LC_PATCH, false, &b));
   }
@@ -101,14 +117,20 @@ static lc_status run(lc_cli *cli, void *self) {
     changed += t.changed;
     total += n;
     double relative = t.sum_base > 0 ? sqrt(t.sum_delta / t.sum_base) : 0;
-    json_array_append_new(rows, json_pack("{s:s, s:I, s:f, s:f, s:f}", "name", w->name, "changed", (json_int_t)t.changed, "share", (double)t.changed / (double)n, "relative_norm", relative,
-                                          "largest", t.largest));
-    if (!cli->common.json && t.changed) printf("%-58s %10lld changed (%.4f)  |d|/|w| %.4g  largest %.4g\n", w->name, (long long)t.changed, (double)t.changed / (double)n, relative, t.largest);
+    json_array_append_new(rows, json_pack("{s:s, s:I, s:f, s:f, s:f}", "name", w->name, "changed",
+                                          (json_int_t)t.changed, "share", (double)t.changed / (double)n,
+                                          "relative_norm", relative, "largest", t.largest));
+    if (!cli->common.json && t.changed)
+      printf("%-58s %10lld changed (%.4f)  |d|/|w| %.4g  largest %.4g\n", w->name, (long long)t.changed,
+             (double)t.changed / (double)n, relative, t.largest);
   }
   if (cli->common.json)
-    lc_cli_print_json(json_pack("{s:I, s:I, s:f, s:O}", "changed", (json_int_t)changed, "parameters", (json_int_t)total, "update_sparsity", 1 - (double)changed / (double)total, "tensors", rows));
+    lc_cli_print_json(json_pack("{s:I, s:I, s:f, s:O}", "changed", (json_int_t)changed, "parameters",
+                                (json_int_t)total, "update_sparsity", 1 - (double)changed / (double)total,
+                                "tensors", rows));
   else
-    printf("%lld of %lld entries changed (update sparsity %.6f)\n", (long long)changed, (long long)total, 1 - (double)changed / (double)total);
+    printf("%lld of %lld entries changed (update sparsity %.6f)\n", (long long)changed, (long long)total,
+           1 - (double)changed / (double)total);
 done:
   lc_free(cli->ctx, path);
   json_decref(rows);
@@ -117,5 +139,10 @@ done:
   return st;
 }
 
-const lc_command lc_cmd_diff = {.name = "diff", .usage = "A B", .title = "what changed between two models, or what an adapter changes", .options = options, .self_size = sizeof(self_t), .words = 2,
+const lc_command lc_cmd_diff = {.name = "diff",
+                                .usage = "A B",
+                                .title = "what changed between two models, or what an adapter changes",
+                                .options = options,
+                                .self_size = sizeof(self_t),
+                                .words = 2,
                                 .run = run};

@@ -2,14 +2,22 @@
 #include "cli/cli.h"
 #include <string.h>
 
-typedef struct { char *model; bool count; } self_t;
-static const lc_option options[] = {
-    {"model", LC_OPT_STRING, offsetof(self_t, model), NULL, 0, 0, NULL, "MODEL", "a Hugging Face directory or a GGUF file"},
-    {"count", LC_OPT_BOOL, offsetof(self_t, count), "true", 0, 0, NULL, NULL, "count nonzeros (reads every weight)"},
-    {0}};
+typedef struct {
+  char *model;
+  bool count;
+} self_t;
+static const lc_option options[] = {{"model", LC_OPT_STRING, offsetof(self_t, model), NULL, 0, 0, NULL,
+                                     "MODEL", "a Hugging Face directory or a GGUF file"},
+                                    {"count", LC_OPT_BOOL, offsetof(self_t, count), "true", 0, 0, NULL, NULL,
+                                     "count nonzeros (reads every weight)"},
+                                    {0}};
 
 /* Nonzeros strip by strip, one counter a chunk. */
-typedef struct { lc_ctx *ctx; const lc_weight *w; int64_t *count; } count_arg;
+typedef struct {
+  lc_ctx *ctx;
+  const lc_weight *w;
+  int64_t *count;
+} count_arg;
 
 static lc_status count_chunk(void *arg, int64_t chunk, int worker) {
   count_arg *a = arg;
@@ -48,7 +56,11 @@ static const lc_tensor *stored(const lc_model *m, const lc_weight *w) {
 static lc_status run(lc_cli *cli, void *self) {
   self_t *s = self;
   lc_loaded l;
-  LC_TRY(lc_cli_load(cli, s->model ? s->model : cli->n_word ? cli->word[0] : NULL, LC_F32, LC_PATCH, false, &l));
+  LC_TRY(lc_cli_load(cli,
+                     s->model      ? s->model
+                     : cli->n_word ? cli->word[0]
+                                   : NULL,
+                     LC_F32, LC_PATCH, false, &l));
   const lc_config *c = &l.model->config;
   json_t *tensors = json_array();
   int64_t total = 0, nonzero = 0;
@@ -59,11 +71,14 @@ static lc_status run(lc_cli *cli, void *self) {
     int64_t nnz = -1;
     const lc_tensor *t = stored(l.model, w);
     size_t size = 0;
-    if (!t || !lc_dtype_bytes(t->dtype, w->M * w->N, &size)) st = lc_fail(cli->ctx, "'%s': its stored size is unknown", w->name);
+    if (!t || !lc_dtype_bytes(t->dtype, w->M * w->N, &size))
+      st = lc_fail(cli->ctx, "'%s': its stored size is unknown", w->name);
     if (st) break;
     if (s->count) st = nonzeros(cli->ctx, w, &nnz);
-    json_t *shape = w->ndim == 1 ? json_pack("[I]", (json_int_t)w->N) : json_pack("[I,I]", (json_int_t)w->M, (json_int_t)w->N);
-    json_t *row = json_pack("{s:s, s:o, s:s, s:I}", "name", w->name, "shape", shape, "dtype", lc_dtype_get(t->dtype)->name, "bytes", (json_int_t)size);
+    json_t *shape = w->ndim == 1 ? json_pack("[I]", (json_int_t)w->N)
+                                 : json_pack("[I,I]", (json_int_t)w->M, (json_int_t)w->N);
+    json_t *row = json_pack("{s:s, s:o, s:s, s:I}", "name", w->name, "shape", shape, "dtype",
+                            lc_dtype_get(t->dtype)->name, "bytes", (json_int_t)size);
     if (s->count) json_object_set_new(row, "nnz", json_integer(nnz));
     json_array_append_new(tensors, row);
     total += w->M * w->N;
@@ -71,22 +86,34 @@ static lc_status run(lc_cli *cli, void *self) {
     bytes += size;
   }
   if (!st && cli->common.json)
-    lc_cli_print_json(json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:O}", "architecture", c->family->architecture, "parameters", (json_int_t)total,
-                                "layers", (json_int_t)c->L, "context_length", (json_int_t)c->context, "width", (json_int_t)c->C, "heads", (json_int_t)c->H,
-                                "kv_heads", (json_int_t)c->G, "vocabulary", (json_int_t)c->V, "bytes", (json_int_t)bytes, "tensors", tensors));
+    lc_cli_print_json(json_pack(
+        "{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:O}", "architecture", c->family->architecture,
+        "parameters", (json_int_t)total, "layers", (json_int_t)c->L, "context_length", (json_int_t)c->context,
+        "width", (json_int_t)c->C, "heads", (json_int_t)c->H, "kv_heads", (json_int_t)c->G, "vocabulary",
+        (json_int_t)c->V, "bytes", (json_int_t)bytes, "tensors", tensors));
   else if (!st) {
-    printf("architecture    %s\nparameters      %lld\nlayers          %lld\nwidth           %lld\nheads           %lld (%lld key/value) of %lld\nfeed-forward    %lld\n"
+    printf("architecture    %s\nparameters      %lld\nlayers          %lld\nwidth           %lld\nheads      "
+           "     %lld (%lld key/value) of %lld\nfeed-forward    %lld\n"
            "vocabulary      %lld%s\ncontext         %lld\nbytes           %zu (%.2f a parameter)\n",
-           c->family->architecture, (long long)total, (long long)c->L, (long long)c->C, (long long)c->H, (long long)c->G, (long long)c->D, (long long)c->F,
-           (long long)c->V, c->tied ? ", tied to the embedding" : "", (long long)c->context, bytes, (double)bytes / (double)total);
-    if (s->count) printf("nonzeros        %lld (sparsity %.4f)\n", (long long)nonzero, 1 - (double)nonzero / (double)total);
+           c->family->architecture, (long long)total, (long long)c->L, (long long)c->C, (long long)c->H,
+           (long long)c->G, (long long)c->D, (long long)c->F, (long long)c->V,
+           c->tied ? ", tied to the embedding" : "", (long long)c->context, bytes,
+           (double)bytes / (double)total);
+    if (s->count)
+      printf("nonzeros        %lld (sparsity %.4f)\n", (long long)nonzero,
+             1 - (double)nonzero / (double)total);
     for (size_t i = 0; i < json_array_size(tensors); i++) {
       const lc_weight *w = &l.net->weights.w[i];
       char shape[48];
-      if (w->ndim == 1) snprintf(shape, sizeof shape, "%lld", (long long)w->N);
-      else snprintf(shape, sizeof shape, "%lld×%lld", (long long)w->M, (long long)w->N);
-      printf("  %-58s %-14s %-5s", w->name, shape, json_string_value(json_object_get(json_array_get(tensors, i), "dtype")));
-      if (s->count) printf(" %.4f", 1 - (double)json_integer_value(json_object_get(json_array_get(tensors, i), "nnz")) / (double)(w->M * w->N));
+      if (w->ndim == 1)
+        snprintf(shape, sizeof shape, "%lld", (long long)w->N);
+      else
+        snprintf(shape, sizeof shape, "%lld×%lld", (long long)w->M, (long long)w->N);
+      printf("  %-58s %-14s %-5s", w->name, shape,
+             json_string_value(json_object_get(json_array_get(tensors, i), "dtype")));
+      if (s->count)
+        printf(" %.4f", 1 - (double)json_integer_value(json_object_get(json_array_get(tensors, i), "nnz")) /
+                                (double)(w->M * w->N));
       putchar('\n');
     }
   }
@@ -95,5 +122,10 @@ static lc_status run(lc_cli *cli, void *self) {
   return st;
 }
 
-const lc_command lc_cmd_info = {.name = "info", .usage = "MODEL [FLAGS]", .title = "architecture, sizes, dtypes and sparsity of a model", .options = options,
-                                .self_size = sizeof(self_t), .words = 1, .run = run};
+const lc_command lc_cmd_info = {.name = "info",
+                                .usage = "MODEL [FLAGS]",
+                                .title = "architecture, sizes, dtypes and sparsity of a model",
+                                .options = options,
+                                .self_size = sizeof(self_t),
+                                .words = 1,
+                                .run = run};

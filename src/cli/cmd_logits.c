@@ -4,19 +4,30 @@
 #include "io/io.h"
 #include <string.h>
 
-typedef struct { char *model, *adapter, *ids, *out, *labels, *grads, *dtype; bool recompute; } self_t;
+typedef struct {
+  char *model, *adapter, *ids, *out, *labels, *grads, *dtype;
+  bool recompute;
+} self_t;
 static const lc_option options[] = {
-    {"model", LC_OPT_STRING, offsetof(self_t, model), NULL, 0, 0, NULL, "MODEL", "a Hugging Face directory or a GGUF file"},
-    {"adapter", LC_OPT_STRING, offsetof(self_t, adapter), NULL, 0, 0, NULL, "[NAME=]DIR[:SCALE]", "apply an adapter (repeatable)"},
+    {"model", LC_OPT_STRING, offsetof(self_t, model), NULL, 0, 0, NULL, "MODEL",
+     "a Hugging Face directory or a GGUF file"},
+    {"adapter", LC_OPT_STRING, offsetof(self_t, adapter), NULL, 0, 0, NULL, "[NAME=]DIR[:SCALE]",
+     "apply an adapter (repeatable)"},
     {"ids", LC_OPT_STRING, offsetof(self_t, ids), NULL, 0, 0, NULL, "IDS", "token ids: 5,7,9"},
-    {"out", LC_OPT_STRING, offsetof(self_t, out), NULL, 0, 0, NULL, "FILE", "safetensors with one tensor `logits`, f32, T×V"},
-    {"labels", LC_OPT_STRING, offsetof(self_t, labels), NULL, 0, 0, NULL, "IDS", "labels[t] beside ids[t], predicted from the ids before it; negative: no target"},
-    {"grads", LC_OPT_STRING, offsetof(self_t, grads), NULL, 0, 0, NULL, "FILE", "safetensors with the mean loss's gradient of every parameter"},
-    {"recompute", LC_OPT_BOOL, offsetof(self_t, recompute), "false", 0, 0, NULL, NULL, "compute blocks again in the backward pass"},
+    {"out", LC_OPT_STRING, offsetof(self_t, out), NULL, 0, 0, NULL, "FILE",
+     "safetensors with one tensor `logits`, f32, T×V"},
+    {"labels", LC_OPT_STRING, offsetof(self_t, labels), NULL, 0, 0, NULL, "IDS",
+     "labels[t] beside ids[t], predicted from the ids before it; negative: no target"},
+    {"grads", LC_OPT_STRING, offsetof(self_t, grads), NULL, 0, 0, NULL, "FILE",
+     "safetensors with the mean loss's gradient of every parameter"},
+    {"recompute", LC_OPT_BOOL, offsetof(self_t, recompute), "false", 0, 0, NULL, NULL,
+     "compute blocks again in the backward pass"},
     {"dtype", LC_OPT_STRING, offsetof(self_t, dtype), "f32", 0, 0, NULL, "T", "compute in f32 or bf16"},
     {0}};
 
-static bool every_weight(const lc_weight *w, void *arg) { return true; }
+static bool every_weight(const lc_weight *w, void *arg) {
+  return true;
+}
 
 static lc_status write_logits(lc_cli *cli, const self_t *s, lc_run *run, const lc_net_graph *g, int64_t T) {
   int64_t V = g->head->M, shape[2] = {T, V};
@@ -64,9 +75,11 @@ static lc_status write_grads(lc_cli *cli, const self_t *s, lc_net *net) {
     const lc_weight *of = params[i]->of;
     bool t = stored_transposed(net->model, of->name);
     int64_t shape[2] = {t ? of->N : of->M, t ? of->M : of->N};
-    st = of->ndim == 1 ? lc_safetensors_declare(w, of->name, LC_F32, 1, shape + 1) : lc_safetensors_declare(w, of->name, LC_F32, 2, shape);
+    st = of->ndim == 1 ? lc_safetensors_declare(w, of->name, LC_F32, 1, shape + 1)
+                       : lc_safetensors_declare(w, of->name, LC_F32, 2, shape);
   }
-  for (int i = 0; !st && i < n; i++) st = append_gradient(cli, w, params[i], stored_transposed(net->model, params[i]->of->name));
+  for (int i = 0; !st && i < n; i++)
+    st = append_gradient(cli, w, params[i], stored_transposed(net->model, params[i]->of->name));
   if (w) {
     lc_status end = lc_safetensors_finish(w, !st);
     if (!st) st = end;
@@ -75,7 +88,8 @@ static lc_status write_grads(lc_cli *cli, const self_t *s, lc_net *net) {
   return st;
 }
 
-static lc_status compute(lc_cli *cli, const self_t *s, lc_loaded *l, const lc_ids *ids, const lc_ids *labels, json_t *result) {
+static lc_status compute(lc_cli *cli, const self_t *s, lc_loaded *l, const lc_ids *ids, const lc_ids *labels,
+                         json_t *result) {
   lc_net_graph g = {0};
   lc_plan *plan = NULL;
   lc_run *run = NULL;
@@ -84,7 +98,8 @@ static lc_status compute(lc_cli *cli, const self_t *s, lc_loaded *l, const lc_id
   if (s->grads) LC_GO(lc_net_train_whole(l->net, every_weight, NULL));
   LC_GO(lc_net_build(l->net, labels->n > 0, NULL, NULL, &g));
   lc_graph_keep(g.g, g.hidden);
-  LC_GO(lc_plan_new(g.g, &(lc_plan_opts){.rows = ids->n, .training = s->grads != NULL, .recompute = s->recompute}, &plan));
+  LC_GO(lc_plan_new(
+      g.g, &(lc_plan_opts){.rows = ids->n, .training = s->grads != NULL, .recompute = s->recompute}, &plan));
   LC_GO(lc_run_new(cli->ctx, plan, &run));
   LC_GO(lc_run_begin(run, ids->n, &whole, 1));
   int32_t *id = lc_data(run, g.ids), *pos = lc_data(run, g.pos), *label = lc_data(run, g.labels);
@@ -123,7 +138,8 @@ static lc_status run_logits(lc_cli *cli, void *self) {
   self_t *s = self;
   if (!s->ids || (!s->out && !s->grads)) return lc_usage(cli->ctx, "--ids and -o (or --grads) are needed");
   if (s->grads && !s->labels) return lc_usage(cli->ctx, "--grads needs --labels");
-  if (s->grads && s->adapter) return lc_usage(cli->ctx, "--grads is of the whole model: it goes with no adapter");
+  if (s->grads && s->adapter)
+    return lc_usage(cli->ctx, "--grads is of the whole model: it goes with no adapter");
   lc_dtype dtype;
   LC_TRY(lc_cli_dtype(cli, s->dtype, &dtype));
   lc_loaded l;
@@ -132,13 +148,16 @@ static lc_status run_logits(lc_cli *cli, void *self) {
   json_t *result = json_object();
   lc_status st = lc_cli_ids(cli, s->ids, 0, l.model->config.V, &ids);
   if (!st && s->labels) st = lc_cli_ids(cli, s->labels, INT32_MIN, l.model->config.V, &labels);
-  if (!st && s->labels && labels.n != ids.n) st = lc_usage(cli->ctx, "%lld labels for %lld ids", (long long)labels.n, (long long)ids.n);
+  if (!st && s->labels && labels.n != ids.n)
+    st = lc_usage(cli->ctx, "%lld labels for %lld ids", (long long)labels.n, (long long)ids.n);
   if (!st) st = compute(cli, s, &l, &ids, &labels, result);
   if (!st) {
     json_object_set_new(result, "tokens", json_integer(ids.n));
     if (s->out) json_object_set_new(result, "output", json_string(s->out));
-    if (cli->common.json) lc_cli_print_json(json_incref(result));
-    else if (json_object_get(result, "loss")) printf("loss %.7f\n", json_real_value(json_object_get(result, "loss")));
+    if (cli->common.json)
+      lc_cli_print_json(json_incref(result));
+    else if (json_object_get(result, "loss"))
+      printf("loss %.7f\n", json_real_value(json_object_get(result, "loss")));
   }
   json_decref(result);
   lc_ids_free(cli->ctx, &ids);
@@ -147,5 +166,10 @@ static lc_status run_logits(lc_cli *cli, void *self) {
   return st;
 }
 
-const lc_command lc_cmd_logits = {.name = "logits", .usage = "-m MODEL --ids 5,7,9 -o F.safetensors", .title = "logits (and gradients) for checks against other programs",
-                                  .options = options, .self_size = sizeof(self_t), .repeatable = "adapter", .run = run_logits};
+const lc_command lc_cmd_logits = {.name = "logits",
+                                  .usage = "-m MODEL --ids 5,7,9 -o F.safetensors",
+                                  .title = "logits (and gradients) for checks against other programs",
+                                  .options = options,
+                                  .self_size = sizeof(self_t),
+                                  .repeatable = "adapter",
+                                  .run = run_logits};

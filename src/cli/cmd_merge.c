@@ -3,19 +3,41 @@
 #include "cli/cli.h"
 #include <string.h>
 
-typedef struct { char *model, *adapter, *out, *outtype, *base_name; int layout; } self_t;
-#define MODEL_ROW {"model", LC_OPT_STRING, offsetof(self_t, model), NULL, 0, 0, NULL, "MODEL", "a Hugging Face directory or a GGUF file"}
-#define OUT_ROW {"out", LC_OPT_STRING, offsetof(self_t, out), NULL, 0, 0, NULL, "OUT", "a directory, or a name that ends in .gguf"}
-#define TYPE_ROW {"outtype", LC_OPT_STRING, offsetof(self_t, outtype), "auto", 0, 0, NULL, "T", "f32, f16, bf16, q8_0 (GGUF only); auto: the base's, bf16 from a quantised one"}
-static const lc_option merge_options[] = {
-    MODEL_ROW, {"adapter", LC_OPT_STRING, offsetof(self_t, adapter), NULL, 0, 0, NULL, "[NAME=]DIR[:SCALE]", "an adapter (repeatable: deltas add)"}, OUT_ROW, TYPE_ROW, {0}};
+typedef struct {
+  char *model, *adapter, *out, *outtype, *base_name;
+  int layout;
+} self_t;
+#define MODEL_ROW                                                                                            \
+  {                                                                                                          \
+    "model", LC_OPT_STRING, offsetof(self_t, model), NULL, 0, 0, NULL, "MODEL",                              \
+        "a Hugging Face directory or a GGUF file"                                                            \
+  }
+#define OUT_ROW                                                                                              \
+  {                                                                                                          \
+    "out", LC_OPT_STRING, offsetof(self_t, out), NULL, 0, 0, NULL, "OUT",                                    \
+        "a directory, or a name that ends in .gguf"                                                          \
+  }
+#define TYPE_ROW                                                                                             \
+  {                                                                                                          \
+    "outtype", LC_OPT_STRING, offsetof(self_t, outtype), "auto", 0, 0, NULL, "T",                            \
+        "f32, f16, bf16, q8_0 (GGUF only); auto: the base's, bf16 from a quantised one"                      \
+  }
+static const lc_option merge_options[] = {MODEL_ROW,
+                                          {"adapter", LC_OPT_STRING, offsetof(self_t, adapter), NULL, 0, 0,
+                                           NULL, "[NAME=]DIR[:SCALE]", "an adapter (repeatable: deltas add)"},
+                                          OUT_ROW,
+                                          TYPE_ROW,
+                                          {0}};
 static const lc_option convert_options[] = {
     MODEL_ROW,
-    {"adapter", LC_OPT_STRING, offsetof(self_t, adapter), NULL, 0, 0, NULL, "DIR", "write this sparse adapter, in another layout, instead of the model"},
+    {"adapter", LC_OPT_STRING, offsetof(self_t, adapter), NULL, 0, 0, NULL, "DIR",
+     "write this sparse adapter, in another layout, instead of the model"},
     OUT_ROW,
     TYPE_ROW,
-    {"layout", LC_OPT_CHOICE, offsetof(self_t, layout), "shira", 0, 0, LC_CLI_LAYOUTS, NULL, "with -a: PEFT's SHiRA (padded), or lacuna's own, compact"},
-    {"base-name", LC_OPT_STRING, offsetof(self_t, base_name), NULL, 0, 0, NULL, "NAME", "with -a: the base's name in the adapter; else as it was"},
+    {"layout", LC_OPT_CHOICE, offsetof(self_t, layout), "shira", 0, 0, LC_CLI_LAYOUTS, NULL,
+     "with -a: PEFT's SHiRA (padded), or lacuna's own, compact"},
+    {"base-name", LC_OPT_STRING, offsetof(self_t, base_name), NULL, 0, 0, NULL, "NAME",
+     "with -a: the base's name in the adapter; else as it was"},
     {0}};
 
 static bool is_gguf(const char *path) {
@@ -28,7 +50,8 @@ static lc_dtype base_dtype(const lc_net *net) {
   int64_t count[LC_DTYPE_COUNT] = {0};
   lc_dtype best = LC_F32;
   for (int i = 0; i < net->weights.n; i++)
-    if (net->weights.w[i].ndim == 2) count[net->weights.w[i].base->src.dtype] += net->weights.w[i].M * net->weights.w[i].N;
+    if (net->weights.w[i].ndim == 2)
+      count[net->weights.w[i].base->src.dtype] += net->weights.w[i].M * net->weights.w[i].N;
   for (int d = 0; d < LC_DTYPE_COUNT; d++)
     if (count[d] > count[best]) best = (lc_dtype)d;
   return lc_dtype_get(best)->quantised ? LC_BF16 : best;
@@ -36,49 +59,74 @@ static lc_dtype base_dtype(const lc_net *net) {
 
 static void print_report(lc_cli *cli, const lc_merge_report *r, const char *out, lc_dtype dtype) {
   double changed = 0, survive = 0;
-  for (int i = 0; i < r->n; i++) changed += (double)r->row[i].changed, survive += (double)r->row[i].changed * r->row[i].survive;
+  for (int i = 0; i < r->n; i++)
+    changed += (double)r->row[i].changed, survive += (double)r->row[i].changed * r->row[i].survive;
   double share = changed > 0 ? survive / changed : 1;
   if (cli->common.json) {
     json_t *rows = json_array();
     for (int i = 0; i < r->n; i++)
       if (r->row[i].changed)
-        json_array_append_new(rows, json_pack("{s:s, s:I, s:f, s:f}", "name", r->row[i].name, "changed", (json_int_t)r->row[i].changed, "survive", r->row[i].survive, "arrives",
-                                              r->row[i].error));
-    lc_cli_print_json(json_pack("{s:s, s:s, s:f, s:f, s:o}", "output", out, "outtype", lc_dtype_get(dtype)->name, "changed", changed, "survive", share, "tensors", rows));
+        json_array_append_new(rows, json_pack("{s:s, s:I, s:f, s:f}", "name", r->row[i].name, "changed",
+                                              (json_int_t)r->row[i].changed, "survive", r->row[i].survive,
+                                              "arrives", r->row[i].error));
+    lc_cli_print_json(json_pack("{s:s, s:s, s:f, s:f, s:o}", "output", out, "outtype",
+                                lc_dtype_get(dtype)->name, "changed", changed, "survive", share, "tensors",
+                                rows));
   } else {
     for (int i = 0; i < r->n; i++)
       if (r->row[i].changed)
-        printf("%-58s %9lld changed, %6.2f %% survive, %.4g of |d| arrives\n", r->row[i].name, (long long)r->row[i].changed, 100 * r->row[i].survive, r->row[i].error);
-    if (changed > 0) printf("%.0f entries changed, %.2f %% of the changes survive rounding to %s\n", changed, 100 * share, lc_dtype_get(dtype)->name);
+        printf("%-58s %9lld changed, %6.2f %% survive, %.4g of |d| arrives\n", r->row[i].name,
+               (long long)r->row[i].changed, 100 * r->row[i].survive, r->row[i].error);
+    if (changed > 0)
+      printf("%.0f entries changed, %.2f %% of the changes survive rounding to %s\n", changed, 100 * share,
+             lc_dtype_get(dtype)->name);
     printf("%s\n", out);
   }
   if (changed > 0 && share < 0.9)
-    fprintf(stderr, "warning: only %.1f %% of the changes survive rounding to %s; a wider --outtype keeps more\n", 100 * share, lc_dtype_get(dtype)->name);
+    fprintf(stderr,
+            "warning: only %.1f %% of the changes survive rounding to %s; a wider --outtype keeps more\n",
+            100 * share, lc_dtype_get(dtype)->name);
 }
 
 static lc_status run(lc_cli *cli, void *self) {
   self_t *s = self;
   if (!s->out) return lc_usage(cli->ctx, "-o OUT is missing");
   const bool merge = !strcmp(cli->command->name, "merge");
-  if (!merge && s->adapter) return lc_cli_convert_adapter(cli, s->model, s->adapter, s->layout, s->base_name, s->out);
-  if (!merge && (lc_cli_given(cli, "layout") || s->base_name)) return lc_usage(cli->ctx, "--layout and --base-name are of an adapter: -a is missing");
-  if (merge && !lc_cli_given(cli, "adapter")) return lc_usage(cli->ctx, "-a ADAPTER is missing (convert needs none)");
+  if (!merge && s->adapter)
+    return lc_cli_convert_adapter(cli, s->model, s->adapter, s->layout, s->base_name, s->out);
+  if (!merge && (lc_cli_given(cli, "layout") || s->base_name))
+    return lc_usage(cli->ctx, "--layout and --base-name are of an adapter: -a is missing");
+  if (merge && !lc_cli_given(cli, "adapter"))
+    return lc_usage(cli->ctx, "-a ADAPTER is missing (convert needs none)");
   lc_dtype dtype = LC_NONE;
   if (strcmp(s->outtype, "auto")) LC_TRY(lc_cli_outtype(cli, s->outtype, &dtype));
-  if (dtype == LC_Q8_0 && !is_gguf(s->out)) return lc_usage(cli->ctx, "q8_0 is a GGUF type: give a name that ends in .gguf");
-  if (is_gguf(s->out) ? lc_path_is_dir(s->out) : lc_path_exists(s->out) && !lc_path_is_dir(s->out)) return lc_usage(cli->ctx, "%s exists and is of the other kind", s->out);
+  if (dtype == LC_Q8_0 && !is_gguf(s->out))
+    return lc_usage(cli->ctx, "q8_0 is a GGUF type: give a name that ends in .gguf");
+  if (is_gguf(s->out) ? lc_path_is_dir(s->out) : lc_path_exists(s->out) && !lc_path_is_dir(s->out))
+    return lc_usage(cli->ctx, "%s exists and is of the other kind", s->out);
   lc_loaded l;
   LC_TRY(lc_cli_load(cli, s->model, LC_F32, LC_PATCH, true, &l));
   if (dtype == LC_NONE) dtype = base_dtype(l.net);
   lc_merge_report report = {0};
-  lc_status st = is_gguf(s->out) ? lc_net_write_gguf(l.net, s->out, dtype, &report) : lc_net_write_hf(l.net, s->out, dtype, &report);
+  lc_status st = is_gguf(s->out) ? lc_net_write_gguf(l.net, s->out, dtype, &report)
+                                 : lc_net_write_hf(l.net, s->out, dtype, &report);
   if (!st) print_report(cli, &report, s->out, dtype);
   lc_merge_report_free(cli->ctx, &report);
   lc_cli_unload(&l);
   return st;
 }
 
-const lc_command lc_cmd_merge = {.name = "merge", .usage = "-m MODEL -a ADAPTER[:SCALE]... -o OUT", .title = "write a model with adapters merged in", .options = merge_options,
-                                 .self_size = sizeof(self_t), .repeatable = "adapter", .run = run};
-const lc_command lc_cmd_convert = {.name = "convert", .usage = "-m MODEL -o OUT [--outtype T], or -m MODEL -a ADAPTER --layout L -o OUT", .title = "write a model in another format or type, or an adapter in another layout", .options = convert_options,
-                                   .self_size = sizeof(self_t), .run = run};
+const lc_command lc_cmd_merge = {.name = "merge",
+                                 .usage = "-m MODEL -a ADAPTER[:SCALE]... -o OUT",
+                                 .title = "write a model with adapters merged in",
+                                 .options = merge_options,
+                                 .self_size = sizeof(self_t),
+                                 .repeatable = "adapter",
+                                 .run = run};
+const lc_command lc_cmd_convert = {
+    .name = "convert",
+    .usage = "-m MODEL -o OUT [--outtype T], or -m MODEL -a ADAPTER --layout L -o OUT",
+    .title = "write a model in another format or type, or an adapter in another layout",
+    .options = convert_options,
+    .self_size = sizeof(self_t),
+    .run = run};

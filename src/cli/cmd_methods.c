@@ -3,7 +3,9 @@
 #include "cli/cli.h"
 #include <string.h>
 
-typedef struct { int unused; } self_t;
+typedef struct {
+  int unused;
+} self_t;
 
 static const char *const type_names[] = {"bool", "int", "float", "string", "choice"};
 
@@ -16,12 +18,14 @@ static json_t *describe(const lc_method *m) {
     if (o->min != 0 || o->max != 0) json_object_set_new(row, "range", json_pack("[f,f]", o->min, o->max));
     json_array_append_new(options, row);
   }
-  return json_pack("{s:s, s:s, s:s, s:s, s:f, s:s, s:b, s:o}", "name", m->name, "title", m->title, "source", m->source, "about", m->about ? m->about : "", "lr", m->lr, "optimizer",
-                   m->optimizer, "mergeable", m->mergeable, "options", options);
+  return json_pack("{s:s, s:s, s:s, s:s, s:f, s:s, s:b, s:o}", "name", m->name, "title", m->title, "source",
+                   m->source, "about", m->about ? m->about : "", "lr", m->lr, "optimizer", m->optimizer,
+                   "mergeable", m->mergeable, "options", options);
 }
 
 static void print_method(const lc_method *m) {
-  printf("%s\n%s\n\n%s\n\nlearning rate %g, optimizer %s, %s\n\noptions (--set key=value):\n", m->title, m->source, m->about ? m->about : "", m->lr, m->optimizer,
+  printf("%s\n%s\n\n%s\n\nlearning rate %g, optimizer %s, %s\n\noptions (--set key=value):\n", m->title,
+         m->source, m->about ? m->about : "", m->lr, m->optimizer,
          m->mergeable ? "merges into the weights" : "does not merge");
   for (const lc_option *o = m->options; o && o->name; o++) {
     printf("  %-16s %-28s %s", o->name, o->choices ? o->choices : type_names[o->type], o->help);
@@ -35,18 +39,27 @@ static lc_status run(lc_cli *cli, void *self) {
   if (cli->n_word) {
     const lc_method *m = lc_cli_method(cli, cli->word[0]);
     if (!m) return LC_USAGE;
-    if (cli->common.json) lc_cli_print_json(describe(m));
-    else print_method(m);
+    if (cli->common.json)
+      lc_cli_print_json(describe(m));
+    else
+      print_method(m);
     return LC_OK;
   }
   json_t *all = json_array();
   for (int i = 0; i < lc_n_methods; i++) {
-    if (cli->common.json) json_array_append_new(all, describe(lc_methods[i]));
-    else printf("%-10s %s (%s)\n", lc_methods[i]->name, lc_methods[i]->title, lc_methods[i]->source);
+    if (cli->common.json)
+      json_array_append_new(all, describe(lc_methods[i]));
+    else
+      printf("%-10s %s (%s)\n", lc_methods[i]->name, lc_methods[i]->title, lc_methods[i]->source);
   }
   if (cli->common.json) lc_cli_print_json(json_pack("{s:O}", "methods", all));
   json_decref(all);
   return LC_OK;
 }
 
-const lc_command lc_cmd_methods = {.name = "methods", .usage = "[NAME]", .title = "the methods, and the options of one", .self_size = sizeof(self_t), .words = 1, .run = run};
+const lc_command lc_cmd_methods = {.name = "methods",
+                                   .usage = "[NAME]",
+                                   .title = "the methods, and the options of one",
+                                   .self_size = sizeof(self_t),
+                                   .words = 1,
+                                   .run = run};

@@ -4,14 +4,21 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef struct { char *model, *file; bool decode, lines, special; } self_t;
-static const lc_option options[] = {
-    {"model", LC_OPT_STRING, offsetof(self_t, model), NULL, 0, 0, NULL, "MODEL", "a Hugging Face directory or a GGUF file"},
-    {"file", LC_OPT_STRING, offsetof(self_t, file), NULL, 0, 0, NULL, "FILE", "take the text from a file (-: stdin)"},
-    {"decode", LC_OPT_BOOL, offsetof(self_t, decode), "false", 0, 0, NULL, NULL, "the other way: ids (5,7,9) to text"},
-    {"lines", LC_OPT_BOOL, offsetof(self_t, lines), "false", 0, 0, NULL, NULL, "stdin holds a JSON string (or, to decode, a list) a line"},
-    {"special", LC_OPT_BOOL, offsetof(self_t, special), "true", 0, 0, NULL, NULL, "the text of special tokens stands for their ids"},
-    {0}};
+typedef struct {
+  char *model, *file;
+  bool decode, lines, special;
+} self_t;
+static const lc_option options[] = {{"model", LC_OPT_STRING, offsetof(self_t, model), NULL, 0, 0, NULL,
+                                     "MODEL", "a Hugging Face directory or a GGUF file"},
+                                    {"file", LC_OPT_STRING, offsetof(self_t, file), NULL, 0, 0, NULL, "FILE",
+                                     "take the text from a file (-: stdin)"},
+                                    {"decode", LC_OPT_BOOL, offsetof(self_t, decode), "false", 0, 0, NULL,
+                                     NULL, "the other way: ids (5,7,9) to text"},
+                                    {"lines", LC_OPT_BOOL, offsetof(self_t, lines), "false", 0, 0, NULL, NULL,
+                                     "stdin holds a JSON string (or, to decode, a list) a line"},
+                                    {"special", LC_OPT_BOOL, offsetof(self_t, special), "true", 0, 0, NULL,
+                                     NULL, "the text of special tokens stands for their ids"},
+                                    {0}};
 
 static void print_ids(const lc_cli *cli, const lc_ids *ids) {
   if (cli->common.json) {
@@ -29,8 +36,11 @@ static lc_status decode_text(lc_cli *cli, const lc_tokenizer *tok, const lc_ids 
   lc_status st = lc_detokenize(tok, ids->id, ids->n, false, &text);
   if (!st && cli->common.json) {
     json_t *s = json_stringn(text.data ? text.data : "", text.n);
-    if (s) lc_cli_print_json(json_pack("{s:o}", "text", s));
-    else st = lc_fail(cli->ctx, "the ids are no whole UTF-8 text; without --json the bytes are written as they are");
+    if (s)
+      lc_cli_print_json(json_pack("{s:o}", "text", s));
+    else
+      st = lc_fail(cli->ctx,
+                   "the ids are no whole UTF-8 text; without --json the bytes are written as they are");
   } else if (!st) {
     fwrite(text.data ? text.data : "", 1, text.n, stdout);
     if (!text.n || text.data[text.n - 1] != '\n') putchar('\n');
@@ -39,16 +49,19 @@ static lc_status decode_text(lc_cli *cli, const lc_tokenizer *tok, const lc_ids 
   return st;
 }
 
-static lc_status one_line(lc_cli *cli, const self_t *s, const lc_tokenizer *tok, const char *line, size_t n, int64_t number) {
+static lc_status one_line(lc_cli *cli, const self_t *s, const lc_tokenizer *tok, const char *line, size_t n,
+                          int64_t number) {
   json_error_t e;
   json_t *j = json_loadb(line, n, JSON_DECODE_ANY | JSON_ALLOW_NUL, &e);
   lc_ids ids = {0};
   lc_status st = LC_OK;
   bool json = cli->common.json;
   if (!j || (s->decode ? !json_is_array(j) : !json_is_string(j)))
-    st = lc_fail(cli->ctx, "line %lld is no JSON %s", (long long)number, s->decode ? "list of ids" : "string");
+    st =
+        lc_fail(cli->ctx, "line %lld is no JSON %s", (long long)number, s->decode ? "list of ids" : "string");
   else if (s->decode) {
-    for (size_t i = 0; !st && i < json_array_size(j); i++) st = lc_ids_push(cli->ctx, &ids, (int32_t)json_integer_value(json_array_get(j, i)));
+    for (size_t i = 0; !st && i < json_array_size(j); i++)
+      st = lc_ids_push(cli->ctx, &ids, (int32_t)json_integer_value(json_array_get(j, i)));
     cli->common.json = true;
     if (!st) st = decode_text(cli, tok, &ids);
   } else {
@@ -67,7 +80,8 @@ static lc_status all_lines(lc_cli *cli, const self_t *s, const lc_tokenizer *tok
   size_t cap = 0;
   lc_status st = LC_OK;
   int64_t number = 0;
-  for (ssize_t n; !st && (n = getline(&line, &cap, stdin)) >= 0;) st = one_line(cli, s, tok, line, (size_t)n, ++number);
+  for (ssize_t n; !st && (n = getline(&line, &cap, stdin)) >= 0;)
+    st = one_line(cli, s, tok, line, (size_t)n, ++number);
   free(line);
   return st;
 }
@@ -84,7 +98,9 @@ static lc_status run(lc_cli *cli, void *self) {
     st = all_lines(cli, s, l.tok);
     goto done;
   }
-  if (s->file || !cli->n_word) LC_GO(lc_read_file(cli->ctx, !s->file || !strcmp(s->file, "-") ? "/dev/stdin" : s->file, (size_t)1 << 32, &text, &n));
+  if (s->file || !cli->n_word)
+    LC_GO(lc_read_file(cli->ctx, !s->file || !strcmp(s->file, "-") ? "/dev/stdin" : s->file, (size_t)1 << 32,
+                       &text, &n));
   const char *given = text ? text : cli->word[0];
   if (!text) n = strlen(given);
   if (s->decode) {
@@ -104,5 +120,10 @@ done:
   return st;
 }
 
-const lc_command lc_cmd_tokenize = {.name = "tokenize", .usage = "-m MODEL [TEXT]", .title = "token ids of a text, and back", .options = options,
-                                    .self_size = sizeof(self_t), .words = 1, .run = run};
+const lc_command lc_cmd_tokenize = {.name = "tokenize",
+                                    .usage = "-m MODEL [TEXT]",
+                                    .title = "token ids of a text, and back",
+                                    .options = options,
+                                    .self_size = sizeof(self_t),
+                                    .words = 1,
+                                    .run = run};

@@ -10,26 +10,40 @@ typedef struct {
   lc_train_opts train;
 } self_t;
 static const lc_option options[] = {
-    {"model", LC_OPT_STRING, offsetof(self_t, model), NULL, 0, 0, NULL, "MODEL", "a Hugging Face directory or a GGUF file"},
-    {"data", LC_OPT_STRING, offsetof(self_t, data), NULL, 0, 0, NULL, "FILE", "text, or JSONL with text, prompt+completion or messages"},
+    {"model", LC_OPT_STRING, offsetof(self_t, model), NULL, 0, 0, NULL, "MODEL",
+     "a Hugging Face directory or a GGUF file"},
+    {"data", LC_OPT_STRING, offsetof(self_t, data), NULL, 0, 0, NULL, "FILE",
+     "text, or JSONL with text, prompt+completion or messages"},
     {"method", LC_OPT_STRING, offsetof(self_t, method), NULL, 0, 0, NULL, "NAME", "see `lacuna methods`"},
-    {"set", LC_OPT_STRING, offsetof(self_t, set), NULL, 0, 0, NULL, "KEY=VALUE", "an option of the method (repeatable)"},
+    {"set", LC_OPT_STRING, offsetof(self_t, set), NULL, 0, 0, NULL, "KEY=VALUE",
+     "an option of the method (repeatable)"},
     {"out", LC_OPT_STRING, offsetof(self_t, out), NULL, 0, 0, NULL, "OUT", "directory of the result"},
-    {"recipe", LC_OPT_STRING, offsetof(self_t, recipe), NULL, 0, 0, NULL, "FILE", "recipe.yaml of an earlier run; flags beat it"},
-    {"resume", LC_OPT_STRING, offsetof(self_t, resume), NULL, 0, 0, NULL, "[=CHECKPOINT]", "go on from OUT's last checkpoint, or the one named"},
-    {"overwrite", LC_OPT_BOOL, offsetof(self_t, overwrite), "false", 0, 0, NULL, NULL, "replace what OUT holds"},
+    {"recipe", LC_OPT_STRING, offsetof(self_t, recipe), NULL, 0, 0, NULL, "FILE",
+     "recipe.yaml of an earlier run; flags beat it"},
+    {"resume", LC_OPT_STRING, offsetof(self_t, resume), NULL, 0, 0, NULL, "[=CHECKPOINT]",
+     "go on from OUT's last checkpoint, or the one named"},
+    {"overwrite", LC_OPT_BOOL, offsetof(self_t, overwrite), "false", 0, 0, NULL, NULL,
+     "replace what OUT holds"},
     {0}};
 
 /* ---- progress ---- */
 
-typedef struct { lc_cli *cli; bool terminal; int64_t planned; double t0, last_line; } progress;
+typedef struct {
+  lc_cli *cli;
+  bool terminal;
+  int64_t planned;
+  double t0, last_line;
+} progress;
 
 static void bar(progress *p, const json_t *e) {
   int64_t step = json_integer_value(json_object_get(e, "step"));
-  double share = p->planned ? (double)step / (double)p->planned : 0, left = share > 0 ? (lc_now() - p->t0) * (1 - share) / share : 0;
+  double share = p->planned ? (double)step / (double)p->planned : 0,
+         left = share > 0 ? (lc_now() - p->t0) * (1 - share) / share : 0;
   int full = (int)(share * 24);
-  fprintf(stderr, "\r[%.*s%*s] %lld/%lld  loss %.4f  %.0f tokens/s  %.0f MiB  %d:%02d left ", full, "########################", 24 - full, "", (long long)step,
-          (long long)p->planned, json_number_value(json_object_get(e, "loss")), json_number_value(json_object_get(e, "tokens_per_s")),
+  fprintf(stderr, "\r[%.*s%*s] %lld/%lld  loss %.4f  %.0f tokens/s  %.0f MiB  %d:%02d left ", full,
+          "########################", 24 - full, "", (long long)step, (long long)p->planned,
+          json_number_value(json_object_get(e, "loss")),
+          json_number_value(json_object_get(e, "tokens_per_s")),
           json_number_value(json_object_get(e, "rss_mib")), (int)left / 60, (int)left % 60);
 }
 
@@ -40,18 +54,25 @@ static void line(progress *p, const char *kind, const json_t *e) {
       bar(p, e);
       return;
     }
-    if (step > 1 && step < p->planned && lc_now() - p->last_line < 2) return; /* a pipe gets a line every two seconds */
+    if (step > 1 && step < p->planned && lc_now() - p->last_line < 2)
+      return; /* a pipe gets a line every two seconds */
     p->last_line = lc_now();
-    fprintf(stderr, "step %lld/%lld  loss %.4f  lr %.3g  |g| %.3g  %.0f tokens/s  %.0f MiB\n", (long long)step, (long long)p->planned,
-            json_number_value(json_object_get(e, "loss")), json_number_value(json_object_get(e, "lr")), json_number_value(json_object_get(e, "grad_norm")),
-            json_number_value(json_object_get(e, "tokens_per_s")), json_number_value(json_object_get(e, "rss_mib")));
+    fprintf(stderr, "step %lld/%lld  loss %.4f  lr %.3g  |g| %.3g  %.0f tokens/s  %.0f MiB\n",
+            (long long)step, (long long)p->planned, json_number_value(json_object_get(e, "loss")),
+            json_number_value(json_object_get(e, "lr")), json_number_value(json_object_get(e, "grad_norm")),
+            json_number_value(json_object_get(e, "tokens_per_s")),
+            json_number_value(json_object_get(e, "rss_mib")));
     return;
   }
   if (p->terminal) fprintf(stderr, "\r\033[K");
   if (!strcmp(kind, "eval"))
-    fprintf(stderr, "eval at %lld: loss %.4f  perplexity %.3f\n", (long long)step, json_number_value(json_object_get(e, "loss")), json_number_value(json_object_get(e, "perplexity")));
-  else if (!strcmp(kind, "checkpoint")) fprintf(stderr, "checkpoint %s\n", json_string_value(json_object_get(e, "path")));
-  else if (!strcmp(kind, "sample")) fprintf(stderr, "sample at %lld: %s\n", (long long)step, json_string_value(json_object_get(e, "text")));
+    fprintf(stderr, "eval at %lld: loss %.4f  perplexity %.3f\n", (long long)step,
+            json_number_value(json_object_get(e, "loss")),
+            json_number_value(json_object_get(e, "perplexity")));
+  else if (!strcmp(kind, "checkpoint"))
+    fprintf(stderr, "checkpoint %s\n", json_string_value(json_object_get(e, "path")));
+  else if (!strcmp(kind, "sample"))
+    fprintf(stderr, "sample at %lld: %s\n", (long long)step, json_string_value(json_object_get(e, "text")));
 }
 
 static int on_event(void *arg, const char *kind, const json_t *e) {
@@ -65,10 +86,15 @@ static int on_event(void *arg, const char *kind, const json_t *e) {
     lc_cli_print_json(json_deep_copy(e));
   } else if (!strcmp(kind, "done")) {
     if (p->terminal) fputc('\n', stderr);
-    printf("%lld steps in %.1f s, %.0f tokens/s, peak %.0f MiB, %lld trainable values (%.1f MB of state)\n%s\n", (long long)json_integer_value(json_object_get(e, "steps")),
-           json_number_value(json_object_get(e, "seconds")), json_number_value(json_object_get(e, "tokens_per_s")), json_number_value(json_object_get(e, "peak_rss_mib")),
-           (long long)json_integer_value(json_object_get(e, "trainable")), json_number_value(json_object_get(e, "state_bytes")) / 1e6,
-           json_string_value(json_object_get(e, "output")));
+    printf(
+        "%lld steps in %.1f s, %.0f tokens/s, peak %.0f MiB, %lld trainable values (%.1f MB of state)\n%s\n",
+        (long long)json_integer_value(json_object_get(e, "steps")),
+        json_number_value(json_object_get(e, "seconds")),
+        json_number_value(json_object_get(e, "tokens_per_s")),
+        json_number_value(json_object_get(e, "peak_rss_mib")),
+        (long long)json_integer_value(json_object_get(e, "trainable")),
+        json_number_value(json_object_get(e, "state_bytes")) / 1e6,
+        json_string_value(json_object_get(e, "output")));
   } else if (!p->cli->common.quiet) {
     line(p, kind, e);
   }
@@ -81,8 +107,11 @@ const lc_method *lc_cli_method(lc_cli *cli, const char *name) {
   const lc_method *m = name ? lc_method_find(name) : NULL;
   if (m) return m;
   const char *near = name ? lc_method_nearest(name) : NULL;
-  if (!name) lc_usage(cli->ctx, "--method NAME is missing (see `lacuna methods`)");
-  else lc_usage(cli->ctx, "there is no method '%s'%s%s%s", name, near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "");
+  if (!name)
+    lc_usage(cli->ctx, "--method NAME is missing (see `lacuna methods`)");
+  else
+    lc_usage(cli->ctx, "there is no method '%s'%s%s%s", name, near ? "; did you mean '" : "",
+             near ? near : "", near ? "'?" : "");
   return NULL;
 }
 
@@ -102,15 +131,19 @@ lc_status lc_cli_set_pairs(lc_cli *cli, const lc_method *m, void *method_self) {
 }
 
 /* The recipe first, then the flags again: flags win. With another --method the recipe's options of its own method do not apply. */
-static lc_status apply_recipe(lc_cli *cli, self_t *s, const lc_recipe *r, const lc_method *m, void *method_self) {
-  LC_TRY(lc_recipe_apply(cli->ctx, r, &s->train, m, r->method && !strcmp(r->method, m->name) ? method_self : NULL));
+static lc_status apply_recipe(lc_cli *cli, self_t *s, const lc_recipe *r, const lc_method *m,
+                              void *method_self) {
+  LC_TRY(lc_recipe_apply(cli->ctx, r, &s->train, m,
+                         r->method && !strcmp(r->method, m->name) ? method_self : NULL));
   for (int i = 0; i < cli->n_flag; i++)
     if (lc_options_find(lc_train_options, cli->flag[i].key))
-      LC_TRY(lc_options_set(cli->ctx, lc_train_options, "train", &s->train, cli->flag[i].key, cli->flag[i].value));
+      LC_TRY(lc_options_set(cli->ctx, lc_train_options, "train", &s->train, cli->flag[i].key,
+                            cli->flag[i].value));
   return LC_OK;
 }
 
-static lc_status train(lc_cli *cli, self_t *s, const lc_method *m, void *method_self, const char *model, const char *data_path) {
+static lc_status train(lc_cli *cli, self_t *s, const lc_method *m, void *method_self, const char *model,
+                       const char *data_path) {
   lc_loaded l;
   lc_dataset *data = NULL, *eval = NULL;
   /* sizes that depend on the model are resolved before the rows are cut; the dtype decides the net */
@@ -123,12 +156,21 @@ static lc_status train(lc_cli *cli, self_t *s, const lc_method *m, void *method_
   if (s->train.eval_data) LC_GO(lc_data_open(cli->ctx, l.tok, s->train.eval_data, &o, &eval));
   lc_data_info d = lc_data_describe(data);
   static const char *const kinds[] = {"plain text", "text rows", "prompt and completion", "messages"};
-  lc_cli_note(cli, "%s: %s, %lld rows of at most %lld tokens, %lld tokens, %lld targets; %lld cut, %lld without a target dropped, %lld malformed", data_path, kinds[d.kind],
-              (long long)d.rows, (long long)s->train.seq, (long long)d.tokens, (long long)d.targets, (long long)d.cut, (long long)d.dropped, (long long)d.bad);
-  lc_cli_note(cli, "method %s, %s, %s kernels, %d threads", m->name, s->train.dtype, lc_isa_name(lc_isa_of(cli->ctx)), lc_threads(cli->ctx));
+  lc_cli_note(cli,
+              "%s: %s, %lld rows of at most %lld tokens, %lld tokens, %lld targets; %lld cut, %lld without a "
+              "target dropped, %lld malformed",
+              data_path, kinds[d.kind], (long long)d.rows, (long long)s->train.seq, (long long)d.tokens,
+              (long long)d.targets, (long long)d.cut, (long long)d.dropped, (long long)d.bad);
+  lc_cli_note(cli, "method %s, %s, %s kernels, %d threads", m->name, s->train.dtype,
+              lc_isa_name(lc_isa_of(cli->ctx)), lc_threads(cli->ctx));
   progress p = {.cli = cli, .terminal = isatty(STDERR_FILENO)};
-  lc_train_io io = {.out = s->out, .resume = lc_cli_given(cli, "resume"), .resume_from = s->resume && s->resume[0] ? s->resume : NULL, .overwrite = s->overwrite,
-                    .data_path = data_path, .event = on_event, .event_arg = &p};
+  lc_train_io io = {.out = s->out,
+                    .resume = lc_cli_given(cli, "resume"),
+                    .resume_from = s->resume && s->resume[0] ? s->resume : NULL,
+                    .overwrite = s->overwrite,
+                    .data_path = data_path,
+                    .event = on_event,
+                    .event_arg = &p};
   LC_GO(lc_cli_install_signals(cli));
   st = lc_train(l.net, l.tok, data, eval, m, method_self, &s->train, &io);
 done:
@@ -163,5 +205,12 @@ done:
   return st;
 }
 
-const lc_command lc_cmd_train = {.name = "train", .usage = "-m MODEL -d DATA --method NAME [--set key=value]... -o OUT", .title = "fine-tune a model sparsely",
-                                 .options = options, .self_size = sizeof(self_t), .more = lc_train_options, .more_offset = offsetof(self_t, train), .repeatable = "set", .run = run};
+const lc_command lc_cmd_train = {.name = "train",
+                                 .usage = "-m MODEL -d DATA --method NAME [--set key=value]... -o OUT",
+                                 .title = "fine-tune a model sparsely",
+                                 .options = options,
+                                 .self_size = sizeof(self_t),
+                                 .more = lc_train_options,
+                                 .more_offset = offsetof(self_t, train),
+                                 .repeatable = "set",
+                                 .run = run};

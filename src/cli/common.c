@@ -51,8 +51,10 @@ lc_status lc_cli_install_signals(lc_cli *cli) {
 /* ---- values ---- */
 
 lc_status lc_cli_dtype(lc_cli *cli, const char *name, lc_dtype *out) {
-  if (!strcmp(name, "auto")) *out = lc_isa_of(cli->ctx) >= LC_ISA_AVX512_BF16 ? LC_BF16 : LC_F32;
-  else *out = lc_dtype_by_name(name);
+  if (!strcmp(name, "auto"))
+    *out = lc_isa_of(cli->ctx) >= LC_ISA_AVX512_BF16 ? LC_BF16 : LC_F32;
+  else
+    *out = lc_dtype_by_name(name);
   if (*out == LC_F32 || *out == LC_BF16) return LC_OK;
   return lc_usage(cli->ctx, "--dtype %s: auto, f32 and bf16 are possible", name);
 }
@@ -67,8 +69,10 @@ lc_status lc_cli_ids(lc_cli *cli, const char *text, int32_t low, int64_t high, l
   for (const char *at = text;;) {
     char *end;
     long long id = strtoll(at, &end, 10);
-    if (end == at || (*end && *end != ',')) return lc_usage(cli->ctx, "'%s' is no list of token ids (5,7,9)", text);
-    if (id < low || id >= high) return lc_usage(cli->ctx, "token id %lld: %d to %lld are possible", id, (int)low, (long long)high - 1);
+    if (end == at || (*end && *end != ','))
+      return lc_usage(cli->ctx, "'%s' is no list of token ids (5,7,9)", text);
+    if (id < low || id >= high)
+      return lc_usage(cli->ctx, "token id %lld: %d to %lld are possible", id, (int)low, (long long)high - 1);
     LC_TRY(lc_ids_push(cli->ctx, out, (int32_t)id));
     if (!*end) return LC_OK;
     at = end + 1;
@@ -103,7 +107,8 @@ lc_status lc_cli_adapter_spec(lc_cli *cli, const char *spec, char **path, float 
   return *path ? LC_OK : LC_FAILED;
 }
 
-lc_status lc_cli_load(lc_cli *cli, const char *model, lc_dtype compute, lc_apply apply, bool tokenizer, lc_loaded *out) {
+lc_status lc_cli_load(lc_cli *cli, const char *model, lc_dtype compute, lc_apply apply, bool tokenizer,
+                      lc_loaded *out) {
   *out = (lc_loaded){0};
   if (!model) return lc_usage(cli->ctx, "-m MODEL is missing (a Hugging Face directory or a GGUF file)");
   lc_status st = lc_model_open(cli->ctx, model, &out->model);

@@ -8,17 +8,20 @@
 #include <unistd.h>
 
 /* In the order of `lacuna --help`. */
-#define COMMANDS(ROW) \
-  ROW(info) ROW(train) ROW(eval) ROW(generate) ROW(merge) ROW(convert) ROW(diff) ROW(methods) ROW(bench) ROW(report) ROW(tokenize) ROW(logits)
+#define COMMANDS(ROW)                                                                                        \
+  ROW(info)                                                                                                  \
+  ROW(train) ROW(eval) ROW(generate) ROW(merge) ROW(convert) ROW(diff) ROW(methods) ROW(bench) ROW(report)   \
+      ROW(tokenize) ROW(logits)
 #define DECLARE(name) extern const lc_command lc_cmd_##name;
-#define ROW(name) &lc_cmd_##name,
+#define ROW(name)     &lc_cmd_##name,
 COMMANDS(DECLARE)
 const lc_command *const lc_commands[] = {COMMANDS(ROW)};
 const int lc_n_commands = sizeof lc_commands / sizeof *lc_commands;
 
 static void to_stderr(void *arg, lc_log_level level, const char *line) {
   const lc_cli *cli = arg;
-  if (level == LC_LOG_WARN || (level == LC_LOG_INFO && !cli->common.quiet)) fprintf(stderr, "%s%s\n", level == LC_LOG_WARN ? "warning: " : "", line);
+  if (level == LC_LOG_WARN || (level == LC_LOG_INFO && !cli->common.quiet))
+    fprintf(stderr, "%s%s\n", level == LC_LOG_WARN ? "warning: " : "", line);
 }
 
 static const lc_command *find_command(const char *name) {
@@ -27,7 +30,8 @@ static const lc_command *find_command(const char *name) {
   const char *names[32];
   for (int i = 0; i < lc_n_commands; i++) names[i] = lc_commands[i]->name;
   const char *near = lc_nearest(name, names, lc_n_commands);
-  fprintf(stderr, "lacuna: there is no command '%s'%s%s%s\n", name, near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "");
+  fprintf(stderr, "lacuna: there is no command '%s'%s%s%s\n", name, near ? "; did you mean '" : "",
+          near ? near : "", near ? "'?" : "");
   return NULL;
 }
 
@@ -58,8 +62,10 @@ static lc_status run_command(lc_cli *cli, int argc, char **argv) {
   if (!st) st = lc_cli_parse(cli, argc, argv);
   if (!st) st = lc_cli_apply(cli, self);
   cli->seed_given = lc_cli_given(cli, "seed");
-  if (!st && cli->common.help) lc_cli_help(c, stdout);
-  else if (!st) st = c->run(cli, self);
+  if (!st && cli->common.help)
+    lc_cli_help(c, stdout);
+  else if (!st)
+    st = c->run(cli, self);
   if (c->options) lc_options_clear(cli->ctx, c->options, self);
   if (c->more) lc_options_clear(cli->ctx, c->more, (char *)self + c->more_offset);
   free(self);
@@ -70,7 +76,8 @@ static lc_status run_command(lc_cli *cli, int argc, char **argv) {
  * threads that work: a short spin, then sleep. The user's own setting wins. */
 static void spin_briefly(char **argv) {
   if (getenv("OMP_WAIT_POLICY") || getenv("GOMP_SPINCOUNT")) return;
-  if (!setenv("GOMP_SPINCOUNT", "1000", 1)) execv("/proc/self/exe", argv); /* when it fails, we go on as we are */
+  if (!setenv("GOMP_SPINCOUNT", "1000", 1))
+    execv("/proc/self/exe", argv); /* when it fails, we go on as we are */
 }
 
 int main(int argc, char **argv) {
@@ -93,14 +100,16 @@ int main(int argc, char **argv) {
     return st == LC_USAGE ? 2 : 1;
   }
   lc_set_log(cli.ctx, to_stderr, &cli);
-  signal(SIGXFSZ, SIG_IGN); /* a file at its size limit is a write that fails, with a sentence and a clean end */
+  signal(SIGXFSZ,
+         SIG_IGN); /* a file at its size limit is a write that fails, with a sentence and a clean end */
   st = run_command(&cli, argc - 2, argv + 2);
   int code = st == LC_STOPPED ? 128 + lc_stop_requested(cli.ctx) : st;
   if ((fflush(stdout) || ferror(stdout)) && !code) {
     fprintf(stderr, "lacuna %s: standard output cannot be written\n", cli.command->name);
     code = 1;
   }
-  if (st == LC_FAILED || st == LC_USAGE) fprintf(stderr, "lacuna %s: %s\n", cli.command->name, sentence(&cli));
+  if (st == LC_FAILED || st == LC_USAGE)
+    fprintf(stderr, "lacuna %s: %s\n", cli.command->name, sentence(&cli));
   lc_ctx_free(cli.ctx);
   return code;
 }

@@ -8,16 +8,27 @@
 
 void lc_html_text(lc_out *f, const char *s) {
   for (const unsigned char *p = (const unsigned char *)s; *p;) {
-    int n = *p < 0x80 ? 1 : *p >= 0xc2 && *p < 0xe0 ? 2 : *p >= 0xe0 && *p < 0xf0 ? 3 : *p >= 0xf0 && *p < 0xf5 ? 4 : 0;
+    int n = *p < 0x80                 ? 1
+            : *p >= 0xc2 && *p < 0xe0 ? 2
+            : *p >= 0xe0 && *p < 0xf0 ? 3
+            : *p >= 0xf0 && *p < 0xf5 ? 4
+                                      : 0;
     for (int i = 1; i < n; i++)
       if ((p[i] & 0xc0) != 0x80) n = 0;
-    if (*p == '&') lc_out_write(f, "&amp;", 5);
-    else if (*p == '<') lc_out_write(f, "&lt;", 4);
-    else if (*p == '>') lc_out_write(f, "&gt;", 4);
-    else if (*p == '"') lc_out_write(f, "&quot;", 6);
-    else if (*p == '\'') lc_out_write(f, "&#39;", 5);
-    else if (n == 0 || (*p < 0x20 && *p != '\n' && *p != '\t') || *p == 0x7f) lc_out_write(f, "?", 1);
-    else lc_out_write(f, p, (size_t)n);
+    if (*p == '&')
+      lc_out_write(f, "&amp;", 5);
+    else if (*p == '<')
+      lc_out_write(f, "&lt;", 4);
+    else if (*p == '>')
+      lc_out_write(f, "&gt;", 4);
+    else if (*p == '"')
+      lc_out_write(f, "&quot;", 6);
+    else if (*p == '\'')
+      lc_out_write(f, "&#39;", 5);
+    else if (n == 0 || (*p < 0x20 && *p != '\n' && *p != '\t') || *p == 0x7f)
+      lc_out_write(f, "?", 1);
+    else
+      lc_out_write(f, p, (size_t)n);
     p += n ? n : 1;
   }
 }
@@ -48,9 +59,12 @@ const char *lc_html_bytes(char *buf, double n) {
 const char *lc_html_seconds(char *buf, double s) {
   if (!isfinite(s) || s < 0 || s > 1e12) return strcpy(buf, "–");
   long long n = (long long)(s + 0.5);
-  if (n < 60) snprintf(buf, 48, "%.1f s", s);
-  else if (n < 3600) snprintf(buf, 48, "%lld min %lld s", n / 60, n % 60);
-  else snprintf(buf, 48, "%lld h %lld min", n / 3600, n % 3600 / 60);
+  if (n < 60)
+    snprintf(buf, 48, "%.1f s", s);
+  else if (n < 3600)
+    snprintf(buf, 48, "%lld min %lld s", n / 60, n % 60);
+  else
+    snprintf(buf, 48, "%lld h %lld min", n / 3600, n % 3600 / 60);
   return buf;
 }
 
@@ -63,7 +77,9 @@ const char *lc_html_number(char *buf, double x) {
 
 /* ---- axes ---- */
 
-typedef struct { double low, high, step; } axis;
+typedef struct {
+  double low, high, step;
+} axis;
 
 /* Some four to six round steps that cover [low, high]. */
 static axis nice(double low, double high) {
@@ -76,7 +92,9 @@ static axis nice(double low, double high) {
   return a;
 }
 
-static bool both(const lc_series *s, int64_t i) { return isfinite(s->x[i]) && isfinite(s->y[i]); }
+static bool both(const lc_series *s, int64_t i) {
+  return isfinite(s->x[i]) && isfinite(s->y[i]);
+}
 
 static axis range(const lc_chart *c) {
   double low = INFINITY, high = -INFINITY;
@@ -87,12 +105,17 @@ static axis range(const lc_chart *c) {
   return nice(c->from_zero ? fmin(low, 0) : low, high);
 }
 
-static double across(const lc_chart *c, double x) { return c->x1 > c->x0 ? (x - c->x0) / (c->x1 - c->x0) : 0.5; }
+static double across(const lc_chart *c, double x) {
+  return c->x1 > c->x0 ? (x - c->x0) / (c->x1 - c->x0) : 0.5;
+}
 
 static void tick_label(char *buf, double v, double step) {
-  if (fabs(v) < step * 1e-6) strcpy(buf, "0");
-  else if (fabs(v) >= 1e5 || fabs(v) < 1e-3) snprintf(buf, 48, "%.3g", v);
-  else snprintf(buf, 48, "%.*f", step >= 1 ? 0 : step >= 0.1 ? 1 : step >= 0.01 ? 2 : 3, v);
+  if (fabs(v) < step * 1e-6)
+    strcpy(buf, "0");
+  else if (fabs(v) >= 1e5 || fabs(v) < 1e-3)
+    snprintf(buf, 48, "%.3g", v);
+  else
+    snprintf(buf, 48, "%.*f", step >= 1 ? 0 : step >= 0.1 ? 1 : step >= 0.01 ? 2 : 3, v);
 }
 
 /* ---- lines ---- */
@@ -116,7 +139,8 @@ static void line(lc_out *f, const lc_chart *c, const lc_series *s, axis y) {
     }
     int64_t two[2] = {lo < hi ? lo : hi, lo < hi ? hi : lo};
     for (int k = 0; k < (two[0] == two[1] ? 1 : 2); k++) {
-      lc_out_printf(f, "%c%.1f %.1f", pen ? 'L' : 'M', 1000 * across(c, s->x[two[k]]), 1000 * (y.high - s->y[two[k]]) / (y.high - y.low));
+      lc_out_printf(f, "%c%.1f %.1f", pen ? 'L' : 'M', 1000 * across(c, s->x[two[k]]),
+                    1000 * (y.high - s->y[two[k]]) / (y.high - y.low));
       pen = true;
     }
   }
@@ -127,7 +151,8 @@ static void dots(lc_out *f, const lc_chart *c, const lc_series *s, axis y) {
   for (int64_t i = 0; i < s->n; i++) {
     char v[48];
     if (!both(s, i)) continue;
-    lc_out_printf(f, "<i class=\"dot\" style=\"left:%.2f%%;top:%.2f%%\" title=\"step %.0f: %s\"></i>", 100 * across(c, s->x[i]), 100 * (y.high - s->y[i]) / (y.high - y.low), s->x[i],
+    lc_out_printf(f, "<i class=\"dot\" style=\"left:%.2f%%;top:%.2f%%\" title=\"step %.0f: %s\"></i>",
+                  100 * across(c, s->x[i]), 100 * (y.high - s->y[i]) / (y.high - y.low), s->x[i],
                   lc_html_number(v, s->y[i]));
   }
 }
@@ -137,20 +162,24 @@ static void x_labels(lc_out *f, const lc_chart *c) {
   double step = fmax(1, x.step);
   for (double v = ceil(c->x0 / step) * step; v <= c->x1 + step * 1e-9; v += step) {
     char label[48];
-    lc_out_printf(f, "<span class=\"x\" style=\"left:%.2f%%\">%s</span>", 100 * across(c, v), lc_html_count(label, v));
+    lc_out_printf(f, "<span class=\"x\" style=\"left:%.2f%%\">%s</span>", 100 * across(c, v),
+                  lc_html_count(label, v));
   }
 }
 
 void lc_html_chart(lc_out *f, const lc_chart *c) {
   axis y = range(c);
   if (!isfinite(y.low)) return;
-  lc_out_printf(f, "<figure class=\"chart %s\"><figcaption><b>%s</b> <small>%s</small>%s</figcaption><div class=\"plot\">", c->extra_class ? c->extra_class : "", c->title, c->unit,
-                c->note ? c->note : "");
+  lc_out_printf(
+      f,
+      "<figure class=\"chart %s\"><figcaption><b>%s</b> <small>%s</small>%s</figcaption><div class=\"plot\">",
+      c->extra_class ? c->extra_class : "", c->title, c->unit, c->note ? c->note : "");
   for (int i = 0; y.low + i * y.step <= y.high + y.step * 1e-6; i++) {
     char label[48];
     double v = y.low + i * y.step;
     tick_label(label, v, y.step);
-    lc_out_printf(f, "<span class=\"y\" style=\"top:%.2f%%\"><em>%s</em></span>", 100 * (y.high - v) / (y.high - y.low), label);
+    lc_out_printf(f, "<span class=\"y\" style=\"top:%.2f%%\"><em>%s</em></span>",
+                  100 * (y.high - v) / (y.high - y.low), label);
   }
   lc_out_printf(f, "<svg viewBox=\"0 0 1000 1000\" preserveAspectRatio=\"none\" aria-hidden=\"true\">");
   for (int k = 0; k < c->n_series; k++) line(f, c, &c->series[k], y);
@@ -183,7 +212,8 @@ static const lc_report_tensor *cell(const lc_report *r, const char *module, int 
   return NULL;
 }
 
-void lc_html_heat_map(lc_out *f, const lc_report *r, const char *title, const char *note, double (*value)(const lc_report_tensor *), double factor, const char *unit) {
+void lc_html_heat_map(lc_out *f, const lc_report *r, const char *title, const char *note,
+                      double (*value)(const lc_report_tensor *), double factor, const char *unit) {
   const char *name[MAX_MODULES];
   int n = modules(r, name), layers = 0;
   double most = 0;
@@ -195,8 +225,10 @@ void lc_html_heat_map(lc_out *f, const lc_report *r, const char *title, const ch
   if (!n || layers > 4096 || !isfinite(most)) return;
   char top[48];
   snprintf(top, sizeof top, "%.2g", most * factor);
-  lc_out_printf(f, "<figure class=\"heat\"><figcaption><b>%s</b> <small>%s</small><span class=\"scale\">0<i></i>%s%s</span></figcaption><div class=\"cells\" style=\"--n:%d\">", title, note,
-                top, unit, layers);
+  lc_out_printf(f,
+                "<figure class=\"heat\"><figcaption><b>%s</b> <small>%s</small><span "
+                "class=\"scale\">0<i></i>%s%s</span></figcaption><div class=\"cells\" style=\"--n:%d\">",
+                title, note, top, unit, layers);
   for (int k = 0; k < n; k++) {
     lc_out_printf(f, "<span class=\"row\">");
     lc_html_text(f, name[k]);
@@ -213,8 +245,10 @@ void lc_html_heat_map(lc_out *f, const lc_report *r, const char *title, const ch
   lc_out_printf(f, "<span class=\"row\"></span>");
   int every = layers > 100 ? 20 : layers > 40 ? 10 : layers > 12 ? 5 : 1;
   for (int l = 0; l < layers; l++) {
-    if (l % every == 0) lc_out_printf(f, "<b>%d</b>", l);
-    else lc_out_printf(f, "<b></b>");
+    if (l % every == 0)
+      lc_out_printf(f, "<b>%d</b>", l);
+    else
+      lc_out_printf(f, "<b></b>");
   }
   lc_out_printf(f, "</div></figure>\n");
 }

@@ -7,11 +7,19 @@
 
 enum { SCHEMA = 1, MOST_ROWS = 1 << 24 };
 
-typedef struct { lc_ctx *ctx; const char *path; sqlite3 *db; } reader;
+typedef struct {
+  lc_ctx *ctx;
+  const char *path;
+  sqlite3 *db;
+} reader;
 
-static lc_status broken(const reader *r) { return lc_fail(r->ctx, "%s: %s", r->path, sqlite3_errmsg(r->db)); }
+static lc_status broken(const reader *r) {
+  return lc_fail(r->ctx, "%s: %s", r->path, sqlite3_errmsg(r->db));
+}
 
-static double real(sqlite3_stmt *q, int i) { return sqlite3_column_type(q, i) == SQLITE_NULL ? NAN : sqlite3_column_double(q, i); }
+static double real(sqlite3_stmt *q, int i) {
+  return sqlite3_column_type(q, i) == SQLITE_NULL ? NAN : sqlite3_column_double(q, i);
+}
 
 static lc_status text(lc_ctx *ctx, sqlite3_stmt *q, int i, char **out) {
   const char *s = (const char *)sqlite3_column_text(q, i);
@@ -23,14 +31,24 @@ static lc_status text(lc_ctx *ctx, sqlite3_stmt *q, int i, char **out) {
 
 static lc_status read_step(lc_ctx *ctx, sqlite3_stmt *q, void *row) {
   lc_report_step *s = row;
-  *s = (lc_report_step){.step = real(q, 0), .loss = real(q, 1), .lr = real(q, 2), .grad_norm = real(q, 3), .tokens_per_s = real(q, 4), .rss_mib = real(q, 5), .seconds = real(q, 6),
-                        .tokens = sqlite3_column_int64(q, 7), .targets = sqlite3_column_int64(q, 8)};
+  *s = (lc_report_step){.step = real(q, 0),
+                        .loss = real(q, 1),
+                        .lr = real(q, 2),
+                        .grad_norm = real(q, 3),
+                        .tokens_per_s = real(q, 4),
+                        .rss_mib = real(q, 5),
+                        .seconds = real(q, 6),
+                        .tokens = sqlite3_column_int64(q, 7),
+                        .targets = sqlite3_column_int64(q, 8)};
   return LC_OK;
 }
 
 static lc_status read_eval(lc_ctx *ctx, sqlite3_stmt *q, void *row) {
   lc_report_eval *e = row;
-  *e = (lc_report_eval){.step = real(q, 0), .loss = real(q, 1), .perplexity = real(q, 2), .targets = sqlite3_column_int64(q, 3)};
+  *e = (lc_report_eval){.step = real(q, 0),
+                        .loss = real(q, 1),
+                        .perplexity = real(q, 2),
+                        .targets = sqlite3_column_int64(q, 3)};
   return LC_OK;
 }
 
@@ -43,14 +61,20 @@ static lc_status read_sample(lc_ctx *ctx, sqlite3_stmt *q, void *row) {
 
 static lc_status read_tensor(lc_ctx *ctx, sqlite3_stmt *q, void *row) {
   lc_report_tensor *t = row;
-  *t = (lc_report_tensor){.layer = sqlite3_column_type(q, 2) == SQLITE_NULL ? -1 : sqlite3_column_int(q, 2), .rows = sqlite3_column_int64(q, 3), .cols = sqlite3_column_int64(q, 4),
-                          .changed = sqlite3_column_int64(q, 5), .norm_delta = real(q, 6), .norm_weight = real(q, 7), .max_delta = real(q, 8)};
+  *t = (lc_report_tensor){.layer = sqlite3_column_type(q, 2) == SQLITE_NULL ? -1 : sqlite3_column_int(q, 2),
+                          .rows = sqlite3_column_int64(q, 3),
+                          .cols = sqlite3_column_int64(q, 4),
+                          .changed = sqlite3_column_int64(q, 5),
+                          .norm_delta = real(q, 6),
+                          .norm_weight = real(q, 7),
+                          .max_delta = real(q, 8)};
   LC_TRY(text(ctx, q, 0, &t->name));
   return text(ctx, q, 1, &t->module);
 }
 
 /* All rows of a query into an array that grows; *n counts the rows that own memory, also when it fails. */
-static lc_status read_rows(const reader *r, const char *sql, size_t size, lc_status (*one)(lc_ctx *, sqlite3_stmt *, void *), void **rows, int64_t *n) {
+static lc_status read_rows(const reader *r, const char *sql, size_t size,
+                           lc_status (*one)(lc_ctx *, sqlite3_stmt *, void *), void **rows, int64_t *n) {
   sqlite3_stmt *q = NULL;
   lc_status st = LC_OK;
   int64_t cap = 0;
@@ -83,7 +107,11 @@ static lc_status read_run(const reader *r, lc_report *out) {
   sqlite3_stmt *q = NULL;
   lc_status st = LC_OK;
   char *summary = NULL;
-  if (sqlite3_prepare_v2(r->db, "SELECT method, model, data, started, finished, version, planned, summary FROM runs WHERE id = 1", -1, &q, NULL) != SQLITE_OK) return broken(r);
+  if (sqlite3_prepare_v2(
+          r->db,
+          "SELECT method, model, data, started, finished, version, planned, summary FROM runs WHERE id = 1",
+          -1, &q, NULL) != SQLITE_OK)
+    return broken(r);
   int rc = sqlite3_step(q);
   if (rc != SQLITE_ROW) {
     st = rc == SQLITE_DONE ? lc_fail(r->ctx, "%s: it holds no run", r->path) : broken(r);
@@ -93,7 +121,8 @@ static lc_status read_run(const reader *r, lc_report *out) {
   for (int i = 0; i < 6; i++) LC_GO(text(r->ctx, q, i, field[i]));
   out->planned = sqlite3_column_int64(q, 6);
   LC_GO(text(r->ctx, q, 7, &summary));
-  if (*summary && !(out->summary = json_loads(summary, 0, NULL))) st = lc_fail(r->ctx, "%s: the run's summary is not JSON", r->path);
+  if (*summary && !(out->summary = json_loads(summary, 0, NULL)))
+    st = lc_fail(r->ctx, "%s: the run's summary is not JSON", r->path);
 done:
   lc_free(r->ctx, summary);
   sqlite3_finalize(q);
@@ -106,18 +135,26 @@ static lc_status check_schema(const reader *r) {
   int rc = sqlite3_step(q), version = rc == SQLITE_ROW ? sqlite3_column_int(q, 0) : 0;
   sqlite3_finalize(q);
   if (rc != SQLITE_ROW) return broken(r);
-  return version == SCHEMA ? LC_OK : lc_fail(r->ctx, "%s: not a run's history (its version is %d, %d is expected)", r->path, version, SCHEMA);
+  return version == SCHEMA ? LC_OK
+                           : lc_fail(r->ctx, "%s: not a run's history (its version is %d, %d is expected)",
+                                     r->path, version, SCHEMA);
 }
 
 static lc_status read_history(const reader *r, lc_report *out) {
   LC_TRY(check_schema(r));
   LC_TRY(read_run(r, out));
-  LC_TRY(read_rows(r, "SELECT step, loss, lr, grad_norm, tokens_per_s, rss_mib, seconds, tokens, targets FROM steps ORDER BY step", sizeof *out->step, read_step, (void **)&out->step,
-                   &out->n_step));
-  LC_TRY(read_rows(r, "SELECT step, loss, perplexity, targets FROM evals ORDER BY step", sizeof *out->eval, read_eval, (void **)&out->eval, &out->n_eval));
-  LC_TRY(read_rows(r, "SELECT step, prompt, text FROM samples ORDER BY step", sizeof *out->sample, read_sample, (void **)&out->sample, &out->n_sample));
-  return read_rows(r, "SELECT name, module, layer, rows, cols, changed, norm_delta, norm_weight, max_delta FROM tensors ORDER BY layer, name", sizeof *out->tensor, read_tensor,
-                   (void **)&out->tensor, &out->n_tensor);
+  LC_TRY(read_rows(r,
+                   "SELECT step, loss, lr, grad_norm, tokens_per_s, rss_mib, seconds, tokens, targets FROM "
+                   "steps ORDER BY step",
+                   sizeof *out->step, read_step, (void **)&out->step, &out->n_step));
+  LC_TRY(read_rows(r, "SELECT step, loss, perplexity, targets FROM evals ORDER BY step", sizeof *out->eval,
+                   read_eval, (void **)&out->eval, &out->n_eval));
+  LC_TRY(read_rows(r, "SELECT step, prompt, text FROM samples ORDER BY step", sizeof *out->sample,
+                   read_sample, (void **)&out->sample, &out->n_sample));
+  return read_rows(r,
+                   "SELECT name, module, layer, rows, cols, changed, norm_delta, norm_weight, max_delta FROM "
+                   "tensors ORDER BY layer, name",
+                   sizeof *out->tensor, read_tensor, (void **)&out->tensor, &out->n_tensor);
 }
 
 static int64_t size_of(lc_ctx *ctx, const char *dir, const char *name) {
@@ -129,7 +166,8 @@ static int64_t size_of(lc_ctx *ctx, const char *dir, const char *name) {
 }
 
 static lc_status read_beside(lc_report *out) {
-  out->adapter_bytes = size_of(out->ctx, out->dir, "adapter_model.safetensors") + size_of(out->ctx, out->dir, "lacuna_adapter.safetensors");
+  out->adapter_bytes = size_of(out->ctx, out->dir, "adapter_model.safetensors") +
+                       size_of(out->ctx, out->dir, "lacuna_adapter.safetensors");
   char *path = lc_path_join(out->ctx, out->dir, "recipe.yaml");
   if (!path) return LC_FAILED;
   lc_status st = LC_OK;

@@ -1,6 +1,8 @@
-/* model: files and structure of a pretrained network (constant, shared), the net made of it (forms, deltas, trainables), adapters, export.
+/* model: files and structure of a pretrained network (constant, shared), the net made of it (forms, deltas,
+ * trainables), adapters, export.
  *
- * A family is one file: how its configuration is read, which tensors it has under which names, and its forward pass in the builder's words. */
+ * A family is one file: how its configuration is read, which tensors it has under which names, and its
+ * forward pass in the builder's words. */
 #ifndef LC_MODEL_H
 #define LC_MODEL_H
 #include "nn/nn.h"
@@ -10,49 +12,70 @@
 typedef struct lc_family lc_family;
 typedef struct {
   const lc_family *family;
-  int64_t C, L, H, G, D, F, V, context; /* width, layers, heads, kv heads, head width, ffn width, vocabulary, positions */
+  int64_t C, L, H, G, D, F, V,
+      context; /* width, layers, heads, kv heads, head width, ffn width, vocabulary, positions */
   float norm_eps;
   bool tied, attention_bias, mlp_bias;
-  float attention_scale;                /* 0: 1/√D */
-  bool scale_by_layer;                  /* GPT-2's scale_attn_by_inverse_layer_idx */
+  float attention_scale; /* 0: 1/√D */
+  bool scale_by_layer;   /* GPT-2's scale_attn_by_inverse_layer_idx */
   lc_gelu_kind gelu;
   lc_rope rope;
-  int64_t window;                       /* 0: none */
-  int32_t bos, eos, pad;                /* -1: none */
-  struct json_t *json;                  /* the HF config (own, or made from GGUF metadata in today's spelling); written to outputs */
+  int64_t window;        /* 0: none */
+  int32_t bos, eos, pad; /* -1: none */
+  struct json_t
+      *json; /* the HF config (own, or made from GGUF metadata in today's spelling); written to outputs */
 } lc_config;
 
 /* ---- tensors of a family ---- */
 typedef struct {
-  char *name, *gguf;      /* HF name; GGUF name ("" when it has none there) */
-  int layer; lc_weight_kind kind;
-  int64_t M, N; int ndim; /* logical out×in; a vector: M = 1, ndim 1 */
+  char *name, *gguf; /* HF name; GGUF name ("" when it has none there) */
+  int layer;
+  lc_weight_kind kind;
+  int64_t M, N;
+  int ndim;               /* logical out×in; a vector: M = 1, ndim 1 */
   bool transposed;        /* stored in×out in HF files (Conv1D) */
   int64_t permuted_heads; /* rows are rope-permuted in GGUF, for so many heads; 0 not */
   bool optional;
 } lc_tensor_decl;
-typedef struct { lc_tensor_decl *decl; int n, cap; lc_ctx *ctx; lc_status st; } lc_decls;
+typedef struct {
+  lc_tensor_decl *decl;
+  int n, cap;
+  lc_ctx *ctx;
+  lc_status st;
+} lc_decls;
 /* fmt and gguf take the layer. Sticky error. */
 void lc_declare(lc_decls *, lc_tensor_decl proto, const char *fmt, const char *gguf);
 
 /* ---- structure map: what belongs together across weights ---- */
-typedef struct { char *weight; int axis /* 0 rows, 1 columns */; int64_t first, unit; /* element i spans [first+i·unit, +unit) */ } lc_side;
+typedef struct {
+  char *weight;
+  int axis /* 0 rows, 1 columns */;
+  int64_t first, unit; /* element i spans [first+i·unit, +unit) */
+} lc_side;
 typedef enum { LC_S_RESIDUAL, LC_S_HEAD, LC_S_KV_HEAD, LC_S_CHANNEL, LC_S_VOCAB } lc_structure_kind;
-/* HEAD: a query head (heads that share a kv head may change places). KV_HEAD: a kv head with the query heads that it serves. A vector has axis 0 only. */
-typedef struct { lc_structure_kind kind; int layer; int64_t count; lc_side *side; int n_side; } lc_structure;
+/* HEAD: a query head (heads that share a kv head may change places). KV_HEAD: a kv head with the query heads
+ * that it serves. A vector has axis 0 only. */
+typedef struct {
+  lc_structure_kind kind;
+  int layer;
+  int64_t count;
+  lc_side *side;
+  int n_side;
+} lc_structure;
 void lc_structures_free(lc_ctx *, lc_structure *, int n);
 
 struct lc_family {
-  const char *architecture;   /* config.json "architectures" */
-  const char *model_type;     /* config.json "model_type" */
-  const char *gguf;           /* general.architecture; NULL: not read from GGUF */
-  const char *prefix;         /* of all names but the head's: files of the bare network may leave it out ("model.") */
-  lc_status (*config_hf)(lc_ctx *, const char *path, const struct json_t *, lc_config *); /* refuses features it does not know, by name */
-  lc_status (*config_gguf)(lc_ctx *, const lc_gguf *, lc_config *);                       /* fills config and json */
-  lc_status (*write_gguf)(lc_ctx *, const lc_config *, lc_gguf_writer *);                 /* <arch>.* metadata */
+  const char *architecture; /* config.json "architectures" */
+  const char *model_type;   /* config.json "model_type" */
+  const char *gguf;         /* general.architecture; NULL: not read from GGUF */
+  const char *prefix; /* of all names but the head's: files of the bare network may leave it out ("model.") */
+  lc_status (*config_hf)(lc_ctx *, const char *path, const struct json_t *,
+                         lc_config *); /* refuses features it does not know, by name */
+  lc_status (*config_gguf)(lc_ctx *, const lc_gguf *, lc_config *);       /* fills config and json */
+  lc_status (*write_gguf)(lc_ctx *, const lc_config *, lc_gguf_writer *); /* <arch>.* metadata */
   void (*tensors)(const lc_config *, lc_decls *);
-  lc_val (*build)(lc_builder *, const lc_config *);                                       /* ids, pos -> final hidden (after the last norm), f32 */
-  const char *(*head)(const lc_config *);                                                 /* name of the head's weight (the embedding when tied) */
+  lc_val (*build)(lc_builder *, const lc_config *); /* ids, pos -> final hidden (after the last norm), f32 */
+  const char *(*head)(const lc_config *);           /* name of the head's weight (the embedding when tied) */
   lc_status (*structures)(lc_ctx *, const lc_config *, lc_structure **, int *n);
 };
 extern const lc_family lc_family_llama, lc_family_gpt2;
@@ -62,12 +85,17 @@ extern const int lc_n_families;
 /* ---- model: constant once open ---- */
 typedef struct lc_model {
   lc_ctx *ctx;
-  char *path; bool is_gguf;
+  char *path;
+  bool is_gguf;
   lc_config config;
-  lc_safetensors st; lc_gguf gguf;                 /* one of them */
-  lc_tensor_decl *decl; lc_tensor *src; int32_t **row_map; int n;
-  int32_t *maps[2];                                /* the distinct row maps: q's and k's */
-  uint64_t fingerprint;                            /* config, tensor table, sampled pages */
+  lc_safetensors st;
+  lc_gguf gguf; /* one of them */
+  lc_tensor_decl *decl;
+  lc_tensor *src;
+  int32_t **row_map;
+  int n;
+  int32_t *maps[2];     /* the distinct row maps: q's and k's */
+  uint64_t fingerprint; /* config, tensor table, sampled pages */
 } lc_model;
 lc_status lc_model_open(lc_ctx *, const char *path, lc_model **);
 void lc_model_close(lc_model *);
@@ -79,12 +107,15 @@ typedef struct lc_adapter lc_adapter;
 typedef struct lc_net {
   lc_ctx *ctx;
   const lc_model *model;
-  lc_tokenizer *tok;                 /* opened by the first who asks; NULL before */
+  lc_tokenizer *tok; /* opened by the first who asks; NULL before */
   lc_dtype compute;
   lc_weights weights;
-  lc_param **own; int n_own;         /* params of whole weights (full fine-tuning) */
-  lc_adapter **adapter; int n_adapter;
-  lc_tap_hook tap[4]; int n_tap;
+  lc_param **own;
+  int n_own; /* params of whole weights (full fine-tuning) */
+  lc_adapter **adapter;
+  int n_adapter;
+  lc_tap_hook tap[4];
+  int n_tap;
 } lc_net;
 lc_status lc_net_new(const lc_model *, lc_dtype compute, lc_net **);
 void lc_net_free(lc_net *);
@@ -92,46 +123,80 @@ lc_status lc_net_tokenizer(lc_net *, lc_tokenizer **); /* opened once, borrowed 
 lc_weight *lc_net_weight(const lc_net *, const char *name);
 /* Makes every weight (or those of kinds in the mask) trainable as a whole: f32 master, dense gradient. */
 lc_status lc_net_train_whole(lc_net *, bool (*want)(const lc_weight *, void *), void *arg);
-/* All trainables in a fixed order (weights by name, deltas in order of attachment): *out is lc_free'd by the caller. */
+/* All trainables in a fixed order (weights by name, deltas in order of attachment): *out is lc_free'd by the
+ * caller. */
 lc_status lc_net_params(const lc_net *, lc_param ***out, int *n);
 
 /* The graph of a net. objective NULL: next-token loss. with_loss false: hidden only. */
-typedef struct { lc_graph *g; lc_val ids, pos, labels, hidden, nll; lc_weight *head; } lc_net_graph;
+typedef struct {
+  lc_graph *g;
+  lc_val ids, pos, labels, hidden, nll;
+  lc_weight *head;
+} lc_net_graph;
 typedef lc_status (*lc_objective_fn)(void *self, lc_builder *, lc_val hidden, lc_val *nll);
 lc_status lc_net_build(lc_net *, bool with_loss, lc_objective_fn objective, void *self, lc_net_graph *);
 void lc_net_graph_free(lc_net_graph *);
 
-/* ---- targets: PEFT's rule. "all-linear" (every linear but the head), "a,b" name suffixes, "re:…" full match on the module path ---- */
-lc_status lc_targets(lc_net *, const char *rule, lc_weight ***out, int *n); /* sorted by name; matching nothing is an error; lc_free */
-bool lc_target_matches(const char *module, const char *item);             /* equals, or is its suffix after a dot */
+/* ---- targets: PEFT's rule. "all-linear" (every linear but the head), "a,b" name suffixes, "re:…" full match
+ * on the module path ---- */
+lc_status lc_targets(lc_net *, const char *rule, lc_weight ***out,
+                     int *n); /* sorted by name; matching nothing is an error; lc_free */
+bool lc_target_matches(const char *module, const char *item); /* equals, or is its suffix after a dot */
 
 /* ---- adapters: named groups of deltas on a net, and their files ---- */
 struct lc_adapter {
-  char *name, *path;    /* path: NULL when made here */
+  char *name, *path; /* path: NULL when made here */
   float scale;
   lc_net *net;
-  lc_delta **delta; int n, cap;
-  struct json_t *config; /* adapter_config.json as it was read, so that saving passes on what lacuna does not use; or NULL */
+  lc_delta **delta;
+  int n, cap;
+  struct json_t *config; /* adapter_config.json as it was read, so that saving passes on what lacuna does not
+                            use; or NULL */
 };
 typedef enum { LC_LAYOUT_PEFT_LORA, LC_LAYOUT_PEFT_SHIRA, LC_LAYOUT_NATIVE } lc_layout;
-/* Reads a PEFT LoRA or SHiRA directory, or a native one, and attaches its deltas. Nothing has changed when it fails. */
+/* Reads a PEFT LoRA or SHiRA directory, or a native one, and attaches its deltas. Nothing has changed when it
+ * fails. */
 lc_status lc_adapter_load(lc_net *, const char *dir, float scale, lc_apply, lc_adapter **);
-lc_status lc_adapter_new(lc_net *, const char *name, lc_adapter **);      /* empty: methods add deltas they attached */
+lc_status lc_adapter_new(lc_net *, const char *name,
+                         lc_adapter **); /* empty: methods add deltas they attached */
 lc_status lc_adapter_add(lc_adapter *, lc_delta *);
-lc_status lc_adapter_set(lc_adapter *, float scale, lc_apply);            /* scale 0 is the base, bit for bit */
-lc_status lc_adapter_remove(lc_adapter *);                                /* detaches and frees; the base's own bits are back */
-typedef struct { const char *base_name; const char *targets /* as given */; const char *method; const char *template_name; const char *mask_type; int64_t seed; bool dry; } lc_adapter_meta;
+lc_status lc_adapter_set(lc_adapter *, float scale, lc_apply); /* scale 0 is the base, bit for bit */
+lc_status lc_adapter_remove(lc_adapter *); /* detaches and frees; the base's own bits are back */
+typedef struct {
+  const char *base_name;
+  const char *targets /* as given */;
+  const char *method;
+  const char *template_name;
+  const char *mask_type;
+  int64_t seed;
+  bool dry;
+} lc_adapter_meta;
 lc_status lc_adapter_save(const lc_adapter *, lc_layout, const char *dir, const lc_adapter_meta *);
 /* Why PEFT's SHiRA layout cannot hold this adapter (the rest of a sentence), or NULL when it can. */
 const char *lc_adapter_shira_refusal(const lc_adapter *);
-/* How much two adapters interfere where both change a weight (SHiRA, arXiv 2406.13175): of S1ᵀS2 (N,N), summed over their sparse deltas on one weight. */
-typedef struct { const char *weight; int64_t both; /* positions in both */ double awom; /* Frobenius norm */ double awor; /* 1 - nonzeros/N² */ } lc_overlap_row;
-lc_status lc_adapter_overlap(const lc_adapter *, const lc_adapter *, lc_overlap_row **, int *n); /* a row a shared weight; lc_free */
+/* How much two adapters interfere where both change a weight (SHiRA, arXiv 2406.13175): of S1ᵀS2 (N,N),
+ * summed over their sparse deltas on one weight. */
+typedef struct {
+  const char *weight;
+  int64_t both; /* positions in both */
+  double awom;  /* Frobenius norm */
+  double awor;  /* 1 - nonzeros/N² */
+} lc_overlap_row;
+lc_status lc_adapter_overlap(const lc_adapter *, const lc_adapter *, lc_overlap_row **,
+                             int *n); /* a row a shared weight; lc_free */
 
 /* ---- export: effective weights (all deltas merged) ---- */
-typedef struct { char *name; double survive /* share of changed entries that differ after rounding */, error /* ‖Q(W+δ)-W‖/‖δ‖ */; int64_t changed; } lc_merge_row;
-typedef struct { lc_merge_row *row; int n; } lc_merge_report;
+typedef struct {
+  char *name;
+  double survive /* share of changed entries that differ after rounding */, error /* ‖Q(W+δ)-W‖/‖δ‖ */;
+  int64_t changed;
+} lc_merge_row;
+typedef struct {
+  lc_merge_row *row;
+  int n;
+} lc_merge_report;
 void lc_merge_report_free(lc_ctx *, lc_merge_report *);
-lc_status lc_net_write_hf(lc_net *, const char *dir, lc_dtype, lc_merge_report * /* may be NULL */); /* config, weights, tokenizer files */
+lc_status lc_net_write_hf(lc_net *, const char *dir, lc_dtype,
+                          lc_merge_report * /* may be NULL */); /* config, weights, tokenizer files */
 lc_status lc_net_write_gguf(lc_net *, const char *path, lc_dtype, lc_merge_report *);
 #endif

@@ -6,9 +6,11 @@
 
 static const lc_val none = {0};
 
-lc_status lc_builder_init(lc_builder *b, lc_ctx *ctx, lc_graph *g, const lc_weights *weights, lc_dtype compute) {
+lc_status lc_builder_init(lc_builder *b, lc_ctx *ctx, lc_graph *g, const lc_weights *weights,
+                          lc_dtype compute) {
   *b = (lc_builder){.ctx = ctx, .g = g, .weights = weights, .compute = compute};
-  if (compute != LC_F32 && compute != LC_BF16) return b->st = lc_fail(ctx, "compute dtype %s: f32 and bf16 are built", lc_dtype_get(compute)->name);
+  if (compute != LC_F32 && compute != LC_BF16)
+    return b->st = lc_fail(ctx, "compute dtype %s: f32 and bf16 are built", lc_dtype_get(compute)->name);
   b->ids = lc_graph_input(g, "ids", LC_I32, 1);
   b->pos = lc_graph_input(g, "pos", LC_I32, 1);
   b->labels = lc_graph_input(g, "labels", LC_I32, 1);
@@ -20,7 +22,9 @@ lc_val lc_tap(lc_builder *b, lc_tap_point point, int layer, lc_val v) {
   return v;
 }
 
-void lc_block(lc_builder *b, int layer) { lc_graph_block(b->g, layer); }
+void lc_block(lc_builder *b, int layer) {
+  lc_graph_block(b->g, layer);
+}
 
 lc_val lc_build(lc_builder *b, const lc_op *op, const void *attr, size_t size, const lc_val *in, int n_in) {
   lc_val out = none;
@@ -39,8 +43,10 @@ lc_weight *lc_build_weight(lc_builder *b, const char *fmt, int layer, const char
   }
   snprintf(name, sizeof name, "%s%s", module, suffix);
   lc_weight *w = lc_weights_find(b->weights, name);
-  if (w) w->uses++;
-  else if (required) b->st = lc_fail(b->ctx, "the model has no weight '%s'", name);
+  if (w)
+    w->uses++;
+  else if (required)
+    b->st = lc_fail(b->ctx, "the model has no weight '%s'", name);
   return w;
 }
 
@@ -50,7 +56,8 @@ lc_val lc_embedding(lc_builder *b, lc_val ids, const char *module) {
 }
 
 lc_val lc_linear(lc_builder *b, lc_val x, lc_val residual, const char *fmt, int layer) {
-  lc_linear_attr a = {.w = lc_build_weight(b, fmt, layer, ".weight", true), .bias = lc_build_weight(b, fmt, layer, ".bias", false),
+  lc_linear_attr a = {.w = lc_build_weight(b, fmt, layer, ".weight", true),
+                      .bias = lc_build_weight(b, fmt, layer, ".bias", false),
                       .compute = b->compute};
   if (b->st) return none;
   a.use = a.w->uses - 1;
@@ -67,7 +74,9 @@ lc_val lc_rmsnorm(lc_builder *b, lc_val x, float eps, const char *fmt, int layer
 }
 
 lc_val lc_layernorm(lc_builder *b, lc_val x, float eps, const char *fmt, int layer) {
-  lc_norm_attr a = {.w = lc_build_weight(b, fmt, layer, ".weight", true), .b = lc_build_weight(b, fmt, layer, ".bias", true), .eps = eps,
+  lc_norm_attr a = {.w = lc_build_weight(b, fmt, layer, ".weight", true),
+                    .b = lc_build_weight(b, fmt, layer, ".bias", true),
+                    .eps = eps,
                     .compute = b->compute};
   return lc_build(b, &lc_op_layernorm, &a, sizeof a, &x, 1);
 }
@@ -82,14 +91,18 @@ lc_val lc_silu_mul(lc_builder *b, lc_val gate, lc_val up) {
   return lc_build(b, &lc_op_silu_mul, NULL, 0, in, 2);
 }
 
-lc_val lc_gelu(lc_builder *b, lc_val x, lc_gelu_kind kind) { return lc_build(b, &lc_op_gelu, &kind, sizeof kind, &x, 1); }
+lc_val lc_gelu(lc_builder *b, lc_val x, lc_gelu_kind kind) {
+  return lc_build(b, &lc_op_gelu, &kind, sizeof kind, &x, 1);
+}
 
 lc_val lc_columns(lc_builder *b, lc_val x, int64_t c0, int64_t c1) {
   lc_columns_attr a = {c0, c1};
   return lc_build(b, &lc_op_columns, &a, sizeof a, &x, 1);
 }
 
-lc_val lc_rope_table(lc_builder *b, lc_val pos, const lc_rope *rope) { return lc_build(b, &lc_op_rope_table, rope, sizeof *rope, &pos, 1); }
+lc_val lc_rope_table(lc_builder *b, lc_val pos, const lc_rope *rope) {
+  return lc_build(b, &lc_op_rope_table, rope, sizeof *rope, &pos, 1);
+}
 
 lc_val lc_rotate(lc_builder *b, lc_val x, lc_val table, int64_t heads, int64_t head_dim) {
   lc_rotate_attr a = {heads, head_dim};
@@ -108,7 +121,8 @@ lc_val lc_head_loss(lc_builder *b, lc_val hidden, lc_val labels, const char *wei
   a.use = a.w->uses - 1;
   for (int i = 0; i < a.w->n_delta; i++)
     if (a.w->delta[i]->ops->emit) {
-      b->st = lc_fail(b->ctx, "'%s' is the output head: a %s delta cannot work beside it", a.w->name, a.w->delta[i]->ops->name);
+      b->st = lc_fail(b->ctx, "'%s' is the output head: a %s delta cannot work beside it", a.w->name,
+                      a.w->delta[i]->ops->name);
       return none;
     }
   lc_val in[2] = {hidden, labels};

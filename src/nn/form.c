@@ -18,21 +18,35 @@ static const uint8_t *stored_row(const lc_form *f, int64_t r) {
 }
 
 /* n values from an element offset that is a multiple of the block. */
-static void to_f32(const lc_kernels *k, lc_dtype dtype, const uint8_t *row, int64_t from, int64_t n, float *dst) {
+static void to_f32(const lc_kernels *k, lc_dtype dtype, const uint8_t *row, int64_t from, int64_t n,
+                   float *dst) {
   const lc_dtype_info *d = lc_dtype_get(dtype);
   const void *src = row + (size_t)(from / d->block) * (size_t)d->bytes;
   switch (dtype) {
-  case LC_F32: memcpy(dst, src, (size_t)n * sizeof *dst); break;
-  case LC_F16: k->f16_to_f32(n, src, dst); break;
-  case LC_BF16: k->bf16_to_f32(n, src, dst); break;
-  case LC_Q4_0: k->decode_q4_0(n, src, dst); break;
-  case LC_Q4_1: k->decode_q4_1(n, src, dst); break;
-  default: k->decode_q8_0(n, src, dst); break;
+  case LC_F32:
+    memcpy(dst, src, (size_t)n * sizeof *dst);
+    break;
+  case LC_F16:
+    k->f16_to_f32(n, src, dst);
+    break;
+  case LC_BF16:
+    k->bf16_to_f32(n, src, dst);
+    break;
+  case LC_Q4_0:
+    k->decode_q4_0(n, src, dst);
+    break;
+  case LC_Q4_1:
+    k->decode_q4_1(n, src, dst);
+    break;
+  default:
+    k->decode_q8_0(n, src, dst);
+    break;
   }
 }
 
 /* Columns [c0,c1) of one stored row, through whole blocks. */
-static void decode_row(const lc_kernels *k, const lc_form *f, const uint8_t *row, int64_t c0, int64_t c1, lc_dtype dtype, void *dst) {
+static void decode_row(const lc_kernels *k, const lc_form *f, const uint8_t *row, int64_t c0, int64_t c1,
+                       lc_dtype dtype, void *dst) {
   int64_t block = lc_dtype_get(f->src.dtype)->block;
   if (dtype == f->src.dtype) {
     size_t size = dtype == LC_F32 ? 4 : 2;
@@ -44,14 +58,17 @@ static void decode_row(const lc_kernels *k, const lc_form *f, const uint8_t *row
     int64_t from = at / block * block, end = lc_min64(c1, from + SPAN);
     int64_t n = lc_ceil_div(end - from, block) * block;
     to_f32(k, f->src.dtype, row, from, n, tmp);
-    if (dtype == LC_F32) memcpy((float *)dst + (at - c0), tmp + (at - from), (size_t)(end - at) * sizeof(float));
-    else k->f32_to_bf16(end - at, tmp + (at - from), (uint16_t *)dst + (at - c0));
+    if (dtype == LC_F32)
+      memcpy((float *)dst + (at - c0), tmp + (at - from), (size_t)(end - at) * sizeof(float));
+    else
+      k->f32_to_bf16(end - at, tmp + (at - from), (uint16_t *)dst + (at - c0));
     at = end;
   }
 }
 
 /* A transposed store: logical column c is a stored row. */
-static void decode_transposed(const lc_kernels *k, const lc_form *f, lc_rect q, lc_dtype dtype, void *dst, int64_t ld) {
+static void decode_transposed(const lc_kernels *k, const lc_form *f, lc_rect q, lc_dtype dtype, void *dst,
+                              int64_t ld) {
   float tmp[SPAN];
   for (int64_t c = q.c0; c < q.c1; c++)
     for (int64_t r = q.r0; r < q.r1; r += SPAN) {
@@ -59,13 +76,16 @@ static void decode_transposed(const lc_kernels *k, const lc_form *f, lc_rect q, 
       to_f32(k, f->src.dtype, stored_row(f, c), r, n, tmp);
       for (int64_t i = 0; i < n; i++) {
         int64_t at = (r - q.r0 + i) * ld + (c - q.c0);
-        if (dtype == LC_F32) ((float *)dst)[at] = tmp[i];
-        else ((uint16_t *)dst)[at] = lc_f32_to_bf16(tmp[i]);
+        if (dtype == LC_F32)
+          ((float *)dst)[at] = tmp[i];
+        else
+          ((uint16_t *)dst)[at] = lc_f32_to_bf16(tmp[i]);
       }
     }
 }
 
-static lc_status dense_decode(lc_ctx *ctx, const lc_form *f, lc_rect q, lc_dtype dtype, void *dst, int64_t ld) {
+static lc_status dense_decode(lc_ctx *ctx, const lc_form *f, lc_rect q, lc_dtype dtype, void *dst,
+                              int64_t ld) {
   const lc_kernels *k = lc_kernels_get(ctx);
   if (f->transposed) {
     decode_transposed(k, f, q, dtype, dst, ld);
@@ -110,26 +130,42 @@ static size_t dense_bytes(const lc_form *f) {
   return n;
 }
 
-static void view_free(lc_ctx *ctx, lc_form *f) { (void)ctx, (void)f; }
+static void view_free(lc_ctx *ctx, lc_form *f) {
+  (void)ctx, (void)f;
+}
 
-static void copy_free(lc_ctx *ctx, lc_form *f) { lc_free(ctx, f->priv); }
+static void copy_free(lc_ctx *ctx, lc_form *f) {
+  lc_free(ctx, f->priv);
+}
 
-static const lc_form_ops stored_ops = {"stored", dense_decode, dense_borrow, dense_gemv, dense_bytes, view_free};
-static const lc_form_ops transposed_ops = {"transposed", dense_decode, dense_borrow, NULL, dense_bytes, view_free};
+static const lc_form_ops stored_ops = {"stored",   dense_decode, dense_borrow,
+                                       dense_gemv, dense_bytes,  view_free};
+static const lc_form_ops transposed_ops = {"transposed", dense_decode, dense_borrow,
+                                           NULL,         dense_bytes,  view_free};
 static const lc_form_ops copy_ops = {"copy", dense_decode, dense_borrow, dense_gemv, dense_bytes, copy_free};
 
-lc_status lc_form_view(lc_ctx *ctx, const lc_tensor *src, bool transposed, const int32_t *row_map, lc_form **out) {
+lc_status lc_form_view(lc_ctx *ctx, const lc_tensor *src, bool transposed, const int32_t *row_map,
+                       lc_form **out) {
   const lc_dtype_info *d = lc_dtype_get(src->dtype);
-  bool known = src->dtype == LC_F32 || src->dtype == LC_F16 || src->dtype == LC_BF16 || src->dtype == LC_Q4_0 || src->dtype == LC_Q4_1 ||
-               src->dtype == LC_Q8_0;
-  if (!known || (transposed && d->quantised)) return lc_fail(ctx, "a %sweight stored as %s cannot be read", transposed ? "transposed " : "", d->name);
+  bool known = src->dtype == LC_F32 || src->dtype == LC_F16 || src->dtype == LC_BF16 ||
+               src->dtype == LC_Q4_0 || src->dtype == LC_Q4_1 || src->dtype == LC_Q8_0;
+  if (!known || (transposed && d->quantised))
+    return lc_fail(ctx, "a %sweight stored as %s cannot be read", transposed ? "transposed " : "", d->name);
   *out = lc_alloc(ctx, LC_MEM_OTHER, sizeof **out);
   if (!*out) return LC_FAILED;
-  **out = (lc_form){.ops = transposed ? &transposed_ops : &stored_ops, .src = *src, .transposed = transposed, .row_map = row_map};
+  **out = (lc_form){.ops = transposed ? &transposed_ops : &stored_ops,
+                    .src = *src,
+                    .transposed = transposed,
+                    .row_map = row_map};
   return LC_OK;
 }
 
-typedef struct { const lc_form *base; lc_form *copy; int64_t M, N; lc_ctx *ctx; } copy_arg;
+typedef struct {
+  const lc_form *base;
+  lc_form *copy;
+  int64_t M, N;
+  lc_ctx *ctx;
+} copy_arg;
 
 static lc_status copy_chunk(void *arg, int64_t chunk, int worker) {
   copy_arg *a = arg;
@@ -145,11 +181,14 @@ static lc_status copy_chunk(void *arg, int64_t chunk, int worker) {
   return LC_OK;
 }
 
-lc_status lc_form_copy(lc_ctx *ctx, const lc_form *base, int64_t M, int64_t N, lc_dtype dtype, lc_form **out) {
+lc_status lc_form_copy(lc_ctx *ctx, const lc_form *base, int64_t M, int64_t N, lc_dtype dtype,
+                       lc_form **out) {
   *out = NULL;
   size_t bytes;
-  if (dtype != LC_F32 && dtype != LC_BF16 && dtype != LC_F16) return lc_fail(ctx, "a private copy cannot be %s", lc_dtype_get(dtype)->name);
-  if (!lc_dtype_bytes(dtype, N, &bytes) || !lc_mul(bytes, (size_t)M, &bytes)) return lc_fail(ctx, "a copy of %lld×%lld is too large", (long long)M, (long long)N);
+  if (dtype != LC_F32 && dtype != LC_BF16 && dtype != LC_F16)
+    return lc_fail(ctx, "a private copy cannot be %s", lc_dtype_get(dtype)->name);
+  if (!lc_dtype_bytes(dtype, N, &bytes) || !lc_mul(bytes, (size_t)M, &bytes))
+    return lc_fail(ctx, "a copy of %lld×%lld is too large", (long long)M, (long long)N);
   lc_form *f = lc_alloc(ctx, LC_MEM_OTHER, sizeof *f);
   void *data = lc_alloc(ctx, LC_MEM_FORM, bytes);
   lc_status st = f && data ? LC_OK : LC_FAILED;
@@ -174,7 +213,9 @@ lc_status lc_form_of_param(lc_ctx *ctx, const lc_param *p, lc_form **out) {
   return LC_OK;
 }
 
-void *lc_form_data(lc_form *f) { return f->writable ? (void *)(uintptr_t)f->src.data : NULL; }
+void *lc_form_data(lc_form *f) {
+  return f->writable ? (void *)(uintptr_t)f->src.data : NULL;
+}
 
 void lc_form_free(lc_ctx *ctx, lc_form *f) {
   if (!f) return;

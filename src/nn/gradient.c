@@ -6,14 +6,25 @@
 enum { STRIP = 64 }; /* rows of dW computed at once */
 
 typedef struct {
-  lc_run *run; lc_weight *w;
-  lc_dtype dtype; const void *x, *dy; int64_t ldx, lddy, T;
+  lc_run *run;
+  lc_weight *w;
+  lc_dtype dtype;
+  const void *x, *dy;
+  int64_t ldx, lddy, T;
   int use;
 } strips_arg;
 
 static lc_status strip_gemm(const strips_arg *a, int worker, lc_rect q, float *dst, int64_t ld, float beta) {
-  lc_gemm_shape s = {.m = q.r1 - q.r0, .n = a->w->N, .k = a->T, .lda = a->lddy, .ldb = a->ldx, .ldc = ld, .trans_a = true,
-                     .dtype = a->dtype, .c_dtype = LC_F32, .beta = beta};
+  lc_gemm_shape s = {.m = q.r1 - q.r0,
+                     .n = a->w->N,
+                     .k = a->T,
+                     .lda = a->lddy,
+                     .ldb = a->ldx,
+                     .ldc = ld,
+                     .trans_a = true,
+                     .dtype = a->dtype,
+                     .c_dtype = LC_F32,
+                     .beta = beta};
   const uint8_t *dy = (const uint8_t *)a->dy + (size_t)q.r0 * (a->dtype == LC_F32 ? 4u : 2u);
   return lc_gemm(a->run->ctx, worker, &s, dy, a->x, dst);
 }
@@ -39,20 +50,23 @@ static lc_status strip_chunk(void *arg, int64_t chunk, int worker) {
   return LC_OK;
 }
 
-lc_status lc_weight_gradient(lc_run *run, lc_weight *w, lc_dtype xt, const void *x, int64_t ldx, lc_dtype dt, const void *dy, int64_t lddy,
-                             int64_t T, int use) {
+lc_status lc_weight_gradient(lc_run *run, lc_weight *w, lc_dtype xt, const void *x, int64_t ldx, lc_dtype dt,
+                             const void *dy, int64_t lddy, int64_t T, int use) {
   bool strips = false;
   for (int i = 0; i < w->n_sink; i++) {
     const lc_sink *s = &w->sink[i];
     if (s->kind == LC_SINK_ENTRIES) {
       if (s->param->wants_grad)
-        LC_TRY(lc_sampled_grad(run->ctx, xt, x, ldx, dt, dy, lddy, T, w->M, w->N, &s->param->idx, s->param->grad));
+        LC_TRY(lc_sampled_grad(run->ctx, xt, x, ldx, dt, dy, lddy, T, w->M, w->N, &s->param->idx,
+                               s->param->grad));
     } else {
       strips |= s->kind == LC_SINK_TILES || s->param->wants_grad;
     }
   }
   if (!strips) return LC_OK;
-  if (xt != dt) return lc_fail(run->ctx, "gradient of '%s': x is %s, dy is %s", w->name, lc_dtype_get(xt)->name, lc_dtype_get(dt)->name);
+  if (xt != dt)
+    return lc_fail(run->ctx, "gradient of '%s': x is %s, dy is %s", w->name, lc_dtype_get(xt)->name,
+                   lc_dtype_get(dt)->name);
   strips_arg a = {run, w, xt, x, dy, ldx, lddy, T, use};
   return lc_parallel(run->ctx, lc_ceil_div(w->M, STRIP), strip_chunk, &a);
 }

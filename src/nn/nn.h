@@ -1,7 +1,8 @@
 /* nn: weights (a form and deltas), trainables, the builder that model files speak, and the op table.
  *
- * Letters: T rows (tokens), C width, H heads, G key/value heads, D head width, F feed-forward width, V vocabulary, R rank, M×N a weight
- * (out×in, Hugging Face order), K nonzeros. Weff = round(f32(base) + Σ scale·δ). */
+ * Letters: T rows (tokens), C width, H heads, G key/value heads, D head width, F feed-forward width, V
+ * vocabulary, R rank, M×N a weight (out×in, Hugging Face order), K nonzeros. Weff = round(f32(base) + Σ
+ * scale·δ). */
 #ifndef LC_NN_H
 #define LC_NN_H
 #include "sparse/sparse.h" /* lc_index, lc_topk */
@@ -12,43 +13,57 @@ typedef struct lc_delta lc_delta;
 typedef struct lc_param lc_param;
 typedef struct lc_builder lc_builder;
 
-/* ---- visitor: names the arrays of whatever lives across steps. Checkpoint, resume check, byte count and copy are visitors ---- */
+/* ---- visitor: names the arrays of whatever lives across steps. Checkpoint, resume check, byte count and
+ * copy are visitors ---- */
 typedef struct lc_visitor lc_visitor;
 struct lc_visitor {
-  /* n elements at data, in place: a saver reads them, a loader overwrites them. Names are unique within a run. */
+  /* n elements at data, in place: a saver reads them, a loader overwrites them. Names are unique within a
+   * run. */
   lc_status (*array)(lc_visitor *, const char *name, lc_dtype, int64_t n, void *data);
   void *self;
 };
 
-/* ---- trainables ---------------------------------------------------------------------------------------------------------- */
+/* ---- trainables ---- */
 enum { LC_MAX_COLUMNS = 6 };
 typedef enum { LC_AXIS_ENTRY, LC_AXIS_ROW, LC_AXIS_COL } lc_axis;
-typedef struct { const char *name; lc_axis axis; int64_t n; float initial; float *data; } lc_column; /* "m", "v", "age", "momentum", "acc_row", "acc_col" */
+typedef struct {
+  const char *name;
+  lc_axis axis;
+  int64_t n;
+  float initial;
+  float *data;
+} lc_column; /* "m", "v", "age", "momentum", "acc_row", "acc_col" */
 struct lc_param {
-  char *name;        /* unique; key in checkpoints: "<weight>.delta", "<weight>.lora_A", "<weight>" */
-  lc_weight *of;     /* the weight whose entries these are; NULL: a new tensor (LoRA's factors) */
-  lc_index idx;      /* sorted distinct flat positions in `of`; LC_ALL for whole tensors */
-  int64_t n;         /* values */
-  int64_t rows, cols;/* of the whole tensor (`of`, or the new tensor) */
-  float *value;      /* n, f32, the master copy */
-  float *grad;       /* n, added to by backward, zeroed by the loop; NULL until something trains it */
-  bool decays;       /* weight decay applies (not to biases and norms) */
-  float lr_factor;   /* 1 unless the method says otherwise */
-  bool wants_grad;   /* off: frozen, backward skips it */
-  lc_column col[LC_MAX_COLUMNS]; int n_col;
+  char *name;         /* unique; key in checkpoints: "<weight>.delta", "<weight>.lora_A", "<weight>" */
+  lc_weight *of;      /* the weight whose entries these are; NULL: a new tensor (LoRA's factors) */
+  lc_index idx;       /* sorted distinct flat positions in `of`; LC_ALL for whole tensors */
+  int64_t n;          /* values */
+  int64_t rows, cols; /* of the whole tensor (`of`, or the new tensor) */
+  float *value;       /* n, f32, the master copy */
+  float *grad;        /* n, added to by backward, zeroed by the loop; NULL until something trains it */
+  bool decays;        /* weight decay applies (not to biases and norms) */
+  float lr_factor;    /* 1 unless the method says otherwise */
+  bool wants_grad;    /* off: frozen, backward skips it */
+  lc_column col[LC_MAX_COLUMNS];
+  int n_col;
 };
-/* Allocates value (LC_MEM_TRAINABLE) and, when trained, grad (LC_MEM_GRAD) for idx->n entries (LC_ALL: rows·cols); takes over idx's memory. */
-lc_status lc_param_new(lc_ctx *, const char *name, lc_weight *of, lc_index *idx, int64_t rows, int64_t cols, bool trained, lc_param **);
+/* Allocates value (LC_MEM_TRAINABLE) and, when trained, grad (LC_MEM_GRAD) for idx->n entries (LC_ALL:
+ * rows·cols); takes over idx's memory. */
+lc_status lc_param_new(lc_ctx *, const char *name, lc_weight *of, lc_index *idx, int64_t rows, int64_t cols,
+                       bool trained, lc_param **);
 void lc_param_free(lc_ctx *, lc_param *);
-lc_status lc_param_column(lc_ctx *, lc_param *, const char *name, lc_axis, float initial, float **data); /* creates, or finds */
+lc_status lc_param_column(lc_ctx *, lc_param *, const char *name, lc_axis, float initial,
+                          float **data);                    /* creates, or finds */
 float *lc_param_find(const lc_param *, const char *column); /* NULL when absent */
-/* Moves to a new index of the same length: value, grad and every ENTRY column follow; from[k] is the old place of new entry k, -1: fresh
- * (value and grad 0, columns their initial). Allocation-free: `tmp` is n floats of the caller. */
-lc_status lc_param_reindex(lc_param *, const void *to /* int32 or int64 as idx is */, const int64_t *from, float *tmp);
+/* Moves to a new index of the same length: value, grad and every ENTRY column follow; from[k] is the old
+ * place of new entry k, -1: fresh (value and grad 0, columns their initial). Allocation-free: `tmp` is n
+ * floats of the caller. */
+lc_status lc_param_reindex(lc_param *, const void *to /* int32 or int64 as idx is */, const int64_t *from,
+                           float *tmp);
 lc_status lc_param_visit(lc_param *, lc_visitor *); /* value, positions, columns; not grad */
 size_t lc_param_bytes(const lc_param *);            /* of what survives a step: value, positions, columns */
 
-/* ---- form: how a weight is stored ------------------------------------------------------------------------------------------ */
+/* ---- form: how a weight is stored ---- */
 typedef struct lc_form lc_form;
 typedef struct {
   const char *name;
@@ -63,10 +78,10 @@ typedef struct {
 } lc_form_ops;
 struct lc_form {
   const lc_form_ops *ops;
-  lc_tensor src;            /* storage; M×N (or N×M when transposed) */
-  bool transposed;          /* GPT-2's Conv1D */
-  const int32_t *row_map;   /* logical row -> stored row (a GGUF's permuted q/k), or NULL; owned by the model */
-  bool writable;            /* private row-major copy: lc_form_data gives its memory */
+  lc_tensor src;          /* storage; M×N (or N×M when transposed) */
+  bool transposed;        /* GPT-2's Conv1D */
+  const int32_t *row_map; /* logical row -> stored row (a GGUF's permuted q/k), or NULL; owned by the model */
+  bool writable;          /* private row-major copy: lc_form_data gives its memory */
   void *priv;
 };
 /* Forms over memory that others own (mapped file): dense or GGUF-quantised by src.dtype. */
@@ -78,46 +93,70 @@ lc_status lc_form_of_param(lc_ctx *, const lc_param *, lc_form **);
 void *lc_form_data(lc_form *); /* NULL unless writable */
 void lc_form_free(lc_ctx *, lc_form *);
 
-/* ---- weight ------------------------------------------------------------------------------------------------------------------ */
-typedef enum { LC_KIND_LINEAR, LC_KIND_EMBEDDING, LC_KIND_HEAD, LC_KIND_NORM, LC_KIND_BIAS, LC_KIND_POSITION } lc_weight_kind;
+/* ---- weight ---- */
+typedef enum {
+  LC_KIND_LINEAR,
+  LC_KIND_EMBEDDING,
+  LC_KIND_HEAD,
+  LC_KIND_NORM,
+  LC_KIND_BIAS,
+  LC_KIND_POSITION
+} lc_weight_kind;
 typedef enum { LC_PATCH, LC_IN_PLACE, LC_ASIDE } lc_apply;
 
-/* A consumer of a weight's gradient. ENTRIES: sampled at param->idx and added to param->grad. DENSE: the whole dW added to param->grad
- * (LC_ALL). TILES: strips of dW are computed, handed over, and forgotten (workers call at once, the tile is in the worker's scratch). */
-typedef struct { lc_rect at; const float *dw; int64_t ld; int use, n_uses; int worker; } lc_tile;
+/* A consumer of a weight's gradient. ENTRIES: sampled at param->idx and added to param->grad. DENSE: the
+ * whole dW added to param->grad (LC_ALL). TILES: strips of dW are computed, handed over, and forgotten
+ * (workers call at once, the tile is in the worker's scratch). */
+typedef struct {
+  lc_rect at;
+  const float *dw;
+  int64_t ld;
+  int use, n_uses;
+  int worker;
+} lc_tile;
 typedef lc_status (*lc_tile_fn)(void *self, lc_weight *, const lc_tile *);
 typedef enum { LC_SINK_ENTRIES, LC_SINK_DENSE, LC_SINK_TILES } lc_sink_kind;
-typedef struct { lc_sink_kind kind; lc_param *param; lc_tile_fn tile; void *self; } lc_sink;
+typedef struct {
+  lc_sink_kind kind;
+  lc_param *param;
+  lc_tile_fn tile;
+  void *self;
+} lc_sink;
 
 enum { LC_MAX_DELTAS = 8, LC_MAX_SINKS = 6 };
 struct lc_weight {
-  const char *name;  /* HF name with suffix: "model.layers.0.self_attn.q_proj.weight" */
-  const char *module;/* without the suffix */
-  uint32_t id;       /* FNV-1a of name: random numbers are keyed by it */
-  int layer;         /* -1: none */
+  const char *name;   /* HF name with suffix: "model.layers.0.self_attn.q_proj.weight" */
+  const char *module; /* without the suffix */
+  uint32_t id;        /* FNV-1a of name: random numbers are keyed by it */
+  int layer;          /* -1: none */
   lc_weight_kind kind;
-  int64_t M, N;      /* a vector: M = 1 */
+  int64_t M, N; /* a vector: M = 1 */
   int ndim;
-  lc_form *base;     /* of the model: never written */
-  lc_form *form;     /* what is used: base, or a private form (full fine-tuning, in place) */
-  float *vector;     /* ndim 1: f32, resident (or the param's values) */
-  lc_delta *delta[LC_MAX_DELTAS]; int n_delta; /* in order of attachment */
-  lc_sink sink[LC_MAX_SINKS]; int n_sink;
-  int uses;          /* nodes of the built graph that read it */
+  lc_form *base; /* of the model: never written */
+  lc_form *form; /* what is used: base, or a private form (full fine-tuning, in place) */
+  float *vector; /* ndim 1: f32, resident (or the param's values) */
+  lc_delta *delta[LC_MAX_DELTAS];
+  int n_delta; /* in order of attachment */
+  lc_sink sink[LC_MAX_SINKS];
+  int n_sink;
+  int uses; /* nodes of the built graph that read it */
 };
-/* The effective rectangle in dtype (F32 or BF16): borrowed when nothing changes it, else decoded and patched into the worker's scratch
- * (slots 0 and 1 are this function's). */
-lc_status lc_weight_tile(lc_ctx *, int worker, const lc_weight *, lc_rect, lc_dtype, const void **tile, int64_t *ld);
-/* In place: makes or refreshes the private copy from base and all deltas that are IN_PLACE (touched entries only where possible). */
+/* The effective rectangle in dtype (F32 or BF16): borrowed when nothing changes it, else decoded and patched
+ * into the worker's scratch (slots 0 and 1 are this function's). */
+lc_status lc_weight_tile(lc_ctx *, int worker, const lc_weight *, lc_rect, lc_dtype, const void **tile,
+                         int64_t *ld);
+/* In place: makes or refreshes the private copy from base and all deltas that are IN_PLACE (touched entries
+ * only where possible). */
 lc_status lc_weight_refresh(lc_ctx *, lc_weight *);
 lc_status lc_weight_add_sink(lc_ctx *, lc_weight *, lc_sink);
 void lc_weight_remove_sink(lc_weight *, const void *self_or_param);
 bool lc_weight_trains(const lc_weight *); /* a sink that wants gradients now */
-/* dW of one use, given x (T,N) and dy (T,M), to every sink. dtypes F32 or BF16. dy already carries the loss scale. */
-lc_status lc_weight_gradient(lc_run *, lc_weight *, lc_dtype xt, const void *x, int64_t ldx, lc_dtype dt, const void *dy, int64_t lddy,
-                             int64_t T, int use);
+/* dW of one use, given x (T,N) and dy (T,M), to every sink. dtypes F32 or BF16. dy already carries the loss
+ * scale. */
+lc_status lc_weight_gradient(lc_run *, lc_weight *, lc_dtype xt, const void *x, int64_t ldx, lc_dtype dt,
+                             const void *dy, int64_t lddy, int64_t T, int use);
 
-/* ---- delta: a nameable, removable change of a weight ---------------------------------------------------------------------------- */
+/* ---- delta: a nameable, removable change of a weight ---- */
 typedef struct {
   const char *name;
   bool mergeable;
@@ -125,7 +164,8 @@ typedef struct {
   lc_status (*emit)(lc_delta *, lc_builder *, lc_val x, lc_val y, lc_val *out);
   /* Adds scale·δ to an f32 tile of the rectangle. NULL: cannot be merged. */
   lc_status (*patch)(lc_ctx *, const lc_delta *, lc_rect, float *tile, int64_t ld);
-  /* When it is the only patching delta: tile = round(f32(tile) + scale·δ) at its positions, in bf16. May be NULL. */
+  /* When it is the only patching delta: tile = round(f32(tile) + scale·δ) at its positions, in bf16. May be
+   * NULL. */
   lc_status (*patch_bf16)(lc_ctx *, const lc_delta *, lc_rect, uint16_t *tile, int64_t ld);
   /* y[0..r1-r0) += scale·δ[r0:r1,:]·x, one token (aside). NULL: not aside. */
   lc_status (*aside)(lc_ctx *, const lc_delta *, int64_t r0, int64_t r1, const float *x, float *y);
@@ -136,31 +176,65 @@ typedef struct {
 struct lc_delta {
   const lc_delta_ops *ops;
   lc_weight *w;
-  float scale;          /* user's scale at use; 1 in training */
+  float scale; /* user's scale at use; 1 in training */
   lc_apply apply;
-  lc_param *param[2];   /* sparse: {δ}; lora: {A, B}. Owned */
+  lc_param *param[2]; /* sparse: {δ}; lora: {A, B}. Owned */
   int n_param;
-  void *priv;           /* ops->free frees it */
+  void *priv; /* ops->free frees it */
 };
-lc_status lc_weight_attach(lc_ctx *, lc_weight *, lc_delta *); /* takes it over on success; refuses what cannot be combined, in a sentence */
-void lc_weight_detach(lc_ctx *, lc_weight *, lc_delta *, bool free_it); /* refreshes an in-place copy: the base's own bits are back when none is left */
+lc_status
+lc_weight_attach(lc_ctx *, lc_weight *,
+                 lc_delta *); /* takes it over on success; refuses what cannot be combined, in a sentence */
+void lc_weight_detach(
+    lc_ctx *, lc_weight *, lc_delta *,
+    bool free_it); /* refreshes an in-place copy: the base's own bits are back when none is left */
 
-/* delta_sparse.c: K positions and values (int32 or int64 flat indices, f32 values). Takes over idx. trainable adds an ENTRIES sink. */
-lc_status lc_delta_sparse_new(lc_ctx *, lc_weight *, lc_index *idx, const float *values /* or NULL: zeros */, bool trainable, lc_delta **);
-/* delta_lora.c: y += s·B·(A·drop(x)); A (R,N), B (M,R); s = alpha/R, or alpha/√R (rslora). Values copied; NULL: A uniform in ±1/√N keyed
- * by (seed, weight), B zero. */
-typedef struct { int64_t rank; float alpha; bool rslora; float dropout; uint64_t seed; } lc_lora_opts;
-lc_status lc_delta_lora_new(lc_ctx *, lc_weight *, const lc_lora_opts *, const float *A, const float *B, bool trainable, lc_delta **);
+/* delta_sparse.c: K positions and values (int32 or int64 flat indices, f32 values). Takes over idx. trainable
+ * adds an ENTRIES sink. */
+lc_status lc_delta_sparse_new(lc_ctx *, lc_weight *, lc_index *idx, const float *values /* or NULL: zeros */,
+                              bool trainable, lc_delta **);
+/* delta_lora.c: y += s·B·(A·drop(x)); A (R,N), B (M,R); s = alpha/R, or alpha/√R (rslora). Values copied;
+ * NULL: A uniform in ±1/√N keyed by (seed, weight), B zero. */
+typedef struct {
+  int64_t rank;
+  float alpha;
+  bool rslora;
+  float dropout;
+  uint64_t seed;
+} lc_lora_opts;
+lc_status lc_delta_lora_new(lc_ctx *, lc_weight *, const lc_lora_opts *, const float *A, const float *B,
+                            bool trainable, lc_delta **);
 float lc_delta_lora_scale(const lc_delta *);
 const lc_lora_opts *lc_delta_lora_opts(const lc_delta *);
 extern const lc_delta_ops lc_delta_sparse, lc_delta_lora;
 
-/* ---- builder: what a model file speaks. Errors stick: after the first, calls return {0} and the status is in b->st ------------------ */
-typedef enum { LC_TAP_EMBED_OUT, LC_TAP_ATTN_IN, LC_TAP_Q, LC_TAP_K, LC_TAP_HEAD_OUT, LC_TAP_ATTN_OUT, LC_TAP_MID_RESIDUAL, LC_TAP_MLP_IN,
-               LC_TAP_MLP_HIDDEN, LC_TAP_MLP_OUT, LC_TAP_BLOCK_OUT, LC_TAP_FINAL_NORM_OUT, LC_TAP_COUNT } lc_tap_point;
-typedef lc_val (*lc_tap_fn)(void *self, lc_builder *, lc_tap_point, int layer, lc_val); /* returns the value to go on with */
-typedef struct { lc_tap_fn fn; void *self; } lc_tap_hook;
-typedef struct { lc_weight *w; int n; } lc_weights; /* sorted by name */
+/* ---- builder: what a model file speaks. Errors stick: after the first, calls return {0} and the status is
+ * in b->st ---- */
+typedef enum {
+  LC_TAP_EMBED_OUT,
+  LC_TAP_ATTN_IN,
+  LC_TAP_Q,
+  LC_TAP_K,
+  LC_TAP_HEAD_OUT,
+  LC_TAP_ATTN_OUT,
+  LC_TAP_MID_RESIDUAL,
+  LC_TAP_MLP_IN,
+  LC_TAP_MLP_HIDDEN,
+  LC_TAP_MLP_OUT,
+  LC_TAP_BLOCK_OUT,
+  LC_TAP_FINAL_NORM_OUT,
+  LC_TAP_COUNT
+} lc_tap_point;
+typedef lc_val (*lc_tap_fn)(void *self, lc_builder *, lc_tap_point, int layer,
+                            lc_val); /* returns the value to go on with */
+typedef struct {
+  lc_tap_fn fn;
+  void *self;
+} lc_tap_hook;
+typedef struct {
+  lc_weight *w;
+  int n;
+} lc_weights;                                                     /* sorted by name */
 lc_weight *lc_weights_find(const lc_weights *, const char *name); /* NULL when absent */
 
 struct lc_builder {
@@ -169,53 +243,69 @@ struct lc_builder {
   const lc_weights *weights;
   lc_dtype compute;        /* F32 or BF16: dtype of values inside blocks */
   lc_val ids, pos, labels; /* inputs: int32 rows */
-  lc_tap_hook tap[4]; int n_tap;
+  lc_tap_hook tap[4];
+  int n_tap;
   lc_status st;
 };
 /* Makes the graph's inputs ids, pos, labels. */
 lc_status lc_builder_init(lc_builder *, lc_ctx *, lc_graph *, const lc_weights *, lc_dtype compute);
 lc_val lc_tap(lc_builder *, lc_tap_point, int layer, lc_val); /* costs nothing when no hook is set */
 void lc_block(lc_builder *, int layer);                       /* -1 ends the blocks */
-/* fmt takes the layer number: lc_linear(b, x, res, "model.layers.%d.mlp.up_proj", l). ".weight", and ".bias" when the model has it, are added. */
+/* fmt takes the layer number: lc_linear(b, x, res, "model.layers.%d.mlp.up_proj", l). ".weight", and ".bias"
+ * when the model has it, are added. */
 lc_val lc_embedding(lc_builder *, lc_val ids, const char *module); /* out: f32 */
-lc_val lc_linear(lc_builder *, lc_val x, lc_val residual /* {0}: none; else added, and out has its dtype */, const char *fmt, int layer);
-lc_val lc_rmsnorm(lc_builder *, lc_val x, float eps, const char *fmt, int layer);   /* out: compute dtype */
+lc_val lc_linear(lc_builder *, lc_val x, lc_val residual /* {0}: none; else added, and out has its dtype */,
+                 const char *fmt, int layer);
+lc_val lc_rmsnorm(lc_builder *, lc_val x, float eps, const char *fmt, int layer); /* out: compute dtype */
 lc_val lc_layernorm(lc_builder *, lc_val x, float eps, const char *fmt, int layer);
-lc_val lc_sum(lc_builder *, lc_val a, lc_val b);                                    /* a + b */
+lc_val lc_sum(lc_builder *, lc_val a, lc_val b); /* a + b */
 lc_val lc_silu_mul(lc_builder *, lc_val gate, lc_val up);
 typedef enum { LC_GELU_TANH, LC_GELU_ERF } lc_gelu_kind;
 lc_val lc_gelu(lc_builder *, lc_val x, lc_gelu_kind);
-lc_val lc_columns(lc_builder *, lc_val x, int64_t c0, int64_t c1);                  /* a slice of columns (GPT-2's joined q,k,v) */
+lc_val lc_columns(lc_builder *, lc_val x, int64_t c0,
+                  int64_t c1); /* a slice of columns (GPT-2's joined q,k,v) */
 /* rotary position embedding (Su et al. 2021) and its extensions */
 typedef enum { LC_ROPE_DEFAULT, LC_ROPE_LINEAR, LC_ROPE_DYNAMIC, LC_ROPE_YARN, LC_ROPE_LLAMA3 } lc_rope_type;
 typedef struct {
-  lc_rope_type type; int64_t dim; double theta, factor;
-  int64_t original_context, context;                 /* original_max_position_embeddings, max_position_embeddings */
-  double beta_fast, beta_slow, attention_factor /* 0: derived */, mscale, mscale_all_dim; bool truncate;   /* yarn */
-  double low_freq_factor, high_freq_factor;          /* llama3 */
-  const float *factors;                              /* a GGUF's rope_freqs.weight (dim/2 divisors), or NULL */
+  lc_rope_type type;
+  int64_t dim;
+  double theta, factor;
+  int64_t original_context, context; /* original_max_position_embeddings, max_position_embeddings */
+  double beta_fast, beta_slow, attention_factor /* 0: derived */, mscale, mscale_all_dim;
+  bool truncate;                            /* yarn */
+  double low_freq_factor, high_freq_factor; /* llama3 */
+  const float *factors;                     /* a GGUF's rope_freqs.weight (dim/2 divisors), or NULL */
 } lc_rope;
-lc_val lc_rope_table(lc_builder *, lc_val pos, const lc_rope *);                    /* (rows, dim): cos | sin, once a pass */
+lc_val lc_rope_table(lc_builder *, lc_val pos, const lc_rope *); /* (rows, dim): cos | sin, once a pass */
 lc_val lc_rotate(lc_builder *, lc_val x, lc_val table, int64_t heads, int64_t head_dim);
-typedef struct { int64_t heads, kv_heads, head_dim, window; float scale; int layer; } lc_attention_opts;
+typedef struct {
+  int64_t heads, kv_heads, head_dim, window;
+  float scale;
+  int layer;
+} lc_attention_opts;
 lc_val lc_attention(lc_builder *, lc_val q, lc_val k, lc_val v, const lc_attention_opts *);
-/* Next-token loss through a chunked head: returns the row losses (nll, f32; 0 where label < 0). Logits are never whole; the gradient of
- * `hidden` is made in the same pass when training. The weight is the head (or the tied embedding). */
+/* Next-token loss through a chunked head: returns the row losses (nll, f32; 0 where label < 0). Logits are
+ * never whole; the gradient of `hidden` is made in the same pass when training. The weight is the head (or
+ * the tied embedding). */
 lc_val lc_head_loss(lc_builder *, lc_val hidden, lc_val labels, const char *weight_name);
 /* Logits of rows [r0,r1) of `hidden`, straight from the head's weight: dst (rows, V) f32. */
 lc_status lc_head_logits(lc_run *, lc_val hidden, const lc_weight *, int64_t r0, int64_t r1, float *dst);
 
-/* ---- attention's cache, seen from the op (src/infer implements it) -------------------------------------------------------------- */
+/* ---- attention's cache, seen from the op (src/infer implements it) ---- */
 typedef struct lc_kv_ops {
-  /* Appends T rows of k and v (G·D wide, f32, leading dimension ld) of a layer for a sequence at positions pos0... */
-  lc_status (*append)(struct lc_kv *, int layer, int32_t sequence, int64_t pos0, int64_t T, const float *k, const float *v, int64_t ld);
-  /* Keys and values of kv head g, positions [0,n), as f32 (n,D) with leading dimension *ld (in worker scratch slots 4, 5 when the cache must be decoded). */
-  lc_status (*get)(struct lc_kv *, int layer, int32_t sequence, int64_t g, int64_t n, int worker, const float **k, const float **v, int64_t *ld);
+  /* Appends T rows of k and v (G·D wide, f32, leading dimension ld) of a layer for a sequence at positions
+   * pos0... */
+  lc_status (*append)(struct lc_kv *, int layer, int32_t sequence, int64_t pos0, int64_t T, const float *k,
+                      const float *v, int64_t ld);
+  /* Keys and values of kv head g, positions [0,n), as f32 (n,D) with leading dimension *ld (in worker scratch
+   * slots 4, 5 when the cache must be decoded). */
+  lc_status (*get)(struct lc_kv *, int layer, int32_t sequence, int64_t g, int64_t n, int worker,
+                   const float **k, const float **v, int64_t *ld);
 } lc_kv_ops;
 
-/* ---- the op table: tests, docs and dumps walk it -------------------------------------------------------------------------------- */
+/* ---- the op table: tests, docs and dumps walk it ---- */
 extern const lc_op *const lc_ops[];
 extern const int lc_n_ops;
-extern const lc_op lc_op_embedding, lc_op_linear, lc_op_rmsnorm, lc_op_layernorm, lc_op_sum, lc_op_silu_mul, lc_op_gelu, lc_op_columns,
-    lc_op_rope_table, lc_op_rope, lc_op_attention, lc_op_head_loss, lc_op_low_rank;
+extern const lc_op lc_op_embedding, lc_op_linear, lc_op_rmsnorm, lc_op_layernorm, lc_op_sum, lc_op_silu_mul,
+    lc_op_gelu, lc_op_columns, lc_op_rope_table, lc_op_rope, lc_op_attention, lc_op_head_loss, lc_op_low_rank;
 #endif

@@ -8,15 +8,20 @@ static lc_status shape(lc_graph *g, lc_node *n) {
   return lc_node_out(g, n, 0, "embedding", LC_F32, a->w->N);
 }
 
-static bool trains(const lc_node *n) { return lc_weight_trains(((const lc_embedding_attr *)n->attr)->w); }
-static uint32_t saves(const lc_node *n, uint32_t want) { return want & LC_PARAMS ? LC_IN(0) : 0; }
+static bool trains(const lc_node *n) {
+  return lc_weight_trains(((const lc_embedding_attr *)n->attr)->w);
+}
+static uint32_t saves(const lc_node *n, uint32_t want) {
+  return want & LC_PARAMS ? LC_IN(0) : 0;
+}
 
 static lc_status rows_forward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1, int worker) {
   const lc_weight *w = ((const lc_embedding_attr *)n->attr)->w;
   const int32_t *ids = lc_data(run, n->in[0]);
   float *out = lc_data(run, n->out[0]);
   for (int64_t r = r0; r < r1; r++) {
-    if (ids[r] < 0 || ids[r] >= w->M) return lc_fail(run->ctx, "token id %d: '%s' has rows 0 to %lld", ids[r], w->name, (long long)w->M - 1);
+    if (ids[r] < 0 || ids[r] >= w->M)
+      return lc_fail(run->ctx, "token id %d: '%s' has rows 0 to %lld", ids[r], w->name, (long long)w->M - 1);
     const void *row;
     int64_t ld;
     LC_TRY(lc_weight_tile(run->ctx, worker, w, (lc_rect){ids[r], ids[r] + 1, 0, w->N}, LC_F32, &row, &ld));
@@ -25,10 +30,17 @@ static lc_status rows_forward(const lc_node *n, lc_run *run, int64_t r0, int64_t
   return LC_OK;
 }
 
-static lc_status forward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1) { return lc_for_rows(n, run, r0, r1, 64, rows_forward); }
+static lc_status forward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1) {
+  return lc_for_rows(n, run, r0, r1, 64, rows_forward);
+}
 
 /* Dense: columns are cut into chunks, so that rows add in order whatever the threads. */
-typedef struct { const lc_node *n; lc_run *run; float *grad; int64_t N; } dense_arg;
+typedef struct {
+  const lc_node *n;
+  lc_run *run;
+  float *grad;
+  int64_t N;
+} dense_arg;
 
 static lc_status dense_chunk(void *arg, int64_t c, int worker) {
   dense_arg *a = arg;
@@ -53,7 +65,12 @@ static void add_entries(const lc_node *n, lc_run *run, lc_param *p, int64_t N) {
 }
 
 /* Strips of the gradient for tile consumers: zero but for the rows of tokens that occurred. */
-typedef struct { const lc_node *n; lc_run *run; const lc_sink *s; lc_weight *w; } tiles_arg;
+typedef struct {
+  const lc_node *n;
+  lc_run *run;
+  const lc_sink *s;
+  lc_weight *w;
+} tiles_arg;
 
 static lc_status tiles_chunk(void *arg, int64_t c, int worker) {
   tiles_arg *a = arg;
@@ -90,5 +107,10 @@ static lc_status backward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1)
   return LC_OK;
 }
 
-const lc_op lc_op_embedding = {.name = "embedding", .flags = LC_OP_ROWWISE, .shape = shape, .trains = trains, .saves = saves,
-                               .forward = forward, .backward = backward};
+const lc_op lc_op_embedding = {.name = "embedding",
+                               .flags = LC_OP_ROWWISE,
+                               .shape = shape,
+                               .trains = trains,
+                               .saves = saves,
+                               .forward = forward,
+                               .backward = backward};

@@ -10,19 +10,30 @@ enum { ROWS = 256, VSTRIP = 1024, KSTRIP = 4096 };
 static lc_status shape(lc_graph *g, lc_node *n) {
   const lc_head_attr *a = n->attr;
   const lc_value *h = lc_value_get(g, n->in[0]);
-  if (!h || h->width != a->w->N) return lc_fail(lc_graph_ctx(g), "head '%s' takes %lld columns, its input has %lld", a->w->name, (long long)a->w->N, h ? (long long)h->width : 0LL);
+  if (!h || h->width != a->w->N)
+    return lc_fail(lc_graph_ctx(g), "head '%s' takes %lld columns, its input has %lld", a->w->name,
+                   (long long)a->w->N, h ? (long long)h->width : 0LL);
   LC_TRY(lc_node_out(g, n, 0, "nll", LC_F32, 1));
   return lc_node_out(g, n, 1, "head_grad", LC_F32, a->w->N);
 }
 
-static bool trains(const lc_node *n) { return lc_weight_trains(((const lc_head_attr *)n->attr)->w); }
-static uint32_t saves(const lc_node *n, uint32_t want) { return want & LC_IN(0) ? LC_OUT(1) : 0; }
+static bool trains(const lc_node *n) {
+  return lc_weight_trains(((const lc_head_attr *)n->attr)->w);
+}
+static uint32_t saves(const lc_node *n, uint32_t want) {
+  return want & LC_IN(0) ? LC_OUT(1) : 0;
+}
 
 /* One block of at most ROWS rows with labels, gathered together. */
 typedef struct {
-  const lc_node *n; lc_run *run; const lc_weight *w;
+  const lc_node *n;
+  lc_run *run;
+  const lc_weight *w;
   lc_dtype dtype;
-  int64_t rows, V, C; int64_t at[ROWS]; int32_t label[ROWS]; bool grad;
+  int64_t rows, V, C;
+  int64_t at[ROWS];
+  int32_t label[ROWS];
+  bool grad;
   void *h;           /* rows × C, compute dtype */
   float *logits;     /* rows × V; then the gradient of the logits */
   uint16_t *dlogits; /* the same in bf16 when the compute dtype is */
@@ -34,7 +45,15 @@ static lc_status logits_chunk(void *arg, int64_t c, int worker) {
   int64_t v0 = c * VSTRIP, v1 = lc_min64(v0 + VSTRIP, b->V), ld;
   const void *tile;
   LC_TRY(lc_weight_tile(b->run->ctx, worker, b->w, (lc_rect){v0, v1, 0, b->C}, b->dtype, &tile, &ld));
-  lc_gemm_shape s = {.m = b->rows, .n = v1 - v0, .k = b->C, .lda = b->C, .ldb = ld, .ldc = b->V, .trans_b = true, .dtype = b->dtype, .c_dtype = LC_F32};
+  lc_gemm_shape s = {.m = b->rows,
+                     .n = v1 - v0,
+                     .k = b->C,
+                     .lda = b->C,
+                     .ldb = ld,
+                     .ldc = b->V,
+                     .trans_b = true,
+                     .dtype = b->dtype,
+                     .c_dtype = LC_F32};
   return lc_gemm(b->run->ctx, worker, &s, b->h, tile, b->logits + v0);
 }
 
@@ -42,7 +61,8 @@ static lc_status loss_chunk(void *arg, int64_t c, int worker) {
   head_block *b = arg;
   const lc_kernels *k = lc_kernels_get(b->run->ctx);
   for (int64_t r = c * 8; r < lc_min64(c * 8 + 8, b->rows); r++) {
-    ((float *)lc_data(b->run, b->n->out[0]))[b->at[r]] = k->cross_entropy(b->V, b->logits + r * b->V, b->label[r], b->grad ? b->run->loss_scale : 0);
+    ((float *)lc_data(b->run, b->n->out[0]))[b->at[r]] =
+        k->cross_entropy(b->V, b->logits + r * b->V, b->label[r], b->grad ? b->run->loss_scale : 0);
     if (b->grad && b->dtype == LC_BF16) k->f32_to_bf16(b->V, b->logits + r * b->V, b->dlogits + r * b->V);
   }
   return LC_OK;
@@ -55,8 +75,17 @@ static lc_status dh_chunk(void *arg, int64_t c, int worker) {
   for (int64_t v0 = 0; v0 < b->V; v0 += KSTRIP) {
     int64_t v1 = lc_min64(v0 + KSTRIP, b->V);
     LC_TRY(lc_weight_tile(b->run->ctx, worker, b->w, (lc_rect){v0, v1, c0, c1}, b->dtype, &tile, &ld));
-    lc_gemm_shape s = {.m = b->rows, .n = c1 - c0, .k = v1 - v0, .lda = b->V, .ldb = ld, .ldc = b->C, .dtype = b->dtype, .c_dtype = LC_F32, .beta = v0 ? 1 : 0};
-    LC_TRY(lc_gemm(b->run->ctx, worker, &s, (const uint8_t *)d + (size_t)v0 * lc_size_of(b->dtype), tile, b->dh + c0));
+    lc_gemm_shape s = {.m = b->rows,
+                       .n = c1 - c0,
+                       .k = v1 - v0,
+                       .lda = b->V,
+                       .ldb = ld,
+                       .ldc = b->C,
+                       .dtype = b->dtype,
+                       .c_dtype = LC_F32,
+                       .beta = v0 ? 1 : 0};
+    LC_TRY(lc_gemm(b->run->ctx, worker, &s, (const uint8_t *)d + (size_t)v0 * lc_size_of(b->dtype), tile,
+                   b->dh + c0));
   }
   return LC_OK;
 }
@@ -68,28 +97,41 @@ static lc_status run_block(head_block *b) {
   if (!tmp) return LC_FAILED;
   for (int64_t r = 0; r < b->rows; r++) {
     const float *h = lc_row_get(run, b->n->in[0], b->at[r], tmp);
-    if (b->dtype == LC_F32) memcpy((float *)b->h + r * b->C, h, (size_t)b->C * sizeof *h);
-    else lc_kernels_get(run->ctx)->f32_to_bf16(b->C, h, (uint16_t *)b->h + r * b->C);
+    if (b->dtype == LC_F32)
+      memcpy((float *)b->h + r * b->C, h, (size_t)b->C * sizeof *h);
+    else
+      lc_kernels_get(run->ctx)->f32_to_bf16(b->C, h, (uint16_t *)b->h + r * b->C);
   }
   LC_TRY(lc_parallel(run->ctx, lc_ceil_div(b->V, VSTRIP), logits_chunk, b));
   LC_TRY(lc_parallel(run->ctx, lc_ceil_div(b->rows, 8), loss_chunk, b));
   if (!b->grad) return LC_OK;
   const void *d = b->dtype == LC_F32 ? (const void *)b->logits : b->dlogits;
-  if (b->n->want & LC_PARAMS) LC_TRY(lc_weight_gradient(run, a->w, b->dtype, b->h, b->C, b->dtype, d, b->V, b->rows, a->use));
+  if (b->n->want & LC_PARAMS)
+    LC_TRY(lc_weight_gradient(run, a->w, b->dtype, b->h, b->C, b->dtype, d, b->V, b->rows, a->use));
   if (!(b->n->want & LC_IN(0))) return LC_OK;
   LC_TRY(lc_parallel(run->ctx, lc_ceil_div(b->C, 96), dh_chunk, b));
   float *dh = lc_data(run, b->n->out[1]);
-  for (int64_t r = 0; r < b->rows; r++) memcpy(dh + b->at[r] * b->C, b->dh + r * b->C, (size_t)b->C * sizeof *dh);
+  for (int64_t r = 0; r < b->rows; r++)
+    memcpy(dh + b->at[r] * b->C, b->dh + r * b->C, (size_t)b->C * sizeof *dh);
   return LC_OK;
 }
 
 static lc_status forward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1) {
   const lc_head_attr *a = n->attr;
   const int32_t *labels = lc_data(run, n->in[1]);
-  head_block b = {.n = n, .run = run, .w = a->w, .dtype = a->compute, .V = a->w->M, .C = a->w->N, .grad = run->training && n->want};
+  head_block b = {.n = n,
+                  .run = run,
+                  .w = a->w,
+                  .dtype = a->compute,
+                  .V = a->w->M,
+                  .C = a->w->N,
+                  .grad = run->training && n->want};
   for (int i = 0; b.grad && i < a->w->n_sink; i++)
     if (a->w->sink[i].kind == LC_SINK_TILES)
-      return lc_fail(run->ctx, "'%s' is the output head: its gradient comes in blocks of rows and cannot be streamed as tiles", a->w->name);
+      return lc_fail(
+          run->ctx,
+          "'%s' is the output head: its gradient comes in blocks of rows and cannot be streamed as tiles",
+          a->w->name);
   size_t h = (size_t)(ROWS * b.C) * lc_size_of(b.dtype), l = (size_t)(ROWS * b.V);
   b.h = lc_scratch(run->ctx, 0, 2, h + (size_t)(ROWS * b.C) * sizeof(float));
   b.logits = lc_scratch(run->ctx, 0, 4, l * sizeof(float));
@@ -99,7 +141,9 @@ static lc_status forward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1) 
   memset(lc_data(run, n->out[0]), 0, (size_t)run->rows * sizeof(float));
   if (b.grad) memset(lc_data(run, n->out[1]), 0, (size_t)(run->rows * b.C) * sizeof(float));
   for (int64_t r = 0; r < run->rows; r++) {
-    if (labels[r] >= b.V) return lc_fail(run->ctx, "label %d: '%s' has rows 0 to %lld", labels[r], a->w->name, (long long)b.V - 1);
+    if (labels[r] >= b.V)
+      return lc_fail(run->ctx, "label %d: '%s' has rows 0 to %lld", labels[r], a->w->name,
+                     (long long)b.V - 1);
     if (labels[r] >= 0) {
       b.at[b.rows] = r;
       b.label[b.rows++] = labels[r];
@@ -114,7 +158,8 @@ static lc_status forward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1) 
 
 static lc_status pass_rows(const lc_node *n, lc_run *run, int64_t r0, int64_t r1, int worker) {
   int64_t C = lc_width(run, n->out[1]);
-  for (int64_t r = r0; r < r1; r++) lc_grad_row_put(n, run, 0, r, (const float *)lc_data(run, n->out[1]) + r * C);
+  for (int64_t r = r0; r < r1; r++)
+    lc_grad_row_put(n, run, 0, r, (const float *)lc_data(run, n->out[1]) + r * C);
   return LC_OK;
 }
 
@@ -122,23 +167,43 @@ static lc_status backward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1)
   return n->want & LC_IN(0) ? lc_for_rows(n, run, r0, r1, 64, pass_rows) : LC_OK;
 }
 
-const lc_op lc_op_head_loss = {.name = "head_loss", .flags = LC_OP_LOSS, .shape = shape, .trains = trains, .saves = saves, .forward = forward,
+const lc_op lc_op_head_loss = {.name = "head_loss",
+                               .flags = LC_OP_LOSS,
+                               .shape = shape,
+                               .trains = trains,
+                               .saves = saves,
+                               .forward = forward,
                                .backward = backward};
 
 /* ---- logits on their own ---- */
 
-typedef struct { lc_run *run; const lc_weight *w; const float *x; float *dst; int64_t rows; } logits_arg;
+typedef struct {
+  lc_run *run;
+  const lc_weight *w;
+  const float *x;
+  float *dst;
+  int64_t rows;
+} logits_arg;
 
 static lc_status logits_strip(void *arg, int64_t c, int worker) {
   logits_arg *a = arg;
   int64_t V = a->w->M, C = a->w->N, v0 = c * VSTRIP, v1 = lc_min64(v0 + VSTRIP, V), ld;
   if (a->rows == 1 && a->w->form->ops->gemv && !a->w->n_delta) {
-    for (int64_t v = v0; v < v1; v += 64) LC_TRY(a->w->form->ops->gemv(a->run->ctx, a->w->form, v, lc_min64(v + 64, v1), a->x, a->dst + v));
+    for (int64_t v = v0; v < v1; v += 64)
+      LC_TRY(a->w->form->ops->gemv(a->run->ctx, a->w->form, v, lc_min64(v + 64, v1), a->x, a->dst + v));
     return LC_OK;
   }
   const void *tile;
   LC_TRY(lc_weight_tile(a->run->ctx, worker, a->w, (lc_rect){v0, v1, 0, C}, LC_F32, &tile, &ld));
-  lc_gemm_shape s = {.m = a->rows, .n = v1 - v0, .k = C, .lda = C, .ldb = ld, .ldc = V, .trans_b = true, .dtype = LC_F32, .c_dtype = LC_F32};
+  lc_gemm_shape s = {.m = a->rows,
+                     .n = v1 - v0,
+                     .k = C,
+                     .lda = C,
+                     .ldb = ld,
+                     .ldc = V,
+                     .trans_b = true,
+                     .dtype = LC_F32,
+                     .c_dtype = LC_F32};
   return lc_gemm(a->run->ctx, worker, &s, a->x, tile, a->dst + v0);
 }
 

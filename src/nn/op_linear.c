@@ -9,18 +9,23 @@
 enum { FEW = 4, ROWS = 1024 /* rows of x a chunk */ };
 
 /* Cuts n outputs into strips of a multiple of 32, some eight of them, so that chunks do not depend on the number of threads. */
-static int64_t strip_of(int64_t n) { return lc_min64(512, lc_max64(64, lc_ceil_div(lc_ceil_div(n, 8), 32) * 32)); }
+static int64_t strip_of(int64_t n) {
+  return lc_min64(512, lc_max64(64, lc_ceil_div(lc_ceil_div(n, 8), 32) * 32));
+}
 
 static lc_status shape(lc_graph *g, lc_node *n) {
   const lc_linear_attr *a = n->attr;
   const lc_value *x = lc_value_get(g, n->in[0]), *res = lc_value_get(g, n->in[1]);
   lc_ctx *ctx = lc_graph_ctx(g);
   if (!x || x->width != a->w->N)
-    return lc_fail(ctx, "linear '%s' takes %lld columns, its input has %lld", a->w->name, (long long)a->w->N, x ? (long long)x->width : 0LL);
+    return lc_fail(ctx, "linear '%s' takes %lld columns, its input has %lld", a->w->name, (long long)a->w->N,
+                   x ? (long long)x->width : 0LL);
   if (res && (res->width != a->w->M || res->dtype != LC_F32))
-    return lc_fail(ctx, "linear '%s': the residual must be f32 of %lld columns", a->w->name, (long long)a->w->M);
+    return lc_fail(ctx, "linear '%s': the residual must be f32 of %lld columns", a->w->name,
+                   (long long)a->w->M);
   if (a->bias && a->bias->N != a->w->M)
-    return lc_fail(ctx, "linear '%s': a bias of %lld values for %lld rows", a->w->name, (long long)a->bias->N, (long long)a->w->M);
+    return lc_fail(ctx, "linear '%s': a bias of %lld values for %lld rows", a->w->name, (long long)a->bias->N,
+                   (long long)a->w->M);
   return lc_node_out(g, n, 0, a->w->name, res ? LC_F32 : a->compute, a->w->M);
 }
 
@@ -33,7 +38,13 @@ static uint32_t saves(const lc_node *n, uint32_t want) {
   return want & LC_PARAMS && lc_weight_trains(((const lc_linear_attr *)n->attr)->w) ? LC_IN(0) : 0;
 }
 
-typedef struct { const lc_node *n; lc_run *run; const void *x, *dy; lc_dtype dtype; int64_t strip, n_strips; } linear_arg;
+typedef struct {
+  const lc_node *n;
+  lc_run *run;
+  const void *x, *dy;
+  lc_dtype dtype;
+  int64_t strip, n_strips;
+} linear_arg;
 
 /* ---- forward ---- */
 
@@ -62,11 +73,21 @@ static lc_status forward_chunk(void *arg, int64_t chunk, int worker) {
   uint8_t *y = (uint8_t *)lc_data(run, a->n->out[0]) + (size_t)(t0 * w->M + m0) * lc_size_of(out);
   if (a->n->in[1].id) {
     const float *res = (const float *)lc_data(run, a->n->in[1]) + t0 * w->M + m0;
-    for (int64_t t = 0; t < t1 - t0; t++) memcpy((float *)(void *)y + t * w->M, res + t * w->M, (size_t)(m1 - m0) * sizeof(float));
+    for (int64_t t = 0; t < t1 - t0; t++)
+      memcpy((float *)(void *)y + t * w->M, res + t * w->M, (size_t)(m1 - m0) * sizeof(float));
   }
-  lc_gemm_shape s = {.m = t1 - t0, .n = m1 - m0, .k = w->N, .lda = w->N, .ldb = ld, .ldc = w->M, .trans_b = true, .dtype = a->dtype,
-                     .c_dtype = out, .beta = a->n->in[1].id ? 1 : 0};
-  LC_TRY(lc_gemm(run->ctx, worker, &s, (const uint8_t *)a->x + (size_t)(t0 * w->N) * lc_size_of(a->dtype), tile, y));
+  lc_gemm_shape s = {.m = t1 - t0,
+                     .n = m1 - m0,
+                     .k = w->N,
+                     .lda = w->N,
+                     .ldb = ld,
+                     .ldc = w->M,
+                     .trans_b = true,
+                     .dtype = a->dtype,
+                     .c_dtype = out,
+                     .beta = a->n->in[1].id ? 1 : 0};
+  LC_TRY(lc_gemm(run->ctx, worker, &s, (const uint8_t *)a->x + (size_t)(t0 * w->N) * lc_size_of(a->dtype),
+                 tile, y));
   for (int64_t t = 0; at->bias && t < t1 - t0; t++)
     add_bias(run->ctx, at->bias->vector + m0, out, y + (size_t)(t * w->M) * lc_size_of(out), m1 - m0);
   return LC_OK;
@@ -86,13 +107,18 @@ static lc_status few_chunk(void *arg, int64_t chunk, int worker) {
     LC_TRY(w->form->ops->gemv(run->ctx, w->form, m0, m1, x, y));
     for (int i = 0; i < w->n_delta; i++) {
       const lc_delta *d = w->delta[i];
-      if (d->apply != LC_IN_PLACE && !d->ops->emit && d->scale != 0) LC_TRY(d->ops->aside(run->ctx, d, m0, m1, x, y));
+      if (d->apply != LC_IN_PLACE && !d->ops->emit && d->scale != 0)
+        LC_TRY(d->ops->aside(run->ctx, d, m0, m1, x, y));
     }
     for (int64_t m = m0; m < m1; m++) {
       float v = y[m - m0] + (at->bias ? at->bias->vector[m] : 0);
-      if (a->n->in[1].id) ((float *)lc_data(run, a->n->out[0]))[t * w->M + m] = v + ((const float *)lc_data(run, a->n->in[1]))[t * w->M + m];
-      else if (at->compute == LC_F32) ((float *)lc_data(run, a->n->out[0]))[t * w->M + m] = v;
-      else ((uint16_t *)lc_data(run, a->n->out[0]))[t * w->M + m] = lc_f32_to_bf16(v);
+      if (a->n->in[1].id)
+        ((float *)lc_data(run, a->n->out[0]))[t * w->M + m] =
+            v + ((const float *)lc_data(run, a->n->in[1]))[t * w->M + m];
+      else if (at->compute == LC_F32)
+        ((float *)lc_data(run, a->n->out[0]))[t * w->M + m] = v;
+      else
+        ((uint16_t *)lc_data(run, a->n->out[0]))[t * w->M + m] = lc_f32_to_bf16(v);
     }
   }
   return LC_OK;
@@ -102,13 +128,15 @@ static bool takes_few(const lc_node *n, const lc_run *run) {
   const lc_weight *w = ((const lc_linear_attr *)n->attr)->w;
   if (run->training || !run->kv || run->rows > FEW || !w->form->ops->gemv) return false;
   for (int i = 0; i < w->n_delta; i++)
-    if (w->delta[i]->apply != LC_IN_PLACE && !w->delta[i]->ops->emit && !w->delta[i]->ops->aside) return false;
+    if (w->delta[i]->apply != LC_IN_PLACE && !w->delta[i]->ops->emit && !w->delta[i]->ops->aside)
+      return false;
   return true;
 }
 
 static lc_status forward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1) {
   const lc_linear_attr *at = n->attr;
-  linear_arg a = {.n = n, .run = run, .x = lc_data(run, n->in[0]), .dtype = at->compute, .strip = strip_of(at->w->M)};
+  linear_arg a = {
+      .n = n, .run = run, .x = lc_data(run, n->in[0]), .dtype = at->compute, .strip = strip_of(at->w->M)};
   if (takes_few(n, run)) return lc_parallel(run->ctx, lc_ceil_div(at->w->M, 64), few_chunk, &a);
   a.n_strips = lc_ceil_div(at->w->M, a.strip);
   return lc_parallel(run->ctx, a.n_strips * lc_ceil_div(run->rows, ROWS), forward_chunk, &a);
@@ -125,29 +153,44 @@ static lc_status dx_chunk(void *arg, int64_t chunk, int worker) {
   const void *tile;
   LC_TRY(lc_weight_tile(run->ctx, worker, w, (lc_rect){0, w->M, c0, c1}, a->dtype, &tile, &ld));
   lc_dtype out = lc_grad_dtype(run, a->n->in[0]);
-  lc_gemm_shape s = {.m = t1 - t0, .n = c1 - c0, .k = w->M, .lda = w->M, .ldb = ld, .ldc = w->N, .dtype = a->dtype, .c_dtype = out,
+  lc_gemm_shape s = {.m = t1 - t0,
+                     .n = c1 - c0,
+                     .k = w->M,
+                     .lda = w->M,
+                     .ldb = ld,
+                     .ldc = w->N,
+                     .dtype = a->dtype,
+                     .c_dtype = out,
                      .beta = a->n->overwrite & LC_IN(0) ? 0 : 1};
-  return lc_gemm(run->ctx, worker, &s, (const uint8_t *)a->dy + (size_t)(t0 * w->M) * lc_size_of(a->dtype), tile,
-                 (uint8_t *)lc_grad(run, a->n->in[0]) + (size_t)(t0 * w->N + c0) * lc_size_of(out));
+  return lc_gemm(run->ctx, worker, &s, (const uint8_t *)a->dy + (size_t)(t0 * w->M) * lc_size_of(a->dtype),
+                 tile, (uint8_t *)lc_grad(run, a->n->in[0]) + (size_t)(t0 * w->N + c0) * lc_size_of(out));
 }
 
 /* dy in the compute dtype: its own memory, or a copy in `buffer`. */
 static lc_status convert_rows(const lc_node *n, lc_run *run, int64_t r0, int64_t r1, int worker) {
   const lc_weight *w = ((const lc_linear_attr *)n->attr)->w;
-  uint16_t *dst = lc_scratch(run->ctx, 0, 2, (size_t)(run->rows * w->M) * sizeof *dst); /* made before the loop */
-  lc_kernels_get(run->ctx)->f32_to_bf16((r1 - r0) * w->M, (const float *)lc_grad(run, n->out[0]) + r0 * w->M, dst + r0 * w->M);
+  uint16_t *dst =
+      lc_scratch(run->ctx, 0, 2, (size_t)(run->rows * w->M) * sizeof *dst); /* made before the loop */
+  lc_kernels_get(run->ctx)->f32_to_bf16((r1 - r0) * w->M, (const float *)lc_grad(run, n->out[0]) + r0 * w->M,
+                                        dst + r0 * w->M);
   return LC_OK;
 }
 
 /* db: columns are cut into chunks, rows add in order. */
-typedef struct { const float *f; const uint16_t *h; int64_t rows, M; lc_weight *bias; } bias_arg;
+typedef struct {
+  const float *f;
+  const uint16_t *h;
+  int64_t rows, M;
+  lc_weight *bias;
+} bias_arg;
 
 static lc_status bias_chunk(void *arg, int64_t chunk, int worker) {
   const bias_arg *a = arg;
   int64_t m0 = chunk * 64, m1 = lc_min64(m0 + 64, a->M);
   float sum[64] = {0};
   for (int64_t t = 0; t < a->rows; t++)
-    for (int64_t m = m0; m < m1; m++) sum[m - m0] += a->f ? a->f[t * a->M + m] : lc_bf16_to_f32(a->h[t * a->M + m]);
+    for (int64_t m = m0; m < m1; m++)
+      sum[m - m0] += a->f ? a->f[t * a->M + m] : lc_bf16_to_f32(a->h[t * a->M + m]);
   for (int i = 0; i < a->bias->n_sink; i++)
     if (a->bias->sink[i].kind == LC_SINK_DENSE && a->bias->sink[i].param->wants_grad)
       for (int64_t m = m0; m < m1; m++) a->bias->sink[i].param->grad[m] += sum[m - m0];
@@ -158,7 +201,8 @@ static lc_status backward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1)
   const lc_linear_attr *at = n->attr;
   lc_weight *w = at->w;
   lc_dtype gt = lc_grad_dtype(run, n->out[0]);
-  linear_arg a = {.n = n, .run = run, .dtype = at->compute, .dy = lc_grad(run, n->out[0]), .strip = strip_of(w->N)};
+  linear_arg a = {
+      .n = n, .run = run, .dtype = at->compute, .dy = lc_grad(run, n->out[0]), .strip = strip_of(w->N)};
   if (n->want & LC_PARAMS && at->bias && lc_weight_trains(at->bias)) {
     bias_arg b = {gt == LC_F32 ? a.dy : NULL, gt == LC_F32 ? NULL : a.dy, run->rows, w->M, at->bias};
     LC_TRY(lc_parallel(run->ctx, lc_ceil_div(w->M, 64), bias_chunk, &b));
@@ -169,7 +213,8 @@ static lc_status backward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1)
     LC_TRY(lc_for_rows(n, run, r0, r1, 64, convert_rows));
   }
   if (n->want & LC_PARAMS && lc_weight_trains(w))
-    LC_TRY(lc_weight_gradient(run, w, at->compute, lc_data(run, n->in[0]), w->N, at->compute, a.dy, w->M, run->rows, at->use));
+    LC_TRY(lc_weight_gradient(run, w, at->compute, lc_data(run, n->in[0]), w->N, at->compute, a.dy, w->M,
+                              run->rows, at->use));
   if (n->want & LC_IN(0)) {
     a.n_strips = lc_ceil_div(w->N, a.strip);
     LC_TRY(lc_parallel(run->ctx, a.n_strips * lc_ceil_div(run->rows, ROWS), dx_chunk, &a));
@@ -177,5 +222,11 @@ static lc_status backward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1)
   return n->want & LC_IN(1) ? lc_grad_pass(n, run, 1, r0, r1) : LC_OK;
 }
 
-const lc_op lc_op_linear = {.name = "linear", .flags = LC_OP_ROWWISE, .grad_alias = 2, .shape = shape, .trains = trains, .saves = saves,
-                            .forward = forward, .backward = backward};
+const lc_op lc_op_linear = {.name = "linear",
+                            .flags = LC_OP_ROWWISE,
+                            .grad_alias = 2,
+                            .shape = shape,
+                            .trains = trains,
+                            .saves = saves,
+                            .forward = forward,
+                            .backward = backward};

@@ -10,7 +10,8 @@ static lc_status shape(lc_graph *g, lc_node *n) {
   const lc_norm_attr *a = n->attr;
   const lc_value *x = lc_value_get(g, n->in[0]);
   if (!x || x->width != a->w->N)
-    return lc_fail(lc_graph_ctx(g), "norm '%s' takes %lld columns, its input has %lld", a->w->name, (long long)a->w->N, x ? (long long)x->width : 0LL);
+    return lc_fail(lc_graph_ctx(g), "norm '%s' takes %lld columns, its input has %lld", a->w->name,
+                   (long long)a->w->N, x ? (long long)x->width : 0LL);
   LC_TRY(lc_node_out(g, n, 0, a->w->name, a->compute, a->w->N));
   LC_TRY(lc_node_out(g, n, 1, "rstd", LC_F32, 1));
   return a->b ? lc_node_out(g, n, 2, "mean", LC_F32, 1) : LC_OK;
@@ -21,23 +22,31 @@ static bool trains(const lc_node *n) {
   return lc_weight_trains(a->w) || (a->b && lc_weight_trains(a->b));
 }
 
-static uint32_t saves(const lc_node *n, uint32_t want) { return want ? LC_IN(0) | LC_OUT(1) | (n->n_out > 2 ? LC_OUT(2) : 0) : 0; }
+static uint32_t saves(const lc_node *n, uint32_t want) {
+  return want ? LC_IN(0) | LC_OUT(1) | (n->n_out > 2 ? LC_OUT(2) : 0) : 0;
+}
 
 static lc_status rows_forward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1, int worker) {
   const lc_norm_attr *a = n->attr;
   int64_t C = a->w->N;
-  float *tmp = lc_scratch(run->ctx, worker, 0, (size_t)(2 * C) * sizeof *tmp), *rstd = lc_data(run, n->out[1]);
+  float *tmp = lc_scratch(run->ctx, worker, 0, (size_t)(2 * C) * sizeof *tmp),
+        *rstd = lc_data(run, n->out[1]);
   if (!tmp) return LC_FAILED;
   for (int64_t r = r0; r < r1; r++) {
     const float *x = lc_row_get(run, n->in[0], r, tmp);
-    if (a->b) lc_kernels_get(run->ctx)->layernorm(C, a->eps, x, a->w->vector, a->b->vector, tmp + C, (float *)lc_data(run, n->out[2]) + r, rstd + r);
-    else lc_kernels_get(run->ctx)->rmsnorm(C, a->eps, x, a->w->vector, tmp + C, rstd + r);
+    if (a->b)
+      lc_kernels_get(run->ctx)->layernorm(C, a->eps, x, a->w->vector, a->b->vector, tmp + C,
+                                          (float *)lc_data(run, n->out[2]) + r, rstd + r);
+    else
+      lc_kernels_get(run->ctx)->rmsnorm(C, a->eps, x, a->w->vector, tmp + C, rstd + r);
     lc_row_put(run, n->out[0], r, tmp + C);
   }
   return LC_OK;
 }
 
-static lc_status forward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1) { return lc_for_rows(n, run, r0, r1, CHUNK, rows_forward); }
+static lc_status forward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1) {
+  return lc_for_rows(n, run, r0, r1, CHUNK, rows_forward);
+}
 
 /* Per chunk of rows a partial dw (and db) in shared scratch, added up in order afterwards. */
 static lc_status rows_backward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1, int worker) {
@@ -48,7 +57,8 @@ static lc_status rows_backward(const lc_node *n, lc_run *run, int64_t r0, int64_
   if (!tmp) return LC_FAILED;
   float *dw = NULL, *db = NULL;
   if (n->want & LC_PARAMS) {
-    float *parts = lc_scratch(run->ctx, 0, 3, (size_t)(2 * chunks * C) * sizeof *parts); /* made by backward() */
+    float *parts =
+        lc_scratch(run->ctx, 0, 3, (size_t)(2 * chunks * C) * sizeof *parts); /* made by backward() */
     dw = parts + r0 / CHUNK * C;
     db = a->b ? parts + (chunks + r0 / CHUNK) * C : NULL;
   }
@@ -56,8 +66,11 @@ static lc_status rows_backward(const lc_node *n, lc_run *run, int64_t r0, int64_
   for (int64_t r = r0; r < r1; r++) {
     const float *x = lc_row_get(run, n->in[0], r, tmp), *dy = lc_grad_row_get(run, n->out[0], r, tmp + C);
     float *dx = tmp + 2 * C;
-    if (a->b) k->layernorm_back(C, x, a->w->vector, ((const float *)lc_data(run, n->out[2]))[r], rstd[r], dy, 0, dx, dw, db);
-    else k->rmsnorm_back(C, x, a->w->vector, rstd[r], dy, 0, dx, dw);
+    if (a->b)
+      k->layernorm_back(C, x, a->w->vector, ((const float *)lc_data(run, n->out[2]))[r], rstd[r], dy, 0, dx,
+                        dw, db);
+    else
+      k->rmsnorm_back(C, x, a->w->vector, rstd[r], dy, 0, dx, dw);
     if (n->want & LC_IN(0)) lc_grad_row_put(n, run, 0, r, dx);
   }
   return LC_OK;
@@ -89,7 +102,17 @@ static lc_status backward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1)
   return LC_OK;
 }
 
-const lc_op lc_op_rmsnorm = {.name = "rmsnorm", .flags = LC_OP_ROWWISE, .shape = shape, .trains = trains, .saves = saves,
-                             .forward = forward, .backward = backward};
-const lc_op lc_op_layernorm = {.name = "layernorm", .flags = LC_OP_ROWWISE, .shape = shape, .trains = trains, .saves = saves,
-                               .forward = forward, .backward = backward};
+const lc_op lc_op_rmsnorm = {.name = "rmsnorm",
+                             .flags = LC_OP_ROWWISE,
+                             .shape = shape,
+                             .trains = trains,
+                             .saves = saves,
+                             .forward = forward,
+                             .backward = backward};
+const lc_op lc_op_layernorm = {.name = "layernorm",
+                               .flags = LC_OP_ROWWISE,
+                               .shape = shape,
+                               .trains = trains,
+                               .saves = saves,
+                               .forward = forward,
+                               .backward = backward};

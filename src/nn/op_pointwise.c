@@ -13,7 +13,9 @@ static float *row_scratch(lc_run *run, int worker, int64_t width, int rows) {
 
 static lc_status sum_shape(lc_graph *g, lc_node *n) {
   const lc_value *a = lc_value_get(g, n->in[0]), *b = lc_value_get(g, n->in[1]);
-  if (!a || !b || a->width != b->width) return lc_fail(lc_graph_ctx(g), "sum: widths %lld and %lld", a ? (long long)a->width : 0LL, b ? (long long)b->width : 0LL);
+  if (!a || !b || a->width != b->width)
+    return lc_fail(lc_graph_ctx(g), "sum: widths %lld and %lld", a ? (long long)a->width : 0LL,
+                   b ? (long long)b->width : 0LL);
   return lc_node_out(g, n, 0, "sum", a->dtype == b->dtype ? a->dtype : LC_F32, a->width);
 }
 
@@ -22,37 +24,48 @@ static lc_status sum_rows(const lc_node *n, lc_run *run, int64_t r0, int64_t r1,
   float *tmp = row_scratch(run, worker, C, 3);
   if (!tmp) return LC_FAILED;
   for (int64_t r = r0; r < r1; r++) {
-    lc_kernels_get(run->ctx)->add(C, lc_row_get(run, n->in[0], r, tmp), lc_row_get(run, n->in[1], r, tmp + C), tmp + 2 * C);
+    lc_kernels_get(run->ctx)->add(C, lc_row_get(run, n->in[0], r, tmp), lc_row_get(run, n->in[1], r, tmp + C),
+                                  tmp + 2 * C);
     lc_row_put(run, n->out[0], r, tmp + 2 * C);
   }
   return LC_OK;
 }
 
-static lc_status sum_forward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1) { return lc_for_rows(n, run, r0, r1, CHUNK, sum_rows); }
+static lc_status sum_forward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1) {
+  return lc_for_rows(n, run, r0, r1, CHUNK, sum_rows);
+}
 
 static lc_status sum_backward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1) {
   if (n->want & LC_IN(0)) LC_TRY(lc_grad_pass(n, run, 0, r0, r1));
   return n->want & LC_IN(1) ? lc_grad_pass(n, run, 1, r0, r1) : LC_OK;
 }
 
-const lc_op lc_op_sum = {.name = "sum", .flags = LC_OP_ROWWISE, .shape = sum_shape, .forward = sum_forward, .backward = sum_backward};
+const lc_op lc_op_sum = {.name = "sum",
+                         .flags = LC_OP_ROWWISE,
+                         .shape = sum_shape,
+                         .forward = sum_forward,
+                         .backward = sum_backward};
 
 /* ---- silu_mul: h = silu(gate)·up ---- */
 
 static lc_status silu_shape(lc_graph *g, lc_node *n) {
   const lc_value *a = lc_value_get(g, n->in[0]), *b = lc_value_get(g, n->in[1]);
-  if (!a || !b || a->width != b->width || a->dtype != b->dtype) return lc_fail(lc_graph_ctx(g), "silu_mul: gate and up differ in shape or dtype");
+  if (!a || !b || a->width != b->width || a->dtype != b->dtype)
+    return lc_fail(lc_graph_ctx(g), "silu_mul: gate and up differ in shape or dtype");
   return lc_node_out(g, n, 0, "silu_mul", a->dtype, a->width);
 }
 
-static uint32_t silu_saves(const lc_node *n, uint32_t want) { return want ? LC_IN(0) | LC_IN(1) : 0; }
+static uint32_t silu_saves(const lc_node *n, uint32_t want) {
+  return want ? LC_IN(0) | LC_IN(1) : 0;
+}
 
 static lc_status silu_rows(const lc_node *n, lc_run *run, int64_t r0, int64_t r1, int worker) {
   int64_t F = lc_width(run, n->out[0]);
   float *tmp = row_scratch(run, worker, F, 3);
   if (!tmp) return LC_FAILED;
   for (int64_t r = r0; r < r1; r++) {
-    lc_kernels_get(run->ctx)->silu_mul(F, lc_row_get(run, n->in[0], r, tmp), lc_row_get(run, n->in[1], r, tmp + F), tmp + 2 * F);
+    lc_kernels_get(run->ctx)->silu_mul(F, lc_row_get(run, n->in[0], r, tmp),
+                                       lc_row_get(run, n->in[1], r, tmp + F), tmp + 2 * F);
     lc_row_put(run, n->out[0], r, tmp + 2 * F);
   }
   return LC_OK;
@@ -63,18 +76,27 @@ static lc_status silu_back_rows(const lc_node *n, lc_run *run, int64_t r0, int64
   float *tmp = row_scratch(run, worker, F, 5);
   if (!tmp) return LC_FAILED;
   for (int64_t r = r0; r < r1; r++) {
-    lc_kernels_get(run->ctx)->silu_mul_back(F, lc_row_get(run, n->in[0], r, tmp), lc_row_get(run, n->in[1], r, tmp + F),
-                                            lc_grad_row_get(run, n->out[0], r, tmp + 2 * F), tmp + 3 * F, tmp + 4 * F);
+    lc_kernels_get(run->ctx)->silu_mul_back(
+        F, lc_row_get(run, n->in[0], r, tmp), lc_row_get(run, n->in[1], r, tmp + F),
+        lc_grad_row_get(run, n->out[0], r, tmp + 2 * F), tmp + 3 * F, tmp + 4 * F);
     if (n->want & LC_IN(0)) lc_grad_row_put(n, run, 0, r, tmp + 3 * F);
     if (n->want & LC_IN(1)) lc_grad_row_put(n, run, 1, r, tmp + 4 * F);
   }
   return LC_OK;
 }
 
-static lc_status silu_forward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1) { return lc_for_rows(n, run, r0, r1, CHUNK, silu_rows); }
-static lc_status silu_backward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1) { return lc_for_rows(n, run, r0, r1, CHUNK, silu_back_rows); }
+static lc_status silu_forward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1) {
+  return lc_for_rows(n, run, r0, r1, CHUNK, silu_rows);
+}
+static lc_status silu_backward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1) {
+  return lc_for_rows(n, run, r0, r1, CHUNK, silu_back_rows);
+}
 
-const lc_op lc_op_silu_mul = {.name = "silu_mul", .flags = LC_OP_ROWWISE, .shape = silu_shape, .saves = silu_saves, .forward = silu_forward,
+const lc_op lc_op_silu_mul = {.name = "silu_mul",
+                              .flags = LC_OP_ROWWISE,
+                              .shape = silu_shape,
+                              .saves = silu_saves,
+                              .forward = silu_forward,
                               .backward = silu_backward};
 
 /* ---- gelu (Hendrycks & Gimpel 2016), tanh form or exact ---- */
@@ -84,7 +106,9 @@ static lc_status gelu_shape(lc_graph *g, lc_node *n) {
   return lc_node_out(g, n, 0, "gelu", x->dtype, x->width);
 }
 
-static uint32_t gelu_saves(const lc_node *n, uint32_t want) { return want ? LC_IN(0) : 0; }
+static uint32_t gelu_saves(const lc_node *n, uint32_t want) {
+  return want ? LC_IN(0) : 0;
+}
 
 static lc_status gelu_rows(const lc_node *n, lc_run *run, int64_t r0, int64_t r1, int worker) {
   const lc_kernels *k = lc_kernels_get(run->ctx);
@@ -106,18 +130,25 @@ static lc_status gelu_back_rows(const lc_node *n, lc_run *run, int64_t r0, int64
   if (!tmp) return LC_FAILED;
   for (int64_t r = r0; r < r1; r++) {
     const float *x = lc_row_get(run, n->in[0], r, tmp), *dy = lc_grad_row_get(run, n->out[0], r, tmp + F);
-    (*(const lc_gelu_kind *)n->attr == LC_GELU_TANH ? k->gelu_tanh_back : k->gelu_erf_back)(F, x, dy, tmp + 2 * F);
+    (*(const lc_gelu_kind *)n->attr == LC_GELU_TANH ? k->gelu_tanh_back : k->gelu_erf_back)(F, x, dy,
+                                                                                            tmp + 2 * F);
     lc_grad_row_put(n, run, 0, r, tmp + 2 * F);
   }
   return LC_OK;
 }
 
-static lc_status gelu_forward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1) { return lc_for_rows(n, run, r0, r1, CHUNK, gelu_rows); }
+static lc_status gelu_forward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1) {
+  return lc_for_rows(n, run, r0, r1, CHUNK, gelu_rows);
+}
 static lc_status gelu_backward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1) {
   return n->want & LC_IN(0) ? lc_for_rows(n, run, r0, r1, CHUNK, gelu_back_rows) : LC_OK;
 }
 
-const lc_op lc_op_gelu = {.name = "gelu", .flags = LC_OP_ROWWISE, .shape = gelu_shape, .saves = gelu_saves, .forward = gelu_forward,
+const lc_op lc_op_gelu = {.name = "gelu",
+                          .flags = LC_OP_ROWWISE,
+                          .shape = gelu_shape,
+                          .saves = gelu_saves,
+                          .forward = gelu_forward,
                           .backward = gelu_backward};
 
 /* ---- columns: y = x[:, c0:c1] ---- */
@@ -126,7 +157,8 @@ static lc_status columns_shape(lc_graph *g, lc_node *n) {
   const lc_columns_attr *a = n->attr;
   const lc_value *x = lc_value_get(g, n->in[0]);
   if (!x || a->c0 < 0 || a->c1 > x->width || a->c0 >= a->c1)
-    return lc_fail(lc_graph_ctx(g), "columns %lld to %lld of %lld", (long long)a->c0, (long long)a->c1, x ? (long long)x->width : 0LL);
+    return lc_fail(lc_graph_ctx(g), "columns %lld to %lld of %lld", (long long)a->c0, (long long)a->c1,
+                   x ? (long long)x->width : 0LL);
   return lc_node_out(g, n, 0, "columns", x->dtype, a->c1 - a->c0);
 }
 
@@ -152,9 +184,15 @@ static lc_status columns_back_rows(const lc_node *n, lc_run *run, int64_t r0, in
   return LC_OK;
 }
 
-static lc_status columns_forward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1) { return lc_for_rows(n, run, r0, r1, CHUNK, columns_rows); }
+static lc_status columns_forward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1) {
+  return lc_for_rows(n, run, r0, r1, CHUNK, columns_rows);
+}
 static lc_status columns_backward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1) {
   return n->want & LC_IN(0) ? lc_for_rows(n, run, r0, r1, CHUNK, columns_back_rows) : LC_OK;
 }
 
-const lc_op lc_op_columns = {.name = "columns", .flags = LC_OP_ROWWISE, .shape = columns_shape, .forward = columns_forward, .backward = columns_backward};
+const lc_op lc_op_columns = {.name = "columns",
+                             .flags = LC_OP_ROWWISE,
+                             .shape = columns_shape,
+                             .forward = columns_forward,
+                             .backward = columns_backward};

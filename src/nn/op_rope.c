@@ -30,11 +30,13 @@ static void yarn_frequencies(const lc_rope *r, double *inv) {
 }
 
 static void llama3_frequencies(const lc_rope *r, double *inv) {
-  double longest = (double)r->original_context / r->low_freq_factor, shortest = (double)r->original_context / r->high_freq_factor;
+  double longest = (double)r->original_context / r->low_freq_factor,
+         shortest = (double)r->original_context / r->high_freq_factor;
   for (int64_t i = 0; i < r->dim / 2; i++) {
     double wave = 2 * M_PI / inv[i];
     if (wave < shortest) continue;
-    double smooth = ((double)r->original_context / wave - r->low_freq_factor) / (r->high_freq_factor - r->low_freq_factor);
+    double smooth = ((double)r->original_context / wave - r->low_freq_factor) /
+                    (r->high_freq_factor - r->low_freq_factor);
     inv[i] = wave > longest ? inv[i] / r->factor : (1 - smooth) * inv[i] / r->factor + smooth * inv[i];
   }
 }
@@ -52,12 +54,15 @@ static void frequencies(const lc_rope *r, int64_t n, double *inv) {
   for (int64_t i = 0; r->factors && i < r->dim / 2; i++) inv[i] /= (double)r->factors[i];
 }
 
-static double yarn_mscale(double factor, double mscale) { return factor <= 1 ? 1 : 0.1 * mscale * log(factor) + 1; }
+static double yarn_mscale(double factor, double mscale) {
+  return factor <= 1 ? 1 : 0.1 * mscale * log(factor) + 1;
+}
 
 static double attention_factor(const lc_rope *r) {
   if (r->type != LC_ROPE_YARN) return 1;
   if (r->attention_factor > 0) return r->attention_factor;
-  if (r->mscale > 0 && r->mscale_all_dim > 0) return yarn_mscale(r->factor, r->mscale) / yarn_mscale(r->factor, r->mscale_all_dim);
+  if (r->mscale > 0 && r->mscale_all_dim > 0)
+    return yarn_mscale(r->factor, r->mscale) / yarn_mscale(r->factor, r->mscale_all_dim);
   return yarn_mscale(r->factor, 1);
 }
 
@@ -68,8 +73,11 @@ enum { MAX_HALF = 256 };
 static lc_status table_shape(lc_graph *g, lc_node *n) {
   const lc_rope *r = n->attr;
   lc_ctx *ctx = lc_graph_ctx(g);
-  if (r->dim <= 0 || r->dim % 2 || r->dim > 2 * MAX_HALF) return lc_fail(ctx, "rotary width %lld: even numbers up to %d are possible", (long long)r->dim, 2 * MAX_HALF);
-  if (!(r->theta > 0) || (r->type != LC_ROPE_DEFAULT && !(r->factor > 0))) return lc_fail(ctx, "rotary base %g and factor %g must be positive", r->theta, r->factor);
+  if (r->dim <= 0 || r->dim % 2 || r->dim > 2 * MAX_HALF)
+    return lc_fail(ctx, "rotary width %lld: even numbers up to %d are possible", (long long)r->dim,
+                   2 * MAX_HALF);
+  if (!(r->theta > 0) || (r->type != LC_ROPE_DEFAULT && !(r->factor > 0)))
+    return lc_fail(ctx, "rotary base %g and factor %g must be positive", r->theta, r->factor);
   return lc_node_out(g, n, 0, "rope_table", LC_F32, r->dim);
 }
 
@@ -101,18 +109,21 @@ static lc_status rope_shape(lc_graph *g, lc_node *n) {
   const lc_rotate_attr *a = n->attr;
   const lc_value *x = lc_value_get(g, n->in[0]), *table = lc_value_get(g, n->in[1]);
   if (!x || !table || x->width != a->heads * a->head_dim || table->width > a->head_dim)
-    return lc_fail(lc_graph_ctx(g), "rope: %lld heads of %lld do not fit the input of %lld columns", (long long)a->heads, (long long)a->head_dim,
-                   x ? (long long)x->width : 0LL);
+    return lc_fail(lc_graph_ctx(g), "rope: %lld heads of %lld do not fit the input of %lld columns",
+                   (long long)a->heads, (long long)a->head_dim, x ? (long long)x->width : 0LL);
   return lc_node_out(g, n, 0, "rope", x->dtype, x->width);
 }
 
-static uint32_t rope_saves(const lc_node *n, uint32_t want) { return want ? LC_IN(1) : 0; }
+static uint32_t rope_saves(const lc_node *n, uint32_t want) {
+  return want ? LC_IN(1) : 0;
+}
 
 static void rotate_row(const lc_node *n, lc_run *run, int64_t t, float sign, float *x) {
   const lc_rotate_attr *a = n->attr;
   int64_t dim = lc_width(run, n->in[1]);
   const float *cs = (const float *)lc_data(run, n->in[1]) + t * dim;
-  for (int64_t h = 0; h < a->heads; h++) lc_kernels_get(run->ctx)->rope(dim, cs, cs + dim / 2, sign, x + h * a->head_dim);
+  for (int64_t h = 0; h < a->heads; h++)
+    lc_kernels_get(run->ctx)->rope(dim, cs, cs + dim / 2, sign, x + h * a->head_dim);
 }
 
 static lc_status rope_rows(const lc_node *n, lc_run *run, int64_t r0, int64_t r1, int worker) {
@@ -141,10 +152,16 @@ static lc_status rope_back_rows(const lc_node *n, lc_run *run, int64_t r0, int64
   return LC_OK;
 }
 
-static lc_status rope_forward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1) { return lc_for_rows(n, run, r0, r1, 32, rope_rows); }
+static lc_status rope_forward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1) {
+  return lc_for_rows(n, run, r0, r1, 32, rope_rows);
+}
 static lc_status rope_backward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1) {
   return n->want & LC_IN(0) ? lc_for_rows(n, run, r0, r1, 32, rope_back_rows) : LC_OK;
 }
 
-const lc_op lc_op_rope = {.name = "rope", .flags = LC_OP_ROWWISE, .shape = rope_shape, .saves = rope_saves, .forward = rope_forward,
+const lc_op lc_op_rope = {.name = "rope",
+                          .flags = LC_OP_ROWWISE,
+                          .shape = rope_shape,
+                          .saves = rope_saves,
+                          .forward = rope_forward,
                           .backward = rope_backward};

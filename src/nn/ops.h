@@ -3,19 +3,39 @@
 #define LC_OPS_H
 #include "nn/nn.h"
 
-typedef struct { lc_weight *w; } lc_embedding_attr;
-typedef struct { lc_weight *w, *bias; lc_dtype compute; int use; } lc_linear_attr;
-typedef struct { lc_weight *w, *b; float eps; lc_dtype compute; } lc_norm_attr;
-typedef struct { int64_t c0, c1; } lc_columns_attr;
-typedef struct { int64_t heads, head_dim; } lc_rotate_attr;
-typedef struct { lc_weight *w; lc_dtype compute; int use; } lc_head_attr;
+typedef struct {
+  lc_weight *w;
+} lc_embedding_attr;
+typedef struct {
+  lc_weight *w, *bias;
+  lc_dtype compute;
+  int use;
+} lc_linear_attr;
+typedef struct {
+  lc_weight *w, *b;
+  float eps;
+  lc_dtype compute;
+} lc_norm_attr;
+typedef struct {
+  int64_t c0, c1;
+} lc_columns_attr;
+typedef struct {
+  int64_t heads, head_dim;
+} lc_rotate_attr;
+typedef struct {
+  lc_weight *w;
+  lc_dtype compute;
+  int use;
+} lc_head_attr;
 
 /* Emits unless an error stuck before. */
 lc_val lc_build(lc_builder *, const lc_op *, const void *attr, size_t size, const lc_val *in, int n_in);
 /* Looks a weight up by module and suffix and counts the use; NULL when absent (an error when required). */
 lc_weight *lc_build_weight(lc_builder *, const char *fmt, int layer, const char *suffix, bool required);
 
-static inline size_t lc_size_of(lc_dtype d) { return d == LC_BF16 ? 2 : 4; }
+static inline size_t lc_size_of(lc_dtype d) {
+  return d == LC_BF16 ? 2 : 4;
+}
 /* Adds Σ over rows of partial vectors (parts × n, in order) to every dense sink of a vector weight. */
 void lc_add_vector_gradient(lc_weight *, const float *parts, int64_t n_parts, int64_t n);
 #endif

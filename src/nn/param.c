@@ -2,7 +2,8 @@
 #include "nn/nn.h"
 #include <string.h>
 
-lc_status lc_param_new(lc_ctx *ctx, const char *name, lc_weight *of, lc_index *idx, int64_t rows, int64_t cols, bool trained, lc_param **out) {
+lc_status lc_param_new(lc_ctx *ctx, const char *name, lc_weight *of, lc_index *idx, int64_t rows,
+                       int64_t cols, bool trained, lc_param **out) {
   *out = NULL;
   size_t count;
   if (rows <= 0 || cols <= 0 || !lc_mul((size_t)rows, (size_t)cols, &count))
@@ -11,7 +12,8 @@ lc_status lc_param_new(lc_ctx *ctx, const char *name, lc_weight *of, lc_index *i
   if (n <= 0) return lc_fail(ctx, "trainable '%s': no entries", name);
   lc_param *p = lc_alloc(ctx, LC_MEM_OTHER, sizeof *p);
   if (!p) return LC_FAILED;
-  *p = (lc_param){.of = of, .n = n, .rows = rows, .cols = cols, .decays = true, .lr_factor = 1, .wants_grad = trained};
+  *p = (lc_param){
+      .of = of, .n = n, .rows = rows, .cols = cols, .decays = true, .lr_factor = 1, .wants_grad = trained};
   p->name = lc_strdup(ctx, name);
   p->value = lc_alloc_n(ctx, LC_MEM_TRAINABLE, (size_t)n, sizeof(float));
   p->grad = trained ? lc_alloc_n(ctx, LC_MEM_GRAD, (size_t)n, sizeof(float)) : NULL;
@@ -44,10 +46,12 @@ float *lc_param_find(const lc_param *p, const char *column) {
   return NULL;
 }
 
-lc_status lc_param_column(lc_ctx *ctx, lc_param *p, const char *name, lc_axis axis, float initial, float **data) {
+lc_status lc_param_column(lc_ctx *ctx, lc_param *p, const char *name, lc_axis axis, float initial,
+                          float **data) {
   float *found = lc_param_find(p, name);
   if (!found) {
-    if (p->n_col == LC_MAX_COLUMNS) return lc_fail(ctx, "trainable '%s': more than %d columns", p->name, LC_MAX_COLUMNS);
+    if (p->n_col == LC_MAX_COLUMNS)
+      return lc_fail(ctx, "trainable '%s': more than %d columns", p->name, LC_MAX_COLUMNS);
     int64_t n = axis == LC_AXIS_ENTRY ? p->n : axis == LC_AXIS_ROW ? p->rows : p->cols;
     found = lc_alloc_n(ctx, LC_MEM_TRAINABLE, (size_t)n, sizeof(float));
     if (!found) return LC_FAILED;

@@ -5,10 +5,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-static bool patches(const lc_delta *d) { return d->apply != LC_IN_PLACE && d->ops->patch && !d->ops->emit && d->scale != 0; }
-static bool in_place(const lc_delta *d) { return d->apply == LC_IN_PLACE && d->ops->patch && d->scale != 0; }
+static bool patches(const lc_delta *d) {
+  return d->apply != LC_IN_PLACE && d->ops->patch && !d->ops->emit && d->scale != 0;
+}
+static bool in_place(const lc_delta *d) {
+  return d->apply == LC_IN_PLACE && d->ops->patch && d->scale != 0;
+}
 
-lc_status lc_weight_tile(lc_ctx *ctx, int worker, const lc_weight *w, lc_rect q, lc_dtype dtype, const void **tile, int64_t *ld) {
+lc_status lc_weight_tile(lc_ctx *ctx, int worker, const lc_weight *w, lc_rect q, lc_dtype dtype,
+                         const void **tile, int64_t *ld) {
   int n_patch = 0;
   const lc_delta *only = NULL;
   for (int i = 0; i < w->n_delta; i++)
@@ -35,7 +40,10 @@ lc_status lc_weight_tile(lc_ctx *ctx, int worker, const lc_weight *w, lc_rect q,
 
 /* ---- in place ---- */
 
-typedef struct { lc_ctx *ctx; lc_weight *w; } refresh_arg;
+typedef struct {
+  lc_ctx *ctx;
+  lc_weight *w;
+} refresh_arg;
 
 static lc_status refresh_chunk(void *arg, int64_t chunk, int worker) {
   refresh_arg *a = arg;
@@ -50,9 +58,12 @@ static lc_status refresh_chunk(void *arg, int64_t chunk, int worker) {
   const lc_kernels *k = lc_kernels_get(a->ctx);
   lc_dtype dtype = w->form->src.dtype;
   uint8_t *dst = (uint8_t *)lc_form_data(w->form) + (size_t)(q.r0 * w->N) * (dtype == LC_F32 ? 4u : 2u);
-  if (dtype == LC_F32) memcpy(dst, f, (size_t)n * sizeof *f);
-  else if (dtype == LC_BF16) k->f32_to_bf16(n, f, (uint16_t *)dst);
-  else k->f32_to_f16(n, f, (uint16_t *)dst);
+  if (dtype == LC_F32)
+    memcpy(dst, f, (size_t)n * sizeof *f);
+  else if (dtype == LC_BF16)
+    k->f32_to_bf16(n, f, (uint16_t *)dst);
+  else
+    k->f32_to_f16(n, f, (uint16_t *)dst);
   return LC_OK;
 }
 
@@ -60,7 +71,8 @@ lc_status lc_weight_refresh(lc_ctx *ctx, lc_weight *w) {
   bool wanted = false;
   for (int i = 0; i < w->n_delta; i++) wanted |= in_place(w->delta[i]);
   bool private_copy = w->form != w->base;
-  if (private_copy && !w->form->priv) return lc_fail(ctx, "'%s' is trained as a whole: no delta can be applied to it in place", w->name);
+  if (private_copy && !w->form->priv)
+    return lc_fail(ctx, "'%s' is trained as a whole: no delta can be applied to it in place", w->name);
   if (!wanted) {
     if (private_copy) lc_form_free(ctx, w->form);
     w->form = w->base;
@@ -80,10 +92,13 @@ lc_status lc_weight_refresh(lc_ctx *ctx, lc_weight *w) {
 
 lc_status lc_weight_attach(lc_ctx *ctx, lc_weight *w, lc_delta *d) {
   if (w->ndim != 2) return lc_fail(ctx, "'%s' is a vector: %s deltas change matrices", w->name, d->ops->name);
-  if (w->n_delta == LC_MAX_DELTAS) return lc_fail(ctx, "'%s' already has %d deltas, the most it can have", w->name, LC_MAX_DELTAS);
-  if (w->form != w->base && !w->form->priv) return lc_fail(ctx, "'%s' is trained as a whole: it takes no %s delta", w->name, d->ops->name);
+  if (w->n_delta == LC_MAX_DELTAS)
+    return lc_fail(ctx, "'%s' already has %d deltas, the most it can have", w->name, LC_MAX_DELTAS);
+  if (w->form != w->base && !w->form->priv)
+    return lc_fail(ctx, "'%s' is trained as a whole: it takes no %s delta", w->name, d->ops->name);
   if (d->ops->emit && w->kind != LC_KIND_LINEAR)
-    return lc_fail(ctx, "'%s' is no linear layer: a %s delta works beside linear layers only", w->name, d->ops->name);
+    return lc_fail(ctx, "'%s' is no linear layer: a %s delta works beside linear layers only", w->name,
+                   d->ops->name);
   d->w = w;
   w->delta[w->n_delta++] = d;
   if (d->apply != LC_IN_PLACE) return LC_OK;
@@ -107,7 +122,8 @@ void lc_weight_detach(lc_ctx *ctx, lc_weight *w, lc_delta *d, bool free_it) {
 /* ---- consumers of the gradient ---- */
 
 lc_status lc_weight_add_sink(lc_ctx *ctx, lc_weight *w, lc_sink s) {
-  if (w->n_sink == LC_MAX_SINKS) return lc_fail(ctx, "'%s' already has %d consumers of its gradient", w->name, LC_MAX_SINKS);
+  if (w->n_sink == LC_MAX_SINKS)
+    return lc_fail(ctx, "'%s' already has %d consumers of its gradient", w->name, LC_MAX_SINKS);
   w->sink[w->n_sink++] = s;
   return LC_OK;
 }
@@ -115,11 +131,14 @@ lc_status lc_weight_add_sink(lc_ctx *ctx, lc_weight *w, lc_sink s) {
 void lc_weight_remove_sink(lc_weight *w, const void *self_or_param) {
   int n = 0;
   for (int i = 0; i < w->n_sink; i++)
-    if ((const void *)w->sink[i].param != self_or_param && w->sink[i].self != self_or_param) w->sink[n++] = w->sink[i];
+    if ((const void *)w->sink[i].param != self_or_param && w->sink[i].self != self_or_param)
+      w->sink[n++] = w->sink[i];
   w->n_sink = n;
 }
 
-static bool sink_wants(const lc_sink *s) { return s->kind == LC_SINK_TILES || (s->param && s->param->wants_grad); }
+static bool sink_wants(const lc_sink *s) {
+  return s->kind == LC_SINK_TILES || (s->param && s->param->wants_grad);
+}
 
 bool lc_weight_trains(const lc_weight *w) {
   for (int i = 0; i < w->n_sink; i++)
@@ -132,8 +151,10 @@ lc_weight *lc_weights_find(const lc_weights *all, const char *name) {
   while (lo < hi) {
     int mid = (lo + hi) / 2, c = strcmp(all->w[mid].name, name);
     if (!c) return &all->w[mid];
-    if (c < 0) lo = mid + 1;
-    else hi = mid;
+    if (c < 0)
+      lo = mid + 1;
+    else
+      hi = mid;
   }
   return NULL;
 }

@@ -19,7 +19,9 @@ void lc_graph_free(lc_graph *g) {
   lc_free(g->ctx, g);
 }
 
-lc_ctx *lc_graph_ctx(const lc_graph *g) { return g->ctx; }
+lc_ctx *lc_graph_ctx(const lc_graph *g) {
+  return g->ctx;
+}
 
 /* Doubles an array of n items when it is full. */
 static bool room_for_one(lc_ctx *ctx, void **array, int n, int *cap, size_t size) {
@@ -42,11 +44,13 @@ void *lc_graph_alloc(lc_graph *g, size_t size) {
 static lc_val add_value(lc_graph *g, const char *name, lc_dtype dtype, int64_t width, int producer) {
   lc_val none = {0};
   if (width <= 0 || (dtype != LC_F32 && dtype != LC_BF16 && dtype != LC_I32)) {
-    lc_fail(g->ctx, "graph: value '%s' has width %lld and dtype %s", name, (long long)width, lc_dtype_get(dtype)->name);
+    lc_fail(g->ctx, "graph: value '%s' has width %lld and dtype %s", name, (long long)width,
+            lc_dtype_get(dtype)->name);
     return none;
   }
   if (!room_for_one(g->ctx, (void **)&g->value, g->n_values, &g->cap_values, sizeof *g->value)) return none;
-  g->value[g->n_values] = (lc_value){.name = name, .dtype = dtype, .width = width, .producer = producer, .block = g->block};
+  g->value[g->n_values] =
+      (lc_value){.name = name, .dtype = dtype, .width = width, .producer = producer, .block = g->block};
   return (lc_val){++g->n_values};
 }
 
@@ -58,10 +62,14 @@ lc_val lc_graph_input(lc_graph *g, const char *name, lc_dtype dtype, int64_t wid
   return v;
 }
 
-void lc_graph_block(lc_graph *g, int block) { g->block = block; }
+void lc_graph_block(lc_graph *g, int block) {
+  g->block = block;
+}
 
-lc_status lc_emit(lc_graph *g, const lc_op *op, const void *attr, size_t attr_size, const lc_val *in, int n_in, lc_val *out) {
-  if (n_in > LC_MAX_IN) return lc_fail(g->ctx, "op %s: %d inputs, at most %d are possible", op->name, n_in, LC_MAX_IN);
+lc_status lc_emit(lc_graph *g, const lc_op *op, const void *attr, size_t attr_size, const lc_val *in,
+                  int n_in, lc_val *out) {
+  if (n_in > LC_MAX_IN)
+    return lc_fail(g->ctx, "op %s: %d inputs, at most %d are possible", op->name, n_in, LC_MAX_IN);
   if (!room_for_one(g->ctx, (void **)&g->node, g->n_nodes, &g->cap_nodes, sizeof *g->node)) return LC_FAILED;
   lc_node *node = lc_graph_alloc(g, sizeof *node);
   if (!node) return LC_FAILED;
@@ -69,7 +77,8 @@ lc_status lc_emit(lc_graph *g, const lc_op *op, const void *attr, size_t attr_si
   node->block = g->block;
   node->n_in = n_in;
   for (int i = 0; i < n_in; i++) {
-    if (in[i].id < 0 || in[i].id > g->n_values) return lc_fail(g->ctx, "op %s: input %d is no value of this graph", op->name, i);
+    if (in[i].id < 0 || in[i].id > g->n_values)
+      return lc_fail(g->ctx, "op %s: input %d is no value of this graph", op->name, i);
     node->in[i] = in[i];
   }
   if (attr_size) {
@@ -94,6 +103,12 @@ void lc_graph_keep(lc_graph *g, lc_val v) {
   if (v.id) g->value[v.id - 1].keep = true;
 }
 
-const lc_value *lc_value_get(const lc_graph *g, lc_val v) { return v.id > 0 && v.id <= g->n_values ? &g->value[v.id - 1] : NULL; }
-int lc_graph_nodes(const lc_graph *g) { return g->n_nodes; }
-const lc_node *lc_graph_node(const lc_graph *g, int i) { return g->node[i]; }
+const lc_value *lc_value_get(const lc_graph *g, lc_val v) {
+  return v.id > 0 && v.id <= g->n_values ? &g->value[v.id - 1] : NULL;
+}
+int lc_graph_nodes(const lc_graph *g) {
+  return g->n_nodes;
+}
+const lc_node *lc_graph_node(const lc_graph *g, int i) {
+  return g->node[i];
+}

@@ -7,17 +7,25 @@
 #include <string.h>
 #include <stdlib.h>
 
-typedef struct { int t0, t1; } span; /* inclusive; t0 > t1: empty */
-typedef struct { size_t size, at; span life[2]; int value; bool grad; int alias; /* index of the buffer it shares, -1 */ } buffer;
+typedef struct {
+  int t0, t1;
+} span; /* inclusive; t0 > t1: empty */
+typedef struct {
+  size_t size, at;
+  span life[2];
+  int value;
+  bool grad;
+  int alias; /* index of the buffer it shares, -1 */
+} buffer;
 
 typedef struct {
   lc_plan *p;
   lc_graph *g;
-  bool *needs;       /* by value: a gradient is wanted */
-  int *writers;      /* by value: nodes that write its gradient */
-  bool *saved;       /* by value: backward reads its data */
-  bool *again;       /* by node: computed again before its block's backward */
-  buffer *buf;       /* data of value i at i, gradient at n_values + i */
+  bool *needs;  /* by value: a gradient is wanted */
+  int *writers; /* by value: nodes that write its gradient */
+  bool *saved;  /* by value: backward reads its data */
+  bool *again;  /* by node: computed again before its block's backward */
+  buffer *buf;  /* data of value i at i, gradient at n_values + i */
 } planner;
 
 static const span never = {1, 0};
@@ -39,7 +47,8 @@ static void plan_gradients(planner *pl) {
     if (any) n->want |= LC_PARAMS;
     for (int k = 0; k < n->n_in; k++)
       if (n->in[k].id && pl->needs[n->in[k].id - 1]) n->want |= LC_IN(k), any = true;
-    for (int j = 0; j < n->n_out && any; j++) pl->needs[n->out[j].id - 1] = lc_value_get(g, n->out[j])->dtype != LC_I32;
+    for (int j = 0; j < n->n_out && any; j++)
+      pl->needs[n->out[j].id - 1] = lc_value_get(g, n->out[j])->dtype != LC_I32;
   }
   for (int i = g->n_nodes - 1; i >= 0; i--) {
     lc_node *n = g->node[i];
@@ -71,7 +80,8 @@ static void plan_saved(planner *pl) {
     bool leaves = false; /* an output that other blocks read is kept, as their input */
     for (int k = i + 1; k < g->n_nodes; k++)
       for (int q = 0; q < g->node[k]->n_in; q++)
-        if (g->node[k]->in[q].id == n->out[0].id && n->out[0].id && g->node[k]->block != n->block) leaves = true;
+        if (g->node[k]->in[q].id == n->out[0].id && n->out[0].id && g->node[k]->block != n->block)
+          leaves = true;
     bool read = false;
     for (int j = 0; j < n->n_out; j++) read |= pl->saved[n->out[j].id - 1];
     if (!read || leaves) continue;
@@ -99,7 +109,8 @@ static lc_status plan_order(planner *pl) {
     if (n->block != inside) {
       inside = n->block;
       for (int k = 0; k <= i && inside >= 0; k++)
-        if (pl->again[k] && g->node[k]->block == inside) p->back[p->n_back++] = (lc_back_step){g->node[k], true};
+        if (pl->again[k] && g->node[k]->block == inside)
+          p->back[p->n_back++] = (lc_back_step){g->node[k], true};
     }
     if (n->want) p->back[p->n_back++] = (lc_back_step){n, false};
   }
@@ -119,7 +130,10 @@ static void plan_data_lives(planner *pl) {
   int end = g->n_nodes + p->n_back;
   for (int v = 0; v < g->n_values; v++) {
     buffer *b = &pl->buf[v];
-    *b = (buffer){.size = bytes_of(p, g->value[v].dtype, g->value[v].width), .life = {never, never}, .value = v, .alias = -1};
+    *b = (buffer){.size = bytes_of(p, g->value[v].dtype, g->value[v].width),
+                  .life = {never, never},
+                  .value = v,
+                  .alias = -1};
     int made = g->value[v].producer;
     stretch(&b->life[0], made < 0 ? 0 : made);
     if (made < 0 || g->value[v].keep) stretch(&b->life[0], end);
@@ -133,8 +147,10 @@ static void plan_data_lives(planner *pl) {
     uint32_t mask = p->back[s].again ? 0xffu : n->op->saves ? n->op->saves(n, n->want) : 0;
     for (int j = 0; j < n->n_out; j++) {
       buffer *b = &pl->buf[n->out[j].id - 1];
-      if (p->back[s].again) stretch(&b->life[1], t);
-      else if (mask & LC_OUT(j)) stretch(&b->life[pl->again[node_index(g, n)]], t);
+      if (p->back[s].again)
+        stretch(&b->life[1], t);
+      else if (mask & LC_OUT(j))
+        stretch(&b->life[pl->again[node_index(g, n)]], t);
     }
     for (int k = 0; k < n->n_in; k++) {
       if (!(mask & LC_IN(k)) || !n->in[k].id) continue;
@@ -151,8 +167,11 @@ static void plan_gradient_lives(planner *pl) {
     lc_value *val = &g->value[v];
     lc_dtype dtype = pl->writers[v] == 0 ? LC_NONE : pl->writers[v] > 1 ? LC_F32 : val->dtype;
     p->place[v] = (lc_place){SIZE_MAX, SIZE_MAX, dtype, val->dtype, val->width};
-    pl->buf[g->n_values + v] =
-        (buffer){.size = dtype ? bytes_of(p, dtype, val->width) : 0, .life = {never, never}, .value = v, .grad = true, .alias = -1};
+    pl->buf[g->n_values + v] = (buffer){.size = dtype ? bytes_of(p, dtype, val->width) : 0,
+                                        .life = {never, never},
+                                        .value = v,
+                                        .grad = true,
+                                        .alias = -1};
   }
   for (int s = 0; s < p->n_back; s++) {
     if (p->back[s].again) continue;
@@ -160,14 +179,17 @@ static void plan_gradient_lives(planner *pl) {
     for (int k = 0; k < n->n_in; k++)
       if (n->want & LC_IN(k)) stretch(&pl->buf[g->n_values + n->in[k].id - 1].life[0], g->n_nodes + s);
     for (int j = 0; j < n->n_out; j++)
-      if (pl->writers[n->out[j].id - 1]) stretch(&pl->buf[g->n_values + n->out[j].id - 1].life[0], g->n_nodes + s);
+      if (pl->writers[n->out[j].id - 1])
+        stretch(&pl->buf[g->n_values + n->out[j].id - 1].life[0], g->n_nodes + s);
   }
   for (int s = 0; s < p->n_back; s++) { /* residuals: the gradient passes through without a copy */
     const lc_node *n = p->back[s].node;
     int k = n->op->grad_alias - 1;
     if (p->back[s].again || k < 0 || k >= n->n_in || !(n->overwrite & LC_IN(k))) continue;
     int from = n->out[0].id - 1, to = n->in[k].id - 1;
-    if (!pl->writers[from] || p->place[from].grad_dtype != p->place[to].grad_dtype || g->value[from].width != g->value[to].width) continue;
+    if (!pl->writers[from] || p->place[from].grad_dtype != p->place[to].grad_dtype ||
+        g->value[from].width != g->value[to].width)
+      continue;
     int root = g->n_values + from;
     while (pl->buf[root].alias >= 0) root = pl->buf[root].alias;
     buffer *b = &pl->buf[g->n_values + to];
@@ -180,8 +202,8 @@ static void plan_gradient_lives(planner *pl) {
 static bool meet(const buffer *a, const buffer *b) {
   for (int i = 0; i < 2; i++)
     for (int j = 0; j < 2; j++)
-      if (a->life[i].t0 <= a->life[i].t1 && b->life[j].t0 <= b->life[j].t1 && a->life[i].t0 <= b->life[j].t1 &&
-          b->life[j].t0 <= a->life[i].t1)
+      if (a->life[i].t0 <= a->life[i].t1 && b->life[j].t0 <= b->life[j].t1 &&
+          a->life[i].t0 <= b->life[j].t1 && b->life[j].t0 <= a->life[i].t1)
         return true;
   return false;
 }
@@ -205,9 +227,11 @@ static lc_status place_buffers(planner *pl) {
   lc_status st = order && near ? LC_OK : LC_FAILED;
   for (int i = 0; !st && i < total; i++) {
     if (pl->buf[i].size == SIZE_MAX)
-      st = lc_fail(g->ctx, "plan: value '%s' of %lld columns times %lld rows does not fit in memory", g->value[pl->buf[i].value].name,
-                   (long long)g->value[pl->buf[i].value].width, (long long)pl->p->opts.rows);
-    else if (pl->buf[i].size && pl->buf[i].alias < 0) order[n++] = &pl->buf[i];
+      st = lc_fail(g->ctx, "plan: value '%s' of %lld columns times %lld rows does not fit in memory",
+                   g->value[pl->buf[i].value].name, (long long)g->value[pl->buf[i].value].width,
+                   (long long)pl->p->opts.rows);
+    else if (pl->buf[i].size && pl->buf[i].alias < 0)
+      order[n++] = &pl->buf[i];
   }
   if (!st) qsort(order, (size_t)n, sizeof *order, by_size);
   for (int i = 0; !st && i < n; i++) {
@@ -221,8 +245,11 @@ static lc_status place_buffers(planner *pl) {
       if (near[k]->at + near[k]->size > at) at = near[k]->at + near[k]->size;
     }
     order[i]->at = at;
-    if (at > SIZE_MAX / 2) st = lc_fail(g->ctx, "plan: activations of %lld rows do not fit in memory", (long long)pl->p->opts.rows);
-    else if (at + order[i]->size > pl->p->bytes) pl->p->bytes = at + order[i]->size;
+    if (at > SIZE_MAX / 2)
+      st =
+          lc_fail(g->ctx, "plan: activations of %lld rows do not fit in memory", (long long)pl->p->opts.rows);
+    else if (at + order[i]->size > pl->p->bytes)
+      pl->p->bytes = at + order[i]->size;
   }
   for (int v = 0; !st && v < g->n_values; v++) {
     pl->p->place[v].data = pl->buf[v].at;
@@ -269,8 +296,10 @@ done:
   lc_free(g->ctx, pl.saved);
   lc_free(g->ctx, pl.again);
   lc_free(g->ctx, pl.buf);
-  if (st) lc_plan_free(p);
-  else *out = p;
+  if (st)
+    lc_plan_free(p);
+  else
+    *out = p;
   return st;
 }
 
@@ -284,6 +313,12 @@ void lc_plan_free(lc_plan *p) {
   }
 }
 
-size_t lc_plan_bytes(const lc_plan *p) { return p->bytes; }
-int64_t lc_plan_rows(const lc_plan *p) { return p->opts.rows; }
-bool lc_plan_wants_grad(const lc_plan *p, lc_val v) { return p->place[v.id - 1].grad_dtype != LC_NONE; }
+size_t lc_plan_bytes(const lc_plan *p) {
+  return p->bytes;
+}
+int64_t lc_plan_rows(const lc_plan *p) {
+  return p->opts.rows;
+}
+bool lc_plan_wants_grad(const lc_plan *p, lc_val v) {
+  return p->place[v.id - 1].grad_dtype != LC_NONE;
+}

@@ -26,37 +26,51 @@ void lc_run_free(lc_run *run) {
 
 lc_status lc_run_begin(lc_run *run, int64_t rows, const lc_segment *seg, int n_seg) {
   if (rows < 1 || rows > run->plan->opts.rows)
-    return lc_fail(run->ctx, "run: %lld rows, the plan holds 1 to %lld", (long long)rows, (long long)run->plan->opts.rows);
+    return lc_fail(run->ctx, "run: %lld rows, the plan holds 1 to %lld", (long long)rows,
+                   (long long)run->plan->opts.rows);
   int64_t at = 0;
   for (int s = 0; s < n_seg; s++) {
-    if (seg[s].row0 != at || seg[s].row1 <= at || seg[s].pos0 < 0) return lc_fail(run->ctx, "run: segment %d covers rows %lld to %lld, expected from %lld", s, (long long)seg[s].row0, (long long)seg[s].row1, (long long)at);
+    if (seg[s].row0 != at || seg[s].row1 <= at || seg[s].pos0 < 0)
+      return lc_fail(run->ctx, "run: segment %d covers rows %lld to %lld, expected from %lld", s,
+                     (long long)seg[s].row0, (long long)seg[s].row1, (long long)at);
     at = seg[s].row1;
   }
-  if (at != rows) return lc_fail(run->ctx, "run: segments cover %lld of %lld rows", (long long)at, (long long)rows);
+  if (at != rows)
+    return lc_fail(run->ctx, "run: segments cover %lld of %lld rows", (long long)at, (long long)rows);
   run->rows = rows;
   run->seg = seg;
   run->n_seg = n_seg;
   return LC_OK;
 }
 
-void *lc_data(const lc_run *run, lc_val v) { return v.id ? run->arena + run->plan->place[v.id - 1].data : NULL; }
+void *lc_data(const lc_run *run, lc_val v) {
+  return v.id ? run->arena + run->plan->place[v.id - 1].data : NULL;
+}
 
 void *lc_grad(const lc_run *run, lc_val v) {
   if (!v.id || !run->plan->place[v.id - 1].grad_dtype) return NULL;
   return run->arena + run->plan->place[v.id - 1].grad;
 }
 
-lc_dtype lc_grad_dtype(const lc_run *run, lc_val v) { return run->plan->place[v.id - 1].grad_dtype; }
+lc_dtype lc_grad_dtype(const lc_run *run, lc_val v) {
+  return run->plan->place[v.id - 1].grad_dtype;
+}
 
-lc_dtype lc_value_dtype(const lc_run *run, lc_val v) { return run->plan->place[v.id - 1].dtype; }
-int64_t lc_width(const lc_run *run, lc_val v) { return run->plan->place[v.id - 1].width; }
+lc_dtype lc_value_dtype(const lc_run *run, lc_val v) {
+  return run->plan->place[v.id - 1].dtype;
+}
+int64_t lc_width(const lc_run *run, lc_val v) {
+  return run->plan->place[v.id - 1].width;
+}
 
-static bool inside(const lc_node *n, const lc_span *span) { return !span || (n->block >= span->b0 && n->block < span->b1); }
+static bool inside(const lc_node *n, const lc_span *span) {
+  return !span || (n->block >= span->b0 && n->block < span->b1);
+}
 
 static lc_status check_span(lc_run *run, const lc_span *span) {
   if (span && (span->r0 != 0 || span->r1 != run->rows))
-    return lc_fail(run->ctx, "run: windows of rows (%lld to %lld of %lld) are not built", (long long)span->r0, (long long)span->r1,
-                   (long long)run->rows);
+    return lc_fail(run->ctx, "run: windows of rows (%lld to %lld of %lld) are not built", (long long)span->r0,
+                   (long long)span->r1, (long long)run->rows);
   return LC_OK;
 }
 
@@ -70,7 +84,8 @@ lc_status lc_forward(lc_run *run, const lc_span *span) {
 
 lc_status lc_backward(lc_run *run, const lc_span *span) {
   LC_TRY(check_span(run, span));
-  if (!run->plan->opts.training) return lc_fail(run->ctx, "run: a backward pass on a plan made for forward passes only");
+  if (!run->plan->opts.training)
+    return lc_fail(run->ctx, "run: a backward pass on a plan made for forward passes only");
   for (int s = 0; s < run->plan->n_back; s++) {
     const lc_back_step *step = &run->plan->back[s];
     if (!inside(step->node, span)) continue;
@@ -81,7 +96,8 @@ lc_status lc_backward(lc_run *run, const lc_span *span) {
 
 /* ---- rows ---- */
 
-static const float *row_get(const lc_run *run, const void *base, lc_dtype dtype, int64_t width, int64_t r, float *tmp) {
+static const float *row_get(const lc_run *run, const void *base, lc_dtype dtype, int64_t width, int64_t r,
+                            float *tmp) {
   if (dtype == LC_F32) return (const float *)base + r * width;
   lc_kernels_get(run->ctx)->bf16_to_f32(width, (const uint16_t *)base + r * width, tmp);
   return tmp;
@@ -117,11 +133,18 @@ void lc_grad_row_put(const lc_node *n, const lc_run *run, int i, int64_t r, cons
     return;
   }
   float *dst = (float *)base + r * p->width;
-  if (!(n->overwrite & LC_IN(i))) k->add(p->width, dst, src, dst);
-  else if (dst != src) memcpy(dst, src, (size_t)p->width * sizeof *dst);
+  if (!(n->overwrite & LC_IN(i)))
+    k->add(p->width, dst, src, dst);
+  else if (dst != src)
+    memcpy(dst, src, (size_t)p->width * sizeof *dst);
 }
 
-typedef struct { const lc_node *n; lc_run *run; int64_t r0, r1, chunk; lc_rows_fn fn; } rows_arg;
+typedef struct {
+  const lc_node *n;
+  lc_run *run;
+  int64_t r0, r1, chunk;
+  lc_rows_fn fn;
+} rows_arg;
 
 static lc_status rows_chunk(void *arg, int64_t i, int worker) {
   rows_arg *a = arg;
@@ -134,7 +157,12 @@ lc_status lc_for_rows(const lc_node *n, lc_run *run, int64_t r0, int64_t r1, int
   return lc_parallel(run->ctx, lc_ceil_div(r1 - r0, chunk), rows_chunk, &a);
 }
 
-typedef struct { const lc_node *n; lc_run *run; int i; int64_t r0, r1; } pass_arg;
+typedef struct {
+  const lc_node *n;
+  lc_run *run;
+  int i;
+  int64_t r0, r1;
+} pass_arg;
 
 static lc_status pass_chunk(void *arg, int64_t c, int worker) {
   pass_arg *a = arg;

@@ -1,7 +1,9 @@
-/* train: the loop and what stands around it. Methods (src/method) are rows of hooks; the loop knows none of them by name.
+/* train: the loop and what stands around it. Methods (src/method) are rows of hooks; the loop knows none of
+ * them by name.
  *
- * One update: before_step; for each micro-batch forward, backward, after_micro; after_backward; clip; optimiser; after_step. The examples
- * of the whole update are known before its first forward, so gradients are those of its mean loss whatever the micro-batch. */
+ * One update: before_step; for each micro-batch forward, backward, after_micro; after_backward; clip;
+ * optimiser; after_step. The examples of the whole update are known before its first forward, so gradients
+ * are those of its mean loss whatever the micro-batch. */
 #ifndef LC_TRAIN_H
 #define LC_TRAIN_H
 #include "core/options.h"
@@ -13,25 +15,33 @@ typedef struct lc_training lc_training;
 typedef struct lc_method lc_method;
 typedef lc_status (*lc_hook)(void *self, lc_training *);
 
-/* self is the caller's: self_size zeroed bytes that begin as the options table says (lc_options_init). Hooks may keep state in it;
- * `release` frees that state (not the options' strings) and is called by lc_train at its end, whatever happened. */
+/* self is the caller's: self_size zeroed bytes that begin as the options table says (lc_options_init). Hooks
+ * may keep state in it; `release` frees that state (not the options' strings) and is called by lc_train at
+ * its end, whatever happened. */
 struct lc_method {
   const char *name, *title, *source; /* "spiel", "SpIEL: …", "arXiv 2401.16405" */
-  const char *about;                 /* some sentences for `lacuna methods NAME`, with where it departs from the authors' code */
-  const lc_option *options; size_t self_size;
-  double lr; const char *optimizer;  /* the row's defaults */
+  const char
+      *about; /* some sentences for `lacuna methods NAME`, with where it departs from the authors' code */
+  const lc_option *options;
+  size_t self_size;
+  double lr;
+  const char *optimizer; /* the row's defaults */
   bool mergeable;
-  lc_hook attach;         /* net and options are ready: attach deltas, allocate state */
-  lc_hook calibrate;      /* before the training plan is made: passes over calibration rows; may attach too. Runs again before a resume */
-  lc_hook before_step;    /* before an update's first forward */
-  lc_hook after_micro;    /* after each micro-batch's backward (t->micro) */
+  lc_hook attach;      /* net and options are ready: attach deltas, allocate state */
+  lc_hook calibrate;   /* before the training plan is made: passes over calibration rows; may attach too. Runs
+                          again before a resume */
+  lc_hook before_step; /* before an update's first forward */
+  lc_hook after_micro; /* after each micro-batch's backward (t->micro) */
   lc_hook after_backward; /* once an update: gradients are complete, before clipping */
-  lc_hook after_step;     /* after the optimiser; t->step still counts the updates finished before this one, as in every hook of it */
-  lc_hook step;           /* instead of forward/backward/optimiser (zeroth order): reads t->example, calls lc_pass, sets t->loss */
-  lc_hook finish;         /* after the last update, before the result is saved */
-  lc_objective_fn objective;                          /* NULL: next token */
-  lc_status (*visit)(void *self, lc_visitor *);       /* state of its own, beside the params */
-  lc_status (*save)(void *self, lc_training *, const char *dir); /* the result: adapter or model files, into an existing directory */
+  lc_hook after_step; /* after the optimiser; t->step still counts the updates finished before this one, as in
+                         every hook of it */
+  lc_hook step; /* instead of forward/backward/optimiser (zeroth order): reads t->example, calls lc_pass, sets
+                   t->loss */
+  lc_hook finish;                               /* after the last update, before the result is saved */
+  lc_objective_fn objective;                    /* NULL: next token */
+  lc_status (*visit)(void *self, lc_visitor *); /* state of its own, beside the params */
+  lc_status (*save)(void *self, lc_training *,
+                    const char *dir); /* the result: adapter or model files, into an existing directory */
   lc_status (*report)(void *self, lc_training *, struct json_t *); /* adds fields to the run's "done" event */
   void (*release)(void *self, lc_ctx *);
 };
@@ -40,100 +50,144 @@ extern const int lc_n_methods;
 const lc_method *lc_method_find(const char *name); /* NULL when absent */
 const char *lc_method_nearest(const char *name);   /* for the sentence then; NULL when none is near */
 
-/* What every run has. The table lc_train_options (options.c) describes it: flags, recipe, help. 0 or NULL where the help says "by rule";
- * lc_train_resolve fills those in. */
+/* What every run has. The table lc_train_options (options.c) describes it: flags, recipe, help. 0 or NULL
+ * where the help says "by rule"; lc_train_resolve fills those in. */
 typedef struct {
   int64_t steps, stop_after, batch, micro_batch, seq;
   double epochs, lr, warmup, clip, weight_decay, density;
-  int schedule;             /* lc_schedule_kind */
+  int schedule; /* lc_schedule_kind */
   char *optimizer, *dtype, *targets, *eval_data, *base_name;
   double beta1, beta2, eps, momentum;
   int64_t eval_every, save_every, keep, seed, eval_limit;
   bool shuffle, recompute, skip_bad;
-  char *sample_prompt; int64_t sample_tokens;
+  char *sample_prompt;
+  int64_t sample_tokens;
 } lc_train_opts;
 extern const lc_option lc_train_options[];
-/* seq = min(1024, the model's context), micro-batch = as many sequences as give at most 2048 tokens (at least 1, at most batch), rate and
- * optimiser from the method's row, dtype "auto" = bf16 where the CPU has bf16 products, else f32. Refuses what does not go together. */
+/* seq = min(1024, the model's context), micro-batch = as many sequences as give at most 2048 tokens (at least
+ * 1, at most batch), rate and optimiser from the method's row, dtype "auto" = bf16 where the CPU has bf16
+ * products, else f32. Refuses what does not go together. */
 lc_status lc_train_resolve(lc_ctx *, const lc_config *, const lc_method *, lc_train_opts *);
 
-/* Progress: one call an event; kind "start", "step", "eval", "sample", "checkpoint", "done"; the JSON object is the line of `train --json`.
- * Non-zero stops the run as a signal does. */
+/* Progress: one call an event; kind "start", "step", "eval", "sample", "checkpoint", "done"; the JSON object
+ * is the line of `train --json`. Non-zero stops the run as a signal does. */
 typedef int (*lc_event_fn)(void *arg, const char *kind, const struct json_t *event);
 
 struct lc_training {
   lc_ctx *ctx;
   lc_net *net;
   const lc_tokenizer *tok;
-  const lc_method *method; void *self;
-  lc_train_opts opts;               /* resolved; a copy */
+  const lc_method *method;
+  void *self;
+  lc_train_opts opts; /* resolved; a copy */
   const lc_dataset *data, *eval_data;
-  lc_adapter *adapter;              /* what the method attached (NULL for full) */
-  lc_param **param; int n_param;    /* all trainables, fixed order */
-  const lc_optim_ops *optim; lc_hyper hyper; /* a method's attach may change eps, eps_inside and the like */
+  lc_adapter *adapter; /* what the method attached (NULL for full) */
+  lc_param **param;
+  int n_param; /* all trainables, fixed order */
+  const lc_optim_ops *optim;
+  lc_hyper hyper; /* a method's attach may change eps, eps_inside and the like */
   lc_schedule schedule;
-  lc_net_graph graph; lc_plan *plan; lc_run *run;
-  int64_t step;                     /* updates finished */
-  int64_t planned;                  /* updates planned: the schedule's length */
-  int64_t last;                     /* updates after which this run ends: min(planned, stop_after) */
-  lc_example *example; int64_t n_example; /* of the update under way: micro-batch i is [i·micro_batch, …) */
-  int64_t micro, n_micro;           /* of the update under way */
-  int64_t update_targets;           /* the update's denominator */
-  double loss, grad_norm, lr;       /* of the last update */
-  int64_t tokens;                   /* so far */
-  const char *out;                  /* output directory */
-  bool resuming;                    /* attach and calibrate: a checkpoint will overwrite every array that the visitors name */
+  lc_net_graph graph;
+  lc_plan *plan;
+  lc_run *run;
+  int64_t step;    /* updates finished */
+  int64_t planned; /* updates planned: the schedule's length */
+  int64_t last;    /* updates after which this run ends: min(planned, stop_after) */
+  lc_example *example;
+  int64_t n_example;          /* of the update under way: micro-batch i is [i·micro_batch, …) */
+  int64_t micro, n_micro;     /* of the update under way */
+  int64_t update_targets;     /* the update's denominator */
+  double loss, grad_norm, lr; /* of the last update */
+  int64_t tokens;             /* so far */
+  const char *out;            /* output directory */
+  bool resuming; /* attach and calibrate: a checkpoint will overwrite every array that the visitors name */
   struct lc_history *history;
-  lc_event_fn event; void *event_arg;
-  lc_segment *segment; int64_t max_segments; /* of a pass */
+  lc_event_fn event;
+  void *event_arg;
+  lc_segment *segment;
+  int64_t max_segments; /* of a pass */
 };
 
 typedef struct {
   const char *out;
-  bool resume; const char *resume_from; /* a checkpoint's directory, or its name in out; NULL: the last one */
+  bool resume;
+  const char *resume_from; /* a checkpoint's directory, or its name in out; NULL: the last one */
   bool overwrite;
-  const char *data_path;                /* as the user gave it; goes to recipe.yaml */
-  lc_event_fn event; void *event_arg;
+  const char *data_path; /* as the user gave it; goes to recipe.yaml */
+  lc_event_fn event;
+  void *event_arg;
 } lc_train_io;
 /* Trains net by a method; writes OUT. LC_STOPPED: interrupted, everything saved. */
-lc_status lc_train(lc_net *, const lc_tokenizer *, const lc_dataset *, const lc_dataset *eval, const lc_method *, void *self, const lc_train_opts *, const lc_train_io *);
+lc_status lc_train(lc_net *, const lc_tokenizer *, const lc_dataset *, const lc_dataset *eval,
+                   const lc_method *, void *self, const lc_train_opts *, const lc_train_io *);
 
 /* ---- recipe.yaml: every effective option ---- */
-typedef struct { char *key, *value; } lc_pair;
-typedef struct { char *model, *data, *method; lc_pair *option; int n_option; lc_pair *set; int n_set; } lc_recipe;
-/* Reads a recipe; option keys are those of lc_train_options, set keys those of the method. An unknown key is an error that suggests the nearest. */
+typedef struct {
+  char *key, *value;
+} lc_pair;
+typedef struct {
+  char *model, *data, *method;
+  lc_pair *option;
+  int n_option;
+  lc_pair *set;
+  int n_set;
+} lc_recipe;
+/* Reads a recipe; option keys are those of lc_train_options, set keys those of the method. An unknown key is
+ * an error that suggests the nearest. */
 lc_status lc_recipe_read(lc_ctx *, const char *path, lc_recipe *);
-lc_status lc_recipe_write(lc_ctx *, const char *path, const char *model, const char *data, const lc_method *, const void *self, const lc_train_opts *);
+lc_status lc_recipe_write(lc_ctx *, const char *path, const char *model, const char *data, const lc_method *,
+                          const void *self, const lc_train_opts *);
 void lc_recipe_free(lc_ctx *, lc_recipe *);
 /* Applies the option pairs, and the set pairs to a method's options. */
 lc_status lc_recipe_apply(lc_ctx *, const lc_recipe *, lc_train_opts *, const lc_method *, void *self);
 
 /* ---- pieces that methods and commands use ---- */
-/* One forward (and backward when told) over n examples, packed row after row with restarting positions; row losses are summed in f64 in row
- * order. loss_scale: 1 / the update's targets. n and the rows must fit the plan: any micro-batch of the run does. Adds to *loss_sum, *targets. */
-lc_status lc_pass(lc_training *, const lc_example *, int64_t n, bool backward, float loss_scale, double *loss_sum, int64_t *targets);
-/* Signed gradients of the mean loss over the first n_examples rows of the data, as dense f32 accumulators within byte_budget: repeats the passes
- * for the rest. Calls done(arg, w, dW M×N) once a weight; the memory is freed before it returns. For calibrate: no training plan exists yet. */
+/* One forward (and backward when told) over n examples, packed row after row with restarting positions; row
+ * losses are summed in f64 in row order. loss_scale: 1 / the update's targets. n and the rows must fit the
+ * plan: any micro-batch of the run does. Adds to *loss_sum, *targets. */
+lc_status lc_pass(lc_training *, const lc_example *, int64_t n, bool backward, float loss_scale,
+                  double *loss_sum, int64_t *targets);
+/* Signed gradients of the mean loss over the first n_examples rows of the data, as dense f32 accumulators
+ * within byte_budget: repeats the passes for the rest. Calls done(arg, w, dW M×N) once a weight; the memory
+ * is freed before it returns. For calibrate: no training plan exists yet. */
 lc_status lc_calibrate_gradients(lc_training *, lc_weight **, int n, int64_t n_examples, size_t byte_budget,
                                  lc_status (*done)(void *arg, lc_weight *, const float *dW), void *arg);
 
 /* ---- evaluation: its own run over any net ---- */
-typedef struct { int64_t context, stride; bool bos, tail, llama_cpp, incremental; int64_t limit /* windows; 0: all */; } lc_perplexity_opts; /* 0: 512, context */
-typedef struct { double value, nll, stderr_; int64_t n, context, stride; } lc_score; /* value: perplexity; nll: mean; stderr_: of value */
-lc_status lc_eval_perplexity(lc_net *, const lc_tokenizer *, const lc_ids *stream, const lc_perplexity_opts *, lc_score *);
-lc_status lc_eval_rows(lc_net *, const lc_dataset *, int64_t limit, lc_score *); /* JSONL: tokens of the loss mask, each example alone */
+typedef struct {
+  int64_t context, stride;
+  bool bos, tail, llama_cpp, incremental;
+  int64_t limit /* windows; 0: all */;
+} lc_perplexity_opts; /* 0: 512, context */
+typedef struct {
+  double value, nll, stderr_;
+  int64_t n, context, stride;
+} lc_score; /* value: perplexity; nll: mean; stderr_: of value */
+lc_status lc_eval_perplexity(lc_net *, const lc_tokenizer *, const lc_ids *stream, const lc_perplexity_opts *,
+                             lc_score *);
+lc_status lc_eval_rows(lc_net *, const lc_dataset *, int64_t limit,
+                       lc_score *); /* JSONL: tokens of the loss mask, each example alone */
 
 typedef struct {
-  int64_t limit;              /* questions; 0: all */
-  int64_t context;            /* tokens a question may have (older ones are left out); 0: the model's */
-  const lc_question *fewshot; int64_t n_fewshot; /* solved examples put before each question */
-  bool chat; const char *system;                 /* the prompt is a user turn of the model's template */
-  const char *log_samples;    /* a JSON line a question goes there, or NULL */
-  const char *extract;        /* exact match: group 1 of the first match is the answer; NULL: GSM8K's */
-  int64_t max_tokens;         /* exact match: of an answer; 0: 256 */
-  const char *const *stop; int n_stop; /* exact match: strings that end an answer */
+  int64_t limit;   /* questions; 0: all */
+  int64_t context; /* tokens a question may have (older ones are left out); 0: the model's */
+  const lc_question *fewshot;
+  int64_t n_fewshot; /* solved examples put before each question */
+  bool chat;
+  const char *system;      /* the prompt is a user turn of the model's template */
+  const char *log_samples; /* a JSON line a question goes there, or NULL */
+  const char *extract;     /* exact match: group 1 of the first match is the answer; NULL: GSM8K's */
+  int64_t max_tokens;      /* exact match: of an answer; 0: 256 */
+  const char *const *stop;
+  int n_stop; /* exact match: strings that end an answer */
 } lc_question_opts;
-typedef struct { double acc, acc_norm, acc_bytes; double acc_stderr, acc_norm_stderr, acc_bytes_stderr; int64_t n; } lc_choice_score;
-lc_status lc_eval_choices(lc_net *, const lc_tokenizer *, const lc_question *, int64_t n, const lc_question_opts *, lc_choice_score *);
-lc_status lc_eval_exact(lc_net *, const lc_tokenizer *, const lc_question *, int64_t n, const lc_question_opts *, lc_score * /* value: share */);
+typedef struct {
+  double acc, acc_norm, acc_bytes;
+  double acc_stderr, acc_norm_stderr, acc_bytes_stderr;
+  int64_t n;
+} lc_choice_score;
+lc_status lc_eval_choices(lc_net *, const lc_tokenizer *, const lc_question *, int64_t n,
+                          const lc_question_opts *, lc_choice_score *);
+lc_status lc_eval_exact(lc_net *, const lc_tokenizer *, const lc_question *, int64_t n,
+                        const lc_question_opts *, lc_score * /* value: share */);
 #endif

@@ -34,7 +34,9 @@ static float coefficient(int64_t r, int64_t c) {
   lc_rng k = {.seed = 77, .purpose = LC_RNG_TEST};
   return lc_rng_uniform(&k, (uint64_t)(r * 4096 + c)) * 2 - 1;
 }
-static lc_status probe_shape(lc_graph *g, lc_node *n) { return lc_node_out(g, n, 0, "probe", LC_F32, 1); }
+static lc_status probe_shape(lc_graph *g, lc_node *n) {
+  return lc_node_out(g, n, 0, "probe", LC_F32, 1);
+}
 static lc_status probe_forward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1) {
   int64_t C = lc_width(run, n->in[0]);
   float *tmp = malloc((size_t)C * sizeof *tmp);
@@ -56,14 +58,20 @@ static lc_status probe_backward(const lc_node *n, lc_run *run, int64_t r0, int64
   free(tmp);
   return LC_OK;
 }
-static const lc_op probe = {.name = "probe", .flags = LC_OP_LOSS, .shape = probe_shape, .forward = probe_forward, .backward = probe_backward};
+static const lc_op probe = {.name = "probe",
+                            .flags = LC_OP_LOSS,
+                            .shape = probe_shape,
+                            .forward = probe_forward,
+                            .backward = probe_backward};
 
 /* ---- weights ---- */
 
-static void add_weight(rig *k, const char *name, lc_weight_kind kind, int64_t M, int64_t N, int ndim, float mean, float spread) {
+static void add_weight(rig *k, const char *name, lc_weight_kind kind, int64_t M, int64_t N, int ndim,
+                       float mean, float spread) {
   assert_true(k->n < MAX_WEIGHTS);
   lc_weight *w = &k->w[k->n];
-  *w = (lc_weight){.name = name, .module = name, .id = lc_fnv1a32(name), .kind = kind, .M = M, .N = N, .ndim = ndim};
+  *w = (lc_weight){
+      .name = name, .module = name, .id = lc_fnv1a32(name), .kind = kind, .M = M, .N = N, .ndim = ndim};
   lc_param *p;
   assert_int_equal(lc_param_new(k->ctx, name, w, NULL, M, N, true, &p), LC_OK);
   lc_rng r = {.seed = 3, .tensor = w->id, .purpose = LC_RNG_TEST};
@@ -76,35 +84,58 @@ static void add_weight(rig *k, const char *name, lc_weight_kind kind, int64_t M,
   k->param[k->n++] = p;
 }
 
-static int by_name(const void *a, const void *b) { return strcmp(((const lc_weight *)a)->name, ((const lc_weight *)b)->name); }
+static int by_name(const void *a, const void *b) {
+  return strcmp(((const lc_weight *)a)->name, ((const lc_weight *)b)->name);
+}
 
 /* ---- cases ---- */
 
-typedef struct { const char *op, *what; void (*weights)(rig *); lc_val (*build)(rig *); bool own_loss; float tolerance; } test_case;
+typedef struct {
+  const char *op, *what;
+  void (*weights)(rig *);
+  lc_val (*build)(rig *);
+  bool own_loss;
+  float tolerance;
+} test_case;
 
-static void table(rig *k, const char *name, int64_t width) { add_weight(k, name, LC_KIND_EMBEDDING, T, width, 2, 0, 1); }
-static lc_val input(rig *k, const char *module) { return lc_embedding(&k->b, k->b.ids, module); }
-static lc_val rounded(rig *k, const char *module, int64_t width) { /* in the compute dtype, as inside a block */
+static void table(rig *k, const char *name, int64_t width) {
+  add_weight(k, name, LC_KIND_EMBEDDING, T, width, 2, 0, 1);
+}
+static lc_val input(rig *k, const char *module) {
+  return lc_embedding(&k->b, k->b.ids, module);
+}
+static lc_val rounded(rig *k, const char *module,
+                      int64_t width) { /* in the compute dtype, as inside a block */
   (void)width;
   return lc_rmsnorm(&k->b, input(k, module), 1e-5f, "unit", 0);
 }
 
-static void w_embedding(rig *k) { table(k, "x.weight", 21); }
-static lc_val b_embedding(rig *k) { return input(k, "x"); }
+static void w_embedding(rig *k) {
+  table(k, "x.weight", 21);
+}
+static lc_val b_embedding(rig *k) {
+  return input(k, "x");
+}
 
 static void w_linear(rig *k) {
   table(k, "x.weight", 33);
   add_weight(k, "unit.weight", LC_KIND_NORM, 1, 33, 1, 1, 0.1f);
   add_weight(k, "fc.weight", LC_KIND_LINEAR, 70, 33, 2, 0, 0.2f);
 }
-static lc_val b_linear(rig *k) { return lc_linear(&k->b, rounded(k, "x", 33), (lc_val){0}, "fc", 0); }
+static lc_val b_linear(rig *k) {
+  return lc_linear(&k->b, rounded(k, "x", 33), (lc_val){0}, "fc", 0);
+}
 static void w_residual(rig *k) {
   w_linear(k);
   table(k, "res.weight", 70);
   add_weight(k, "fc.bias", LC_KIND_BIAS, 1, 70, 1, 0, 1);
 }
-static lc_val b_residual(rig *k) { return lc_linear(&k->b, rounded(k, "x", 33), input(k, "res"), "fc", 0); }
-static lc_val b_bias(rig *k) { return lc_linear(&k->b, rounded(k, "x", 33), (lc_val){0}, "fc", 0); }
+static lc_val b_residual(rig *k) {
+  return lc_linear(&k->b, rounded(k, "x", 33), input(k, "res"), "fc", 0);
+}
+static lc_val b_bias(rig *k) {
+  return lc_linear(&k->b, rounded(k, "x", 33), (lc_val){0}, "fc", 0);
+}
 static lc_val b_shared(rig *k) { /* one input, two consumers and a residual chain: gradients add */
   lc_val x = rounded(k, "x", 33), r = input(k, "res");
   lc_val y = lc_linear(&k->b, x, r, "fc", 0);
@@ -116,31 +147,56 @@ static void w_norm(rig *k) {
   add_weight(k, "n.weight", LC_KIND_NORM, 1, 33, 1, 1, 0.5f);
   add_weight(k, "n.bias", LC_KIND_BIAS, 1, 33, 1, 0, 0.5f);
 }
-static lc_val b_rms(rig *k) { return lc_rmsnorm(&k->b, input(k, "x"), 1e-3f, "n", 0); }
-static lc_val b_layer(rig *k) { return lc_layernorm(&k->b, input(k, "x"), 1e-3f, "n", 0); }
+static lc_val b_rms(rig *k) {
+  return lc_rmsnorm(&k->b, input(k, "x"), 1e-3f, "n", 0);
+}
+static lc_val b_layer(rig *k) {
+  return lc_layernorm(&k->b, input(k, "x"), 1e-3f, "n", 0);
+}
 
 static void w_two(rig *k) {
   table(k, "a.weight", 40);
   table(k, "b.weight", 40);
   add_weight(k, "unit.weight", LC_KIND_NORM, 1, 40, 1, 1, 0.1f);
 }
-static lc_val b_sum(rig *k) { return lc_sum(&k->b, input(k, "a"), input(k, "b")); }
+static lc_val b_sum(rig *k) {
+  return lc_sum(&k->b, input(k, "a"), input(k, "b"));
+}
 static lc_val b_twice(rig *k) {
   lc_val a = input(k, "a");
   return lc_sum(&k->b, a, a);
 }
-static lc_val b_silu(rig *k) { return lc_silu_mul(&k->b, rounded(k, "a", 40), rounded(k, "b", 40)); }
-static lc_val b_gelu_tanh(rig *k) { return lc_gelu(&k->b, rounded(k, "a", 40), LC_GELU_TANH); }
-static lc_val b_gelu_erf(rig *k) { return lc_gelu(&k->b, rounded(k, "a", 40), LC_GELU_ERF); }
+static lc_val b_silu(rig *k) {
+  return lc_silu_mul(&k->b, rounded(k, "a", 40), rounded(k, "b", 40));
+}
+static lc_val b_gelu_tanh(rig *k) {
+  return lc_gelu(&k->b, rounded(k, "a", 40), LC_GELU_TANH);
+}
+static lc_val b_gelu_erf(rig *k) {
+  return lc_gelu(&k->b, rounded(k, "a", 40), LC_GELU_ERF);
+}
 static lc_val b_columns(rig *k) {
   lc_val a = rounded(k, "a", 40);
   return lc_silu_mul(&k->b, lc_columns(&k->b, a, 3, 20), lc_columns(&k->b, a, 10, 27)); /* they overlap */
 }
 
-static const lc_rope plain = {.type = LC_ROPE_DEFAULT, .dim = 8, .theta = 100, .factor = 1, .original_context = 64, .context = 64};
-static const lc_rope yarn = {.type = LC_ROPE_YARN, .dim = 8, .theta = 100, .factor = 4, .original_context = 16, .context = 64, .beta_fast = 32, .beta_slow = 1, .truncate = true};
-static lc_val b_rope(rig *k) { return lc_rotate(&k->b, rounded(k, "a", 40), lc_rope_table(&k->b, k->b.pos, &plain), 5, 8); }
-static lc_val b_partial(rig *k) { return lc_rotate(&k->b, rounded(k, "a", 40), lc_rope_table(&k->b, k->b.pos, &yarn), 4, 10); }
+static const lc_rope plain = {
+    .type = LC_ROPE_DEFAULT, .dim = 8, .theta = 100, .factor = 1, .original_context = 64, .context = 64};
+static const lc_rope yarn = {.type = LC_ROPE_YARN,
+                             .dim = 8,
+                             .theta = 100,
+                             .factor = 4,
+                             .original_context = 16,
+                             .context = 64,
+                             .beta_fast = 32,
+                             .beta_slow = 1,
+                             .truncate = true};
+static lc_val b_rope(rig *k) {
+  return lc_rotate(&k->b, rounded(k, "a", 40), lc_rope_table(&k->b, k->b.pos, &plain), 5, 8);
+}
+static lc_val b_partial(rig *k) {
+  return lc_rotate(&k->b, rounded(k, "a", 40), lc_rope_table(&k->b, k->b.pos, &yarn), 4, 10);
+}
 
 static void w_attention(rig *k) {
   table(k, "q.weight", 48);
@@ -150,19 +206,29 @@ static void w_attention(rig *k) {
   add_weight(k, "uk.weight", LC_KIND_NORM, 1, 24, 1, 1.2f, 0.1f);
 }
 static lc_val attention(rig *k, int64_t heads, int64_t kv_heads, int64_t D, int64_t window) {
-  lc_attention_opts o = {.heads = heads, .kv_heads = kv_heads, .head_dim = D, .window = window, .scale = 0.5f};
-  lc_val q = lc_rmsnorm(&k->b, input(k, "q"), 1e-5f, "uq", 0), key = lc_rmsnorm(&k->b, input(k, "k"), 1e-5f, "uk", 0);
+  lc_attention_opts o = {
+      .heads = heads, .kv_heads = kv_heads, .head_dim = D, .window = window, .scale = 0.5f};
+  lc_val q = lc_rmsnorm(&k->b, input(k, "q"), 1e-5f, "uq", 0),
+         key = lc_rmsnorm(&k->b, input(k, "k"), 1e-5f, "uk", 0);
   return lc_attention(&k->b, q, key, lc_rmsnorm(&k->b, input(k, "v"), 1e-5f, "uk", 0), &o);
 }
-static lc_val b_grouped(rig *k) { return attention(k, 4, 2, 12, 0); }
-static lc_val b_single_key(rig *k) { return attention(k, 2, 1, 24, 0); }
-static lc_val b_window(rig *k) { return attention(k, 4, 2, 12, 7); }
+static lc_val b_grouped(rig *k) {
+  return attention(k, 4, 2, 12, 0);
+}
+static lc_val b_single_key(rig *k) {
+  return attention(k, 2, 1, 24, 0);
+}
+static lc_val b_window(rig *k) {
+  return attention(k, 4, 2, 12, 7);
+}
 
 static void w_head(rig *k) {
   table(k, "x.weight", 33);
   add_weight(k, "head.weight", LC_KIND_HEAD, 50, 33, 2, 0, 0.3f);
 }
-static lc_val b_head(rig *k) { return lc_head_loss(&k->b, input(k, "x"), k->b.labels, "head.weight"); }
+static lc_val b_head(rig *k) {
+  return lc_head_loss(&k->b, input(k, "x"), k->b.labels, "head.weight");
+}
 
 static lc_val b_low_rank(rig *k) {
   lc_weight *w = lc_weights_find(&k->set, "fc.weight");
@@ -227,7 +293,9 @@ static void rig_open(rig *k, const test_case *c, lc_dtype compute, int threads, 
   lc_graph_keep(k->g, k->y);
   lc_block(&k->b, -1);
   if (!c->own_loss) assert_int_equal(lc_emit(k->g, &probe, NULL, 0, &k->y, 1, NULL), LC_OK);
-  assert_int_equal(lc_plan_new(k->g, &(lc_plan_opts){.rows = T + 3, .training = true, .recompute = recompute}, &k->plan), LC_OK);
+  assert_int_equal(
+      lc_plan_new(k->g, &(lc_plan_opts){.rows = T + 3, .training = true, .recompute = recompute}, &k->plan),
+      LC_OK);
   assert_int_equal(lc_run_new(k->ctx, k->plan, &k->run), LC_OK);
 }
 
@@ -301,10 +369,12 @@ static void gradients_are_differences(void **state) {
         norm += slope * slope;
       }
       if (norm == 0) {
-        for (int64_t j = 0; j < p->n; j++) assert_true(grad[i][j] == 0); /* a weight that this case does not use */
+        for (int64_t j = 0; j < p->n; j++)
+          assert_true(grad[i][j] == 0); /* a weight that this case does not use */
         continue;
       }
-      if (!(sqrt(err / norm) < (double)cases[c].tolerance)) fail_msg("%s %s: gradient of %s off by %g", cases[c].op, cases[c].what, p->name, sqrt(err / norm));
+      if (!(sqrt(err / norm) < (double)cases[c].tolerance))
+        fail_msg("%s %s: gradient of %s off by %g", cases[c].op, cases[c].what, p->name, sqrt(err / norm));
     }
     for (int i = 0; i < k.n; i++) free(grad[i]);
     rig_close(&k);
@@ -331,8 +401,12 @@ static void paths_agree(void **state) {
     rig_open(&scalar, &cases[c], LC_F32, 1, true, false);
     rig_open(&half, &cases[c], LC_BF16, 2, false, false);
     double f = backward(&fast), s = backward(&scalar), h = backward(&half), scale = 1 + fabs(s);
-    if (!(fabs(f - s) / scale < 1e-5) || !(distance(&fast, &scalar) < 1e-5)) fail_msg("%s %s: fast and scalar kernels differ: %g, %g", cases[c].op, cases[c].what, fabs(f - s) / scale, distance(&fast, &scalar));
-    if (!(fabs(h - s) / scale < 0.1) || !(distance(&half, &scalar) < 0.03)) fail_msg("%s %s: bf16 is far from f32: %g, %g", cases[c].op, cases[c].what, fabs(h - s) / scale, distance(&half, &scalar));
+    if (!(fabs(f - s) / scale < 1e-5) || !(distance(&fast, &scalar) < 1e-5))
+      fail_msg("%s %s: fast and scalar kernels differ: %g, %g", cases[c].op, cases[c].what,
+               fabs(f - s) / scale, distance(&fast, &scalar));
+    if (!(fabs(h - s) / scale < 0.1) || !(distance(&half, &scalar) < 0.03))
+      fail_msg("%s %s: bf16 is far from f32: %g, %g", cases[c].op, cases[c].what, fabs(h - s) / scale,
+               distance(&half, &scalar));
     rig_close(&fast), rig_close(&scalar), rig_close(&half);
   }
 }
@@ -370,6 +444,8 @@ static void all_ops_have_cases(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(gradients_are_differences), cmocka_unit_test(paths_agree), cmocka_unit_test(same_bits), cmocka_unit_test(all_ops_have_cases)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(gradients_are_differences),
+                                     cmocka_unit_test(paths_agree), cmocka_unit_test(same_bits),
+                                     cmocka_unit_test(all_ops_have_cases)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
