@@ -82,6 +82,7 @@ typedef struct {
   lc_stage stage;         /* t.graph, t.plan, t.run are its */
   bool evaluated;         /* the evaluation due after t.step was done */
   int64_t saved_step;     /* of the last checkpoint; -1 none */
+  bool made_out; /* OUT was not there before */
   bool unlogged;          /* the checkpoint that was restored has no line in the log */
   int64_t best_step;      /* -1 none */
   double best_loss;
@@ -96,6 +97,7 @@ json_t *lc_numerics(const lc_loop *);
 
 /* outdir.c: the output directory. */
 lc_status lc_outdir_claim(lc_loop *); /* refuses, cleans (overwrite), or finds what to resume */
+void lc_outdir_unclaim(lc_ctx *, const char *out, bool made); /* what a run that failed before step 1 wrote goes; the error stands */
 lc_status lc_outdir_last(lc_ctx *, const char *out, int64_t *step); /* highest whole checkpoint; -1 none */
 lc_status lc_outdir_prune(lc_ctx *, const char *out, int64_t keep); /* the oldest go */
 lc_status lc_outdir_drop_after(lc_ctx *, const char *out, int64_t step); /* removes checkpoints after step */

@@ -462,9 +462,15 @@ lc_status lc_train(lc_net *net, const lc_tokenizer *tok, const lc_dataset *data,
   l->order_epoch = l->saved_step = l->best_step = -1;
   l->started = lc_now();
   lc_status st = set_up(l, opts);
-  if (!st) st = begin(l);
+  bool undo = false;
+  if (!st) {
+    st = begin(l);
+    undo = st && st != LC_STOPPED && !io->resume && !io->resume_from;
+  }
   if (!st) st = updates(l);
   if (!st) st = finish(l);
+  const bool made = l->made_out;
   tear_down(l);
+  if (undo) lc_outdir_unclaim(net->ctx, io->out, made); /* the corrected command finds OUT as this one did */
   return st;
 }

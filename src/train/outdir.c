@@ -237,7 +237,17 @@ lc_status lc_outdir_claim(lc_loop *l) {
         ctx, "%s: the directory is not empty and holds no run of lacuna; --overwrite replaces nothing else",
         out);
   LC_TRY(each_entry(ctx, out, overwrite_one, &s));
+  l->made_out = !lc_path_exists(out);
   LC_TRY(lc_mkdirs(ctx, out));
   if (access(out, W_OK)) return lc_fail(ctx, "%s: %s", out, strerror(errno));
   return LC_OK;
+}
+
+void lc_outdir_unclaim(lc_ctx *ctx, const char *out, bool made) {
+  scan s = {.ctx = ctx, .out = out};
+  char *why = lc_strdup(ctx, lc_error(ctx));
+  each_entry(ctx, out, overwrite_one, &s);
+  if (made) rmdir(out); /* stays when something else came into it */
+  if (why) lc_fail(ctx, "%s", why);
+  lc_free(ctx, why);
 }

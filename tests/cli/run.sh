@@ -64,6 +64,8 @@ wrong_option() { run 2 train -m $M -d text.txt --method shira --set maks=random 
 t "an unknown option of a method suggests" wrong_option
 wrong_number() { run 2 train -m $M -d text.txt --method shira --density 1.5 -o x && says density && absent x; }
 t "a number out of range" wrong_number
+no_target() { run 2 train -m $M -d text.txt --method shira --targets nosuch $small -o x && says nosuch && absent x; }
+t "targets that match nothing, and OUT is as before" no_target
 missing_value() { run 2 eval -m && says "needs a value"; }
 t "a flag without its value" missing_value
 twice() { run 2 eval -m $M -m $M -d text.txt && says "twice"; }
