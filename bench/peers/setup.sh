@@ -39,7 +39,7 @@ fi
 [ $llama = 1 ] || exit 0
 
 build=$venv/llama.cpp-build
-if ! "$py" -c 'import llama_cpp' 2>/dev/null || [ ! -x "$build/bin/llama-bench" ]; then
+if ! "$py" -c 'import llama_cpp' 2>/dev/null || [ ! -x "$build/bin/llama-finetune" ]; then
   if ! ls -d "$venv"/src/llama_cpp_python-*/ >/dev/null 2>&1; then
     mkdir -p "$venv/src"
     pip download --no-deps --no-binary llama-cpp-python -d "$venv/src" llama-cpp-python
@@ -52,7 +52,7 @@ if ! "$py" -c 'import llama_cpp' 2>/dev/null || [ ! -x "$build/bin/llama-bench" 
   cmake -S "$src/vendor/llama.cpp" -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release $launch -DBUILD_SHARED_LIBS=ON \
     -DGGML_NATIVE=ON -DLLAMA_CURL=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF \
     -DLLAMA_BUILD_SERVER=OFF > "$venv/llama-build.log"
-  nice ninja -C "$build" -j"$jobs" llama llama-bench >> "$venv/llama-build.log"
+  nice ninja -C "$build" -j"$jobs" llama llama-bench llama-quantize llama-finetune >> "$venv/llama-build.log"
   # the bindings without a second build of the same sources: they load the libraries from their own lib/
   CMAKE_ARGS="-DLLAMA_BUILD=OFF" pip install "$src"
   lib=$("$py" -c 'import importlib.util as u; print(u.find_spec("llama_cpp").submodule_search_locations[0])')/lib

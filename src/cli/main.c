@@ -5,7 +5,6 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 /* In the order of `lacuna --help`. */
 #define COMMANDS(ROW)                                                                                        \
@@ -72,16 +71,7 @@ static lc_status run_command(lc_cli *cli, int argc, char **argv) {
   return st;
 }
 
-/* libgomp's idle threads spin for milliseconds unless told otherwise when the program is loaded. On a machine that others use too, that takes the cores from the
- * threads that work: a short spin, then sleep. The user's own setting wins. */
-static void spin_briefly(char **argv) {
-  if (getenv("OMP_WAIT_POLICY") || getenv("GOMP_SPINCOUNT")) return;
-  if (!setenv("GOMP_SPINCOUNT", "1000", 1))
-    execv("/proc/self/exe", argv); /* when it fails, we go on as we are */
-}
-
 int main(int argc, char **argv) {
-  spin_briefly(argv);
   if (argc < 2 || !strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) {
     lc_cli_overview(argc < 2 ? stderr : stdout);
     return argc < 2 ? 2 : 0;

@@ -1,6 +1,7 @@
 /* The context: workers, errors, log, the stop request. Each thread writes its error sentence into its own
  * slot; lc_parallel moves that of the lowest failing chunk into the context. */
 #include "core/context.h"
+#include "core/pool.h"
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -57,6 +58,7 @@ lc_status lc_ctx_new(int threads, lc_ctx **out, char *why) {
 
 void lc_ctx_free(lc_ctx *ctx) {
   if (!ctx) return;
+  lc_pool_free(ctx->pool);
   ctx->keeping = false;
   for (int w = 0; w < LC_MAX_WORKERS; w++)
     for (int s = 0; s < LC_SCRATCH_SLOTS; s++) lc_free(ctx, ctx->scratch[w][s].data);

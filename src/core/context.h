@@ -24,6 +24,7 @@ struct lc_ctx {
   bool keeping; /* lc_mem_keep */
   void *kept[LC_MAX_KEPT];
   int n_kept;
+  struct lc_pool *pool; /* NULL until a loop needs it */
 };
 
 void lc_error_redirect(char *slot); /* NULL: the context's own */

@@ -7,6 +7,7 @@
 #include <omp.h>
 #include <pthread.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 #include "core/core.h"
 
@@ -132,10 +133,65 @@ static void test_nested(void **state) {
   lc_ctx_free(ctx);
 }
 
+/* Loops of every length in a row, at once and after pauses in which the threads fall asleep. */
+static lc_status add_one(void *arg, int64_t chunk, int worker) {
+  ((int *)arg)[chunk]++;
+  return LC_OK;
+}
+
+static void test_loops_in_a_row(void **state) {
+  for (int threads = 2; threads <= 16; threads *= 2) {
+    lc_ctx *ctx;
+    int times[300] = {0};
+    assert_int_equal(lc_ctx_new(threads, &ctx, NULL), LC_OK);
+    for (int i = 0; i < 300; i++) {
+      assert_int_equal(lc_parallel(ctx, i + 1, add_one, times), LC_OK);
+      if (i % 100 == 99) usleep(1000);
+    }
+    for (int i = 0; i < 300; i++) assert_int_equal(times[i], 300 - i);
+    lc_ctx_free(ctx);
+  }
+}
+
+/* A loop whose last chunks take longer than the caller spins. */
+static lc_status slow(void *arg, int64_t chunk, int worker) {
+  usleep(chunk ? 3000 : 100);
+  return LC_OK;
+}
+
+static void test_caller_sleeps(void **state) {
+  lc_ctx *ctx;
+  assert_int_equal(lc_ctx_new(2, &ctx, NULL), LC_OK);
+  for (int i = 0; i < 10; i++) assert_int_equal(lc_parallel(ctx, 2, slow, ctx), LC_OK);
+  lc_ctx_free(ctx);
+}
+
+/* The child of a fork has no threads of its parent: it gets its own; the parent's go on. */
+static void test_fork(void **state) {
+  lc_ctx *ctx;
+  int times[50] = {0}, status;
+  assert_int_equal(lc_ctx_new(3, &ctx, NULL), LC_OK);
+  assert_int_equal(lc_parallel(ctx, 50, add_one, times), LC_OK);
+  pid_t child = fork();
+  if (!child) {
+    bool ok = !lc_parallel(ctx, 50, add_one, times);
+    for (int i = 0; i < 50; i++) ok = ok && times[i] == 2;
+    lc_ctx_free(ctx);
+    _exit(ok ? 0 : 1);
+  }
+  assert_int_equal(waitpid(child, &status, 0), child);
+  assert_int_equal(status, 0);
+  assert_int_equal(lc_parallel(ctx, 50, add_one, times), LC_OK);
+  for (int i = 0; i < 50; i++) assert_int_equal(times[i], 2);
+  lc_ctx_free(ctx);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_every_chunk_once),
                                      cmocka_unit_test(test_another_thread),
                                      cmocka_unit_test(test_lowest_failure_wins),
-                                     cmocka_unit_test(test_own_sentence), cmocka_unit_test(test_nested)};
+                                     cmocka_unit_test(test_own_sentence), cmocka_unit_test(test_nested),
+                                     cmocka_unit_test(test_loops_in_a_row), cmocka_unit_test(test_caller_sleeps),
+                                     cmocka_unit_test(test_fork)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
