@@ -168,6 +168,9 @@ uint32_t lc_rng_u32(const lc_rng *, uint64_t element);
 float lc_rng_uniform(const lc_rng *, uint64_t element); /* [0,1): the top 24 bits / 2^24 */
 /* Box-Muller on elements 2i, 2i+1 in f64, rounded: element even cos, odd sin; rng.c states the operations. */
 float lc_rng_normal(const lc_rng *, uint64_t element);
+/* ±1/k! of its sine (k = 3, 5, …) and cosine (k = 2, 4, …). */
+enum { LC_SINE_TERMS = 8, LC_COSINE_TERMS = 9 };
+extern const double lc_sine[LC_SINE_TERMS], lc_cosine[LC_COSINE_TERMS];
 void lc_rng_uniform_fill(const lc_rng *, uint64_t first, int64_t n, float *dst);
 void lc_rng_normal_fill(const lc_rng *, uint64_t first, int64_t n, float *dst);
 /* [0,n) without bias, from the 64 bits of elements 2·element and 2·element+1; what is rejected takes the next

@@ -11,8 +11,8 @@
  *   S = Σ qʲ/(2j + 1), j = 0…11, by Horner from j = 11;  ln u = e·ln 2 + 2·s·S
  *
  *   t = ⌊4v + ½⌋,  α = (4v − t)·π/2,  q = α·α
- *   sin α = α·(1 + P),  P = 0, then P ← (P + 1)·(−q)/(k(k − 1)) for k = 17, 15, …, 3
- *   cos α = 1 + P,      the same for k = 18, 16, …, 2;  t mod 4 quarter turns give sin and cos of 2πv
+ *   sin α = α·(1 + P),  P = 0, then P ← (P + c)·q with c = ±1/k! for k = 17, 15, …, 3 (+1/17!, −1/15!, … −1/3!)
+ *   cos α = 1 + P,      the same for k = 18, 16, …, 2 (−1/18! … −1/2!);  t mod 4 quarter turns give sin and cos of 2πv
  *
  *   r = √(−2·ln u);  element 2i is r·cos 2πv, 2i+1 is r·sin 2πv, each rounded to f32. */
 #include "core/core.h"
@@ -69,12 +69,25 @@ static double log_fixed(double x) {
   return (double)e * 0.69314718055994530942 + 2 * s * sum;
 }
 
+const double lc_sine[LC_SINE_TERMS] = {
+    -1.0 / 6,        1.0 / 120,        -1.0 / 5040,          1.0 / 362880,
+    -1.0 / 39916800, 1.0 / 6227020800, -1.0 / 1307674368000, 1.0 / 355687428096000};
+const double lc_cosine[LC_COSINE_TERMS] = {-1.0 / 2,
+                                           1.0 / 24,
+                                           -1.0 / 720,
+                                           1.0 / 40320,
+                                           -1.0 / 3628800,
+                                           1.0 / 479001600,
+                                           -1.0 / 87178291200,
+                                           1.0 / 20922789888000,
+                                           -1.0 / 6402373705728000};
+
 /* sin and cos of 2πv, v in [0,1): a quarter turn and a remainder within ±π/4 */
 static void turn(double v, double *s, double *c) {
   double quarter = floor(4 * v + 0.5), a = (4 * v - quarter) * 1.57079632679489661923, q = a * a;
   double sn = 0, cs = 0;
-  for (int k = 17; k >= 3; k -= 2) sn = (sn + 1) * (-q) / (double)(k * (k - 1));
-  for (int k = 18; k >= 2; k -= 2) cs = (cs + 1) * (-q) / (double)(k * (k - 1));
+  for (int k = LC_SINE_TERMS - 1; k >= 0; k--) sn = (sn + lc_sine[k]) * q;
+  for (int k = LC_COSINE_TERMS - 1; k >= 0; k--) cs = (cs + lc_cosine[k]) * q;
   sn = a * (1 + sn);
   cs = 1 + cs;
   switch ((int)quarter & 3) {

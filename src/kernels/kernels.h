@@ -96,6 +96,12 @@ typedef struct lc_kernels {
   void (*sparse_gemv)(int64_t K, const int32_t *flat, const float *value, float scale, int64_t N,
                       const float *x, float *y);
 
+  /* -- noise, the same bits on every path -- */
+  /* Elements first … first+n−1 of a stream of normals, as lc_rng_normal gives them. */
+  void (*normal)(const lc_rng *, uint64_t first, int64_t n, float *dst);
+  /* y += a·x where low <= |y| <= high; product and sum are rounded one after the other. */
+  void (*axpy_band)(int64_t n, float a, const float *x, float low, float high, float *y);
+
   /* -- optimisers: n entries. age (one an entry, a float so that all columns are alike) is incremented here
    * and is then the number of steps that the entry has had, this one included; NULL: `step` is, for all.
    * eps_inside also decays after the step, not before -- */

@@ -116,7 +116,13 @@ lc_val lc_attention(lc_builder *b, lc_val q, lc_val k, lc_val v, const lc_attent
 }
 
 lc_val lc_head_loss(lc_builder *b, lc_val hidden, lc_val labels, const char *weight_name) {
-  lc_head_attr a = {.w = lc_build_weight(b, weight_name, 0, "", true), .compute = b->compute};
+  return lc_head_loss_of(b, hidden, labels, weight_name, (lc_row_loss){0});
+}
+
+lc_val lc_head_loss_of(lc_builder *b, lc_val hidden, lc_val labels, const char *weight_name,
+                       lc_row_loss link) {
+  lc_head_attr a = {
+      .w = lc_build_weight(b, weight_name, 0, "", true), .compute = b->compute, .link = link};
   if (b->st) return none;
   a.use = a.w->uses - 1;
   for (int i = 0; i < a.w->n_delta; i++)

@@ -288,6 +288,14 @@ lc_val lc_attention(lc_builder *, lc_val q, lc_val k, lc_val v, const lc_attenti
  * never whole; the gradient of `hidden` is made in the same pass when training. The weight is the head (or
  * the tied embedding). */
 lc_val lc_head_loss(lc_builder *, lc_val hidden, lc_val labels, const char *weight_name);
+/* The same with another loss of each row, a function of its nll = −log p(label): preference and policy
+ * objectives are sums of such. row gives L and stores dL/dnll in *slope (1 and nll for next-token loss); it is
+ * called on workers, row by row, in any order. out[0] is then L. */
+typedef struct {
+  float (*row)(void *self, int64_t row, float nll, float *slope);
+  void *self;
+} lc_row_loss;
+lc_val lc_head_loss_of(lc_builder *, lc_val hidden, lc_val labels, const char *weight_name, lc_row_loss);
 /* Logits of rows [r0,r1) of `hidden`, straight from the head's weight: dst (rows, V) f32. */
 lc_status lc_head_logits(lc_run *, lc_val hidden, const lc_weight *, int64_t r0, int64_t r1, float *dst);
 

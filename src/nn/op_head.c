@@ -1,5 +1,6 @@
 /* head_loss: row losses −log softmax(h·Wᵀ)[label] through a chunked output head: logits exist for 256 rows at a time, rows without a label are
  * skipped. When training, the same pass makes dh = scale·(softmax − onehot)·W and the head's own dW, so logits are computed once.
+ * A link makes another loss of each row's nll: its slope multiplies the row's gradient.
  * in: hidden (T,C), labels (T). out[0] (T,1) losses, 0 where label < 0; out[1] (T,C) f32 dh, handed on in backward. */
 #include "kernels/kernels.h"
 #include "nn/ops.h"
@@ -57,12 +58,30 @@ static lc_status logits_chunk(void *arg, int64_t c, int worker) {
   return lc_gemm(b->run->ctx, worker, &s, b->h, tile, b->logits + v0);
 }
 
+/* L(nll) of one row; its logits become scale·dL/dnll·(softmax − onehot). */
+static float linked_loss(const head_block *b, const lc_row_loss *link, float *logits, int64_t row,
+                         int32_t label) {
+  const lc_kernels *k = lc_kernels_get(b->run->ctx);
+  float slope = 0, loss = link->row(link->self, row, k->cross_entropy(b->V, logits, label, 0), &slope);
+  if (!b->grad) return loss;
+  slope *= b->run->loss_scale;
+  if (slope != 0)
+    k->cross_entropy(b->V, logits, label, slope);
+  else
+    memset(logits, 0, (size_t)b->V * sizeof *logits);
+  return loss;
+}
+
 static lc_status loss_chunk(void *arg, int64_t c, int worker) {
   head_block *b = arg;
   const lc_kernels *k = lc_kernels_get(b->run->ctx);
+  const lc_row_loss *link = &((const lc_head_attr *)b->n->attr)->link;
+  float *out = lc_data(b->run, b->n->out[0]);
   for (int64_t r = c * 8; r < lc_min64(c * 8 + 8, b->rows); r++) {
-    ((float *)lc_data(b->run, b->n->out[0]))[b->at[r]] =
-        k->cross_entropy(b->V, b->logits + r * b->V, b->label[r], b->grad ? b->run->loss_scale : 0);
+    float *logits = b->logits + r * b->V;
+    out[b->at[r]] = link->row
+                        ? linked_loss(b, link, logits, b->at[r], b->label[r])
+                        : k->cross_entropy(b->V, logits, b->label[r], b->grad ? b->run->loss_scale : 0);
     if (b->grad && b->dtype == LC_BF16) k->f32_to_bf16(b->V, b->logits + r * b->V, b->dlogits + r * b->V);
   }
   return LC_OK;

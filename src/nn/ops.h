@@ -26,6 +26,7 @@ typedef struct {
   lc_weight *w;
   lc_dtype compute;
   int use;
+  lc_row_loss link; /* row NULL: the loss is the nll itself */
 } lc_head_attr;
 
 /* Emits unless an error stuck before. */

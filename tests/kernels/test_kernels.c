@@ -555,6 +555,27 @@ static void row_adamw(probe *p) {
   }
 }
 
+static void row_normal(probe *p) {
+  EACH_SIZE(n) for (uint64_t first = 0; first < 70; first += 1 + first / 5) {
+    const uint64_t at = first < 40 ? first : ((uint64_t)1 << 34) - 80 + first; /* over a carry of the counter */
+    const lc_rng r = {.seed = 7ull << 33 | 5, .step = (uint32_t)n, .tensor = 9, .draw = 3, .purpose = 6};
+    float *x = zeros(p, n), *y = zeros(p, n);
+    p->fast->normal(&r, at, n, x), p->scalar->normal(&r, at, n, y);
+    compare_bits(p, sizeof(float) * (size_t)(n + 1), x, y);
+  }
+}
+
+static void row_axpy_band(probe *p) {
+  EACH_SIZE(n) for (int kind = 0; kind < 3; kind++) {
+    float *x = randoms(p, n, 1), *y = randoms(p, n, 1);
+    if (n) y[n / 2] = kind ? -0.0f : 0.5f;
+    float *want = copy(p, n, y);
+    const float low = kind == 2 ? 0.5f : 0, high = kind == 1 ? 0.5f : INFINITY;
+    p->fast->axpy_band(n, 0.3f, x, low, high, y), p->scalar->axpy_band(n, 0.3f, x, low, high, want);
+    compare_bits(p, sizeof(float) * (size_t)(n + 1), y, want);
+  }
+}
+
 /* ---- the list ---- */
 
 typedef struct {
@@ -600,6 +621,8 @@ static const row rows[] = {
     ROW(transpose_f32, 0),
     ROW(transpose_bf16, 0),
     ROW(sparse_gemv, 1e-12),
+    ROW(normal, 0),
+    ROW(axpy_band, 0),
     ROW(adamw, 1e-13),
 };
 

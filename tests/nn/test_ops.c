@@ -229,6 +229,15 @@ static void w_head(rig *k) {
 static lc_val b_head(rig *k) {
   return lc_head_loss(&k->b, input(k, "x"), k->b.labels, "head.weight");
 }
+/* L = c·nll²/2 with another c on each row, none on every fifth */
+static float squared(void *self, int64_t row, float nll, float *slope) {
+  const float c = 0.2f * (float)(row % 5);
+  *slope = c * nll;
+  return c * nll * nll / 2;
+}
+static lc_val b_linked_head(rig *k) {
+  return lc_head_loss_of(&k->b, input(k, "x"), k->b.labels, "head.weight", (lc_row_loss){squared, NULL});
+}
 
 static lc_val b_low_rank(rig *k) {
   lc_weight *w = lc_weights_find(&k->set, "fc.weight");
@@ -267,6 +276,7 @@ static const test_case cases[] = {
     {"attention", "one key head", w_attention, b_single_key, false, 3e-3f},
     {"attention", "window", w_attention, b_window, false, 3e-3f},
     {"head_loss", "", w_head, b_head, true, 2e-3f},
+    {"head_loss", "another loss of each row", w_head, b_linked_head, true, 3e-3f},
 };
 enum { N_CASES = sizeof cases / sizeof *cases };
 

@@ -26,6 +26,7 @@ void lc_ref_transpose_bf16(int64_t rows, int64_t cols, const uint16_t *src, int6
                            int64_t ldd);
 void lc_ref_sparse_gemv(int64_t K, const int32_t *flat, const float *value, float scale, int64_t N,
                         const float *x, float *y);
+void lc_ref_axpy_band(int64_t n, float a, const float *x, float low, float high, float *y);
 void lc_ref_adamw(int64_t n, const lc_adamw_hyper *, float step, float *value, const float *grad, float *m,
                   float *v, float *age);
 void lc_ref_gemm_f32(int64_t m, int64_t n, int64_t k, bool trans_a, bool trans_b, const float *A, int64_t lda,

@@ -13,5 +13,6 @@
 #include "kernels/simd/sparse.h"
 #include "kernels/simd/sampled_wide.h"
 #include "kernels/simd/optim.h"
+#include "kernels/simd/noise.h"
 #include "kernels/simd/attention.h"
 #include "kernels/simd/fill.h"

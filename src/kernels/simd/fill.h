@@ -28,5 +28,7 @@ static void LC_SIMD(fill)(lc_kernels *t) {
   t->sampled = LC_SIMD(sampled);
   t->sampled_bf16 = LC_SIMD(sampled_bf16);
   t->sparse_gemv = LC_SIMD(sparse_gemv);
+  t->normal = LC_SIMD(normal);
+  t->axpy_band = LC_SIMD(axpy_band);
   t->adamw = LC_SIMD(adamw);
 }
