@@ -7,6 +7,8 @@
  *   y = W·x + b + s·B·(A·drop(x))        W (M,N), A (R,N), B (M,R); s = α/R, or α/√R with rslora
  *   A ~ U(±1/√N)  (or N(0, 1/R²) with init=gaussian),  B = 0: step 0 is the base, bit for bit
  *
+ * LoRA+ (Hayou, Ghosh & Yu 2024, arXiv 2402.12354): B's rate is b-rate times A's.
+ *
  * Dropout sits on A's input, in training only. Memory that survives a step: 12 B·R(M+N) a target (value and
  * two moments, f32), and 4 B of gradient. FLOPs a token: 2R(M+N) forward, 4R(M+N) backward, beside the frozen
  * product's 2MN. */
@@ -17,7 +19,7 @@
 
 typedef struct {
   int64_t r;
-  double alpha, dropout;
+  double alpha, dropout, b_rate;
   bool rslora;
   int init;
   int64_t values;
@@ -32,6 +34,8 @@ static const lc_option options[] = {
     {"rslora", LC_OPT_BOOL, offsetof(lora, rslora), "false", 0, 0, NULL, NULL,
      "scale by alpha/sqrt(r) (rank-stabilised)"},
     {"dropout", LC_OPT_FLOAT, offsetof(lora, dropout), "0", 0, 0.99, NULL, "P", "dropout on the input of A"},
+    {"b-rate", LC_OPT_FLOAT, offsetof(lora, b_rate), "1", 0, 1e6, NULL, "X",
+     "LoRA+: the rate of B as a multiple of A's"},
     {"init", LC_OPT_CHOICE, offsetof(lora, init), "true", 0, 0, "true|gaussian", NULL,
      "A's start: uniform in 1/sqrt(in), or normal of deviation 1/r"},
     {0},
@@ -46,7 +50,9 @@ static lc_status attach_one(const lora *self, lc_training *t, lc_weight *w, floa
     lc_rng_normal_fill(&rng, 0, o.rank * w->N, normal);
     for (int64_t k = 0; k < o.rank * w->N; k++) normal[k] /= (float)o.rank;
   }
-  return lc_attach_lora(t, w, &o, normal, &d);
+  LC_TRY(lc_attach_lora(t, w, &o, normal, &d));
+  d->param[1]->lr_factor = (float)self->b_rate;
+  return LC_OK;
 }
 
 static lc_status attach(void *selfp, lc_training *t) {

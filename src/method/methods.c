@@ -2,5 +2,6 @@
 #include <string.h>
 #include "method/methods.h"
 
-const lc_method *const lc_methods[] = {&lc_method_full, &lc_method_lora, &lc_method_shira, &lc_method_spiel};
+const lc_method *const lc_methods[] = {&lc_method_full, &lc_method_lora, &lc_method_shira, &lc_method_spiel,
+                                       &lc_method_allora};
 const int lc_n_methods = sizeof lc_methods / sizeof *lc_methods;

@@ -9,6 +9,19 @@
 #include "kernels/kernels.h"
 #include "nn/low_rank.h"
 
+typedef struct {
+  lc_lora_opts o; /* first: lc_delta_lora_opts */
+  lc_gain gain;
+} lora_state;
+
+void lc_delta_lora_gain(lc_delta *d, lc_gain g) {
+  ((lora_state *)d->priv)->gain = g;
+}
+
+const lc_gain *lc_delta_lora_gain_of(const lc_delta *d) {
+  return &((const lora_state *)d->priv)->gain;
+}
+
 float lc_delta_lora_scale(const lc_delta *d) {
   const lc_lora_opts *o = d->priv;
   return o->alpha / (o->rslora ? sqrtf((float)o->rank) : (float)o->rank);
@@ -108,9 +121,9 @@ lc_status lc_delta_lora_new(lc_ctx *ctx, lc_weight *w, const lc_lora_opts *o, co
                   .w = w,
                   .scale = 1,
                   .apply = LC_PATCH,
-                  .priv = lc_alloc(ctx, LC_MEM_OTHER, sizeof *o)};
+                  .priv = lc_alloc(ctx, LC_MEM_OTHER, sizeof(lora_state))};
   if (!d->priv) LC_GO(LC_FAILED);
-  *(lc_lora_opts *)d->priv = *o;
+  ((lora_state *)d->priv)->o = *o;
   LC_GO(factor(ctx, w, "lora_A", o->rank, w->N, trainable, &d->param[0]));
   d->n_param = 1;
   LC_GO(factor(ctx, w, "lora_B", w->M, o->rank, trainable, &d->param[1]));

@@ -204,6 +204,15 @@ typedef struct {
 } lc_lora_opts;
 lc_status lc_delta_lora_new(lc_ctx *, lc_weight *, const lc_lora_opts *, const float *A, const float *B,
                             bool trainable, lc_delta **);
+/* Coefficients on dout in the gradients of A and B alone: dB = (g∘dout)ᵀ·s·h, dA = (s·(g∘dout)·B)ᵀ·x̃, while dx follows
+ * dout itself. row: M values, g_ti = row[i]. output: from z_t = s·B·A·x̃_t, in place (z becomes g). Neither: 1. */
+typedef struct {
+  const float *row;
+  void (*output)(const void *self, int64_t n, float *z);
+  const void *self;
+} lc_gain;
+void lc_delta_lora_gain(lc_delta *, lc_gain); /* borrows row and self */
+const lc_gain *lc_delta_lora_gain_of(const lc_delta *);
 float lc_delta_lora_scale(const lc_delta *);
 const lc_lora_opts *lc_delta_lora_opts(const lc_delta *);
 extern const lc_delta_ops lc_delta_sparse, lc_delta_lora;

@@ -9,6 +9,9 @@
  *              dx += drop-mask(dh·A)
  *              dy = dout                   the same buffer
  *
+ * With a gain g (lc_gain) dA and dB take g∘dout for dout; dx does not, so that lower layers get true gradients. A g
+ * that depends on the output is made again from h: z = s·h·Bᵀ.
+ *
  * All products are f32: A and B are f32 masters, and s is applied to f32 sums. Sums over T stay inside one
  * chunk, and chunks are cut by shape alone. The dropout mask is a function of (seed, step, micro-batch,
  * weight, row·N + column), so it is made again, never stored. A delta that is off (scale 0) or merged into
@@ -23,7 +26,9 @@ enum {
   SLOT_IN = 2,
   SLOT_OUT = 3,
   SLOT_ROW = 4,
-  SLOT_DH = 5
+  SLOT_DH = 5,
+  SLOT_GAIN = 6,
+  SLOT_Z = 7
 }; /* worker scratch; lc_gemm keeps to its own slots */
 
 static const lc_delta *delta_of(const lc_node *n) {
@@ -94,6 +99,45 @@ static lc_status grad_block(const lc_node *n, const lc_run *run, int worker, lc_
     lc_kernels_get(run->ctx)->bf16_to_f32(cols, (const uint16_t *)data + r * M + q.c0,
                                           to + (r - q.r0) * cols);
   *g = to;
+  *ld = cols;
+  return LC_OK;
+}
+
+static bool has_gain(const lc_delta *d) {
+  const lc_gain *g = lc_delta_lora_gain_of(d);
+  return g->row || g->output;
+}
+
+/* The rectangle of g∘dout. */
+static lc_status gained_block(const lc_node *n, const lc_run *run, int worker, lc_rect q, const float **out,
+                              int64_t *ld) {
+  const lc_delta *d = delta_of(n);
+  const lc_gain *gain = lc_delta_lora_gain_of(d);
+  const int64_t rows = q.r1 - q.r0, cols = q.c1 - q.c0, R = lc_delta_lora_opts(d)->rank;
+  LC_TRY(grad_block(n, run, worker, q, out, ld));
+  if (!has_gain(d)) return LC_OK;
+  float *to = lc_scratch(run->ctx, worker, SLOT_GAIN, (size_t)(rows * cols) * sizeof *to),
+        *z = gain->output ? lc_scratch(run->ctx, worker, SLOT_Z, (size_t)(rows * cols) * sizeof *z) : NULL;
+  if (!to || (gain->output && !z)) return LC_FAILED;
+  if (gain->output) {
+    lc_gemm_shape up = {.m = rows,
+                        .n = cols,
+                        .k = R,
+                        .lda = R,
+                        .ldb = R,
+                        .ldc = cols,
+                        .trans_b = true,
+                        .dtype = LC_F32,
+                        .c_dtype = LC_F32};
+    LC_TRY(lc_gemm(run->ctx, worker, &up, (const float *)lc_data(run, n->out[1]) + q.r0 * R,
+                   d->param[1]->value + q.c0 * R, z));
+    lc_kernels_get(run->ctx)->scale(rows * cols, scale_of(d), z);
+    gain->output(gain->self, rows * cols, z);
+  }
+  for (int64_t r = 0; r < rows; r++)
+    for (int64_t c = 0; c < cols; c++)
+      to[r * cols + c] = (*out)[r * *ld + c] * (z ? z[r * cols + c] : gain->row[q.c0 + c]);
+  *out = to;
   *ld = cols;
   return LC_OK;
 }
@@ -181,7 +225,7 @@ typedef struct {
   const lc_node *n;
   lc_run *run;
   int64_t r0, r1;
-  float *dh; /* row r0 first */
+  float *dh, *dh_gained; /* row r0 first: for dx, and for dA; the same without a gain */
 } back_arg;
 
 /* Rows: dh, and dx where it is wanted. */
@@ -192,7 +236,7 @@ static lc_status back_rows(void *arg, int64_t chunk, int worker) {
   const lc_delta *d = delta_of(n);
   const int64_t M = d->w->M, N = d->w->N, R = lc_delta_lora_opts(d)->rank;
   const int64_t r0 = a->r0 + chunk * ROWS, r1 = lc_min64(r0 + ROWS, a->r1), rows = r1 - r0;
-  float *dh = a->dh + (r0 - a->r0) * R;
+  float *dh = a->dh + (r0 - a->r0) * R, *gained = a->dh_gained + (r0 - a->r0) * R;
   const float *g;
   int64_t ldg;
   LC_TRY(grad_block(n, run, worker, (lc_rect){r0, r1, 0, M}, &g, &ldg));
@@ -200,6 +244,11 @@ static lc_status back_rows(void *arg, int64_t chunk, int worker) {
       .m = rows, .n = R, .k = M, .lda = ldg, .ldb = R, .ldc = R, .dtype = LC_F32, .c_dtype = LC_F32};
   LC_TRY(lc_gemm(run->ctx, worker, &s, g, d->param[1]->value, dh));
   lc_kernels_get(run->ctx)->scale(rows * R, scale_of(d), dh);
+  if (gained != dh) {
+    LC_TRY(gained_block(n, run, worker, (lc_rect){r0, r1, 0, M}, &g, &s.lda));
+    LC_TRY(lc_gemm(run->ctx, worker, &s, g, d->param[1]->value, gained));
+    lc_kernels_get(run->ctx)->scale(rows * R, scale_of(d), gained);
+  }
   if (!(n->want & LC_IN(1))) return LC_OK;
   float *dx = lc_scratch(run->ctx, worker, SLOT_OUT, (size_t)(rows * N) * sizeof *dx);
   if (!dx) return LC_FAILED;
@@ -222,7 +271,7 @@ static lc_status back_b(void *arg, int64_t chunk, int worker) {
   float *part = lc_scratch(a->run->ctx, worker, SLOT_OUT, (size_t)((m1 - m0) * R) * sizeof *part);
   int64_t ldg;
   if (!part) return LC_FAILED;
-  LC_TRY(grad_block(a->n, a->run, worker, (lc_rect){a->r0, a->r1, m0, m1}, &g, &ldg));
+  LC_TRY(gained_block(a->n, a->run, worker, (lc_rect){a->r0, a->r1, m0, m1}, &g, &ldg));
   lc_gemm_shape s = {.m = m1 - m0,
                      .n = R,
                      .k = a->r1 - a->r0,
@@ -256,15 +305,18 @@ static lc_status back_a(void *arg, int64_t chunk, int worker) {
                      .dtype = LC_F32,
                      .c_dtype = LC_F32,
                      .beta = 1};
-  return lc_gemm(a->run->ctx, worker, &s, a->dh, x, d->param[0]->grad + n0);
+  return lc_gemm(a->run->ctx, worker, &s, a->dh_gained, x, d->param[0]->grad + n0);
 }
 
 static lc_status backward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1) {
   const lc_delta *d = delta_of(n);
   const int64_t R = lc_delta_lora_opts(d)->rank;
   if (is_on(d) && n->want & (LC_PARAMS | LC_IN(1))) {
-    back_arg a = {n, run, r0, r1, lc_scratch(run->ctx, 0, SLOT_DH, (size_t)((r1 - r0) * R) * sizeof(float))};
+    const int64_t size = (r1 - r0) * R;
+    back_arg a = {.n = n, .run = run, .r0 = r0, .r1 = r1};
+    a.dh = lc_scratch(run->ctx, 0, SLOT_DH, (size_t)(2 * size) * sizeof(float));
     if (!a.dh) return LC_FAILED;
+    a.dh_gained = has_gain(d) ? a.dh + size : a.dh;
     LC_TRY(lc_parallel(run->ctx, lc_ceil_div(r1 - r0, ROWS), back_rows, &a));
     if (n->want & LC_PARAMS && d->param[1]->wants_grad)
       LC_TRY(lc_parallel(run->ctx, lc_ceil_div(d->w->M, STRIP), back_b, &a));

@@ -21,9 +21,16 @@ typedef struct {
 
 static lc_status chunk(void *arg, int64_t c, int worker) {
   const adamw_arg *a = arg;
-  int64_t k = c * CHUNK;
-  lc_kernels_get(a->ctx)->adamw(lc_min64(CHUNK, a->p->n - k), &a->h, a->step, a->p->value + k, a->p->grad + k,
-                                a->m + k, a->v + k, a->age ? a->age + k : NULL);
+  const int64_t last = lc_min64(c * CHUNK + CHUNK, a->p->n);
+  const lc_rates rates = lc_rates_of(a->p);
+  for (int64_t k = c * CHUNK, end; k < last; k = end) {
+    const float rate = lc_rate_run(&rates, k, last, &end);
+    lc_adamw_hyper h = a->h;
+    h.lr *= rate;
+    if (rate == 0) continue;
+    lc_kernels_get(a->ctx)->adamw(end - k, &h, a->step, a->p->value + k, a->p->grad + k, a->m + k, a->v + k,
+                                  a->age ? a->age + k : NULL);
+  }
   return LC_OK;
 }
 

@@ -17,6 +17,26 @@ lc_status lc_optim_check(lc_ctx *ctx, const lc_optim_ops *o, const lc_param *p) 
   return p->grad ? LC_OK : lc_fail(ctx, "%s: '%s' has no gradient", o->name, p->name);
 }
 
+lc_rates lc_rates_of(const lc_param *p) {
+  for (int c = 0; c < p->n_col; c++)
+    if (!strcmp(p->col[c].name, LC_RATE) && p->col[c].axis != LC_AXIS_COL)
+      return (lc_rates){p, p->col[c].data, p->col[c].axis == LC_AXIS_ROW};
+  return (lc_rates){.p = p};
+}
+
+float lc_rate_run(const lc_rates *r, int64_t k, int64_t limit, int64_t *end) {
+  *end = limit;
+  if (!r->rate) return 1;
+  if (!r->by_row) {
+    for (*end = k + 1; *end < limit && r->rate[*end] == r->rate[k];) ++*end;
+    return r->rate[k];
+  }
+  const int64_t row = lc_index_at(&r->p->idx, k) / r->p->cols, next = (row + 1) * r->p->cols;
+  *end = r->p->idx.kind == LC_ALL ? lc_min64(limit, next)
+                                  : lc_min64(limit, lc_index_lower(&r->p->idx, k, next));
+  return r->rate[row];
+}
+
 enum { CHUNK = 65536 };
 
 typedef struct {

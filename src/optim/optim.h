@@ -23,6 +23,18 @@ const lc_optim_ops *lc_optim_find(const char *name);
 /* What every update asks first: the param has a gradient to follow. */
 lc_status lc_optim_check(lc_ctx *, const lc_optim_ops *, const lc_param *);
 
+/* A param's column "lr" (an axis of rows or of entries) multiplies the rate; 0 freezes: value and state stay as they
+ * are. The optimisers walk runs of entries that share one multiplier. */
+#define LC_RATE "lr"
+typedef struct {
+  const lc_param *p;
+  const float *rate; /* NULL: 1 everywhere */
+  bool by_row;
+} lc_rates;
+lc_rates lc_rates_of(const lc_param *);
+/* The multiplier of entry k; *end (at most `limit`): the end of the run of entries that have the same. */
+float lc_rate_run(const lc_rates *, int64_t k, int64_t limit, int64_t *end);
+
 /* choices "linear|cosine|constant" */
 typedef enum { LC_SCHEDULE_LINEAR, LC_SCHEDULE_COSINE, LC_SCHEDULE_CONSTANT } lc_schedule_kind;
 /* A pure function of (step, planned, warmup). */

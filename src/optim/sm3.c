@@ -19,7 +19,8 @@ typedef struct {
   lc_param *p;
   const float *r, *q;
   float *b;
-  float lr, mu, eps, decay;
+  double lr, lambda;
+  float mu, eps;
 } sm3_arg;
 
 /* Row and column of entry k, k rising: one division a row, not one an entry. */
@@ -45,11 +46,18 @@ static float moment(const lc_param *p, const float *r, const float *q, int64_t r
 static lc_status chunk(void *arg, int64_t c, int worker) {
   const sm3_arg *a = arg;
   walk w = {.p = a->p};
-  for (int64_t k = c * CHUNK; k < lc_min64(c * CHUNK + CHUNK, a->p->n); k++) {
-    int64_t col = column_of(&w, k);
-    float step = a->p->grad[k] / sqrtf(moment(a->p, a->r, a->q, w.row, col, k) + a->eps);
-    if (a->b) step = a->b[k] = a->mu * a->b[k] + (1 - a->mu) * step;
-    a->p->value[k] = (a->p->value[k] - a->lr * step) * a->decay;
+  const int64_t last = lc_min64(c * CHUNK + CHUNK, a->p->n);
+  const lc_rates rates = lc_rates_of(a->p);
+  for (int64_t k = c * CHUNK, end; k < last; k = end) {
+    const float rate = lc_rate_run(&rates, k, last, &end);
+    const double scaled = a->lr * (double)rate;
+    const float lr = (float)scaled, keep = (float)(1 - scaled * a->lambda);
+    for (; k < end && rate != 0; k++) {
+      int64_t col = column_of(&w, k);
+      float step = a->p->grad[k] / sqrtf(moment(a->p, a->r, a->q, w.row, col, k) + a->eps);
+      if (a->b) step = a->b[k] = a->mu * a->b[k] + (1 - a->mu) * step;
+      a->p->value[k] = (a->p->value[k] - lr * step) * keep;
+    }
   }
   return LC_OK;
 }
@@ -73,14 +81,7 @@ static lc_status update(lc_ctx *ctx, lc_param *p, const lc_hyper *h) {
   double lr = h->lr * (double)p->lr_factor;
   float *old = lc_scratch(ctx, lc_worker(ctx), 0, (size_t)(p->rows + p->cols) * sizeof *old);
   if (!old) return LC_FAILED;
-  sm3_arg a = {p,
-               r,
-               q,
-               b,
-               (float)lr,
-               (float)h->momentum,
-               (float)h->eps,
-               (float)(1 - (p->decays ? lr * h->weight_decay : 0))};
+  sm3_arg a = {p, r, q, b, lr, p->decays ? h->weight_decay : 0, (float)h->momentum, (float)h->eps};
   LC_TRY(lc_parallel(ctx, lc_ceil_div(p->n, CHUNK), chunk, &a));
   memcpy(old, r, (size_t)p->rows * sizeof *old);
   memcpy(old + p->rows, q, (size_t)p->cols * sizeof *old);

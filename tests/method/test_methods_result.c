@@ -53,6 +53,8 @@ static const variant variants[] = {
     {"shira", "mask=snip examples=8"},
     {"spiel", "period=4 accumulate=2"},
     {"spiel", "select=ma period=4 accumulate=2"},
+    {"allora", "r=4"},
+    {"allora", "r=4 place=lr power=1"},
 };
 
 static void test_start_and_result(void **state) {

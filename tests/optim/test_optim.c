@@ -311,10 +311,46 @@ static void reindex_moves_all(void **state) {
   lc_param_free(ctx, p);
 }
 
+/* Column "lr": every optimiser moves row i by rate[i] times as far, and a row at 0 keeps value and state. On a whole
+ * tensor and on a list of entries. */
+static void rates_of_rows(void **state) {
+  enum { M = 5, N = 7, K = 12 };
+  static const int64_t at[K] = {0, 3, 6, 7, 9, 15, 16, 20, 21, 27, 30, 34};
+  for (int o = 0; o < lc_n_optims; o++)
+    for (int sparse = 0; sparse < 2; sparse++) {
+      const lc_hyper h = {.lr = 0.01, .beta1 = 0.9, .beta2 = 0.99, .eps = 1e-8, .momentum = 0.9};
+      lc_param *p[2];
+      for (int r = 0; r < 2; r++) {
+        lc_index idx = {0};
+        lc_weight of = {.name = "w", .M = M, .N = N, .ndim = 2};
+        if (sparse) assert_int_equal(lc_index_new(ctx, M, N, at, K, &idx), LC_OK);
+        assert_int_equal(lc_param_new(ctx, "p", sparse ? &of : NULL, sparse ? &idx : NULL, M, N, true, &p[r]), LC_OK);
+        float *rate;
+        if (r) {
+          assert_int_equal(lc_param_column(ctx, p[r], LC_RATE, LC_AXIS_ROW, 1, &rate), LC_OK);
+          for (int m = 0; m < M; m++) rate[m] = (float)m;
+        }
+        assert_int_equal(lc_optims[o]->prepare(ctx, p[r], &h), LC_OK);
+        for (int64_t k = 0; k < p[r]->n; k++) p[r]->grad[k] = 1 + 0.1f * (float)k;
+        assert_int_equal(lc_optims[o]->update(ctx, p[r], &h), LC_OK);
+      }
+      for (int64_t k = 0; k < p[0]->n; k++) {
+        const int64_t row = (sparse ? at[k] : k) / N;
+        const float want = (float)row * p[0]->value[k];
+        assert_true(fabsf(p[1]->value[k] - want) <= 1e-6f * fabsf(want));
+        for (int c = 0; c < p[1]->n_col && row == 0; c++)
+          if (p[1]->col[c].axis == LC_AXIS_ENTRY) assert_true(p[1]->col[c].data[k] == 0);
+      }
+      lc_param_free(ctx, p[0]);
+      lc_param_free(ctx, p[1]);
+    }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(adamw_is_torchs),
                                      cmocka_unit_test(sgd_with_momentum),
                                      cmocka_unit_test(sgd_decays_apart),
+                                     cmocka_unit_test(rates_of_rows),
                                      cmocka_unit_test(sm3_dense_with_momentum),
                                      cmocka_unit_test(same_bits_for_any_threads),
                                      cmocka_unit_test(refused),

@@ -62,6 +62,8 @@ static const variant variants[] = {
     {"shira", "mask=snip examples=8", "adapter_model.safetensors"},
     {"spiel", "period=6 accumulate=3", NULL},
     {"spiel", "select=ma period=4 accumulate=2", NULL},
+    {"allora", "r=4", "adapter_model.safetensors"},
+    {"allora", "r=4 place=lr", "adapter_model.safetensors"},
 };
 #define OPTS "steps=11 batch=4 micro-batch=2 eval-every=4 density=0.05 sample-prompt=the sample-tokens=4"
 

@@ -32,7 +32,9 @@ static const struct {
                 {"lora", "r=4 dropout=0.1"},
                 {"shira", "mask=grad examples=8"},
                 {"spiel", "period=4 accumulate=2"},
-                {"spiel", "select=ma period=4 accumulate=2"}};
+                {"spiel", "select=ma period=4 accumulate=2"},
+                {"allora", "r=4 depends=output"},
+                {"allora", "r=4 place=lr"}};
 #define N_VARIANTS (sizeof variants / sizeof *variants)
 #define ARRAYS     "checkpoint-7/state.safetensors"
 
