@@ -23,6 +23,46 @@ lc_status lc_select_scored(lc_ctx *, const lc_weight *, lc_score_kind, const flo
 int64_t lc_struct_count(int64_t M, int64_t N, int64_t f, bool columns);
 lc_status lc_select_struct(lc_ctx *, const lc_weight *, int64_t K, bool columns, lc_index *out);
 
+/* ---- over several weights at once (select_global.c) ---- */
+
+/* Scores of full rows [at.r0,at.r1) of weight l, contiguous (N columns). Called more than once for a rectangle,
+ * on workers; scratch slots 2 and 3 are the caller's, 0 and 1 lc_weight_tile's. */
+typedef lc_status (*lc_score_fn)(void *arg, lc_ctx *, int worker, int l, const lc_weight *, lc_rect at,
+                                 float *score);
+typedef struct {
+  lc_weight *const *w;
+  int n;
+  lc_score_fn score; /* NULL: |W|, W the effective weight */
+  void *arg;
+  const lc_index *exclude; /* n sets of positions that never enter; NULL: none */
+  bool smallest;           /* the lowest scores win */
+} lc_scores;
+/* The K best over all weights together; ties to the lower (weight, flat index). out: n sets, each of which may be
+ * empty (n = 0, at NULL). Memory: the result and half a megabyte a worker, whatever K. A score that is not a
+ * number is refused with weight and position. */
+lc_status lc_select_global(lc_ctx *, const lc_scores *, int64_t K, lc_index *out);
+/* All positions whose score is strictly better than the bound. */
+lc_status lc_select_beyond(lc_ctx *, const lc_scores *, float bound, lc_index *out);
+/* K uniform positions over all weights together. */
+lc_status lc_select_global_random(lc_ctx *, lc_weight *const *w, int n, uint64_t seed, int64_t K, lc_index *out);
+/* Positions where two weights of one shape (of two nets) differ by more than tolerance; out may be empty. */
+lc_status lc_select_changed(lc_ctx *, const lc_weight *a, const lc_weight *b, float tolerance, lc_index *out);
+/* Score: how far training has moved a weight, |form - base + Σ patch|. arg is not used. */
+lc_status lc_score_moved(void *arg, lc_ctx *, int worker, int l, const lc_weight *, lc_rect at, float *score);
+void lc_index_free_all(lc_ctx *, lc_index *, int n);
+
+/* ---- rank-reduced magnitude (select_rank.c; LIFT, arXiv 2506.00772) ---- */
+typedef struct {
+  int64_t rank;  /* R: |W'| of the best approximation of this rank; >= min(M,N): |W| itself */
+  bool exact;    /* LAPACK's SVD, else randomised with 2R columns */
+  int64_t power; /* power iterations then */
+  bool blocks;   /* whole 4×4 blocks by Σ|W'|: K/16 of them */
+  uint64_t seed;
+} lc_rank_opts;
+/* The K largest |W'|, W' = U_R·diag(S_R)·V_Rᵀ of the effective weight; W' is made a strip at a time. Runs on one
+ * worker and may be called from several at once. */
+lc_status lc_select_rank_reduced(lc_ctx *, const lc_weight *, const lc_rank_opts *, int64_t K, lc_index *out);
+
 /* Divides total over weights of size[l] entries: K[l] = floor(total·size[l] / Σ size). Refuses total < 1 or >
  * Σ size, and a weight that gets nothing. */
 lc_status lc_budget_split(lc_ctx *, int64_t total, lc_weight *const *w, int n, int64_t *K);
