@@ -139,7 +139,7 @@ static lc_status train(lc_net *net, const lc_options *o, lc_options *own, const 
   lc_status st;
   LC_GO(copy_options(net->ctx, lc_train_options, &o->train, &own->train));
   LC_GO(copy_options(net->ctx, o->method->options, o->self, own->self));
-  LC_GO(lc_train_resolve(net->ctx, &net->model->config, o->method, &own->train));
+  LC_GO(lc_train_resolve(net->ctx, &net->model->config, o->method, own->self, &own->train));
   LC_GO(lc_net_tokenizer(net, &tok));
   net->compute = lc_dtype_by_name(own->train.dtype);
   lc_data_opts rows = {.seq = own->train.seq, .skip_bad = own->train.skip_bad};

@@ -60,7 +60,7 @@ static lc_status timed_train(lc_bench_run *b, const lc_method *m, void *method_s
   clock = (step_clock){0};
   if (!o->steps) o->steps = 5;
   o->steps++;
-  LC_TRY(lc_train_resolve(ctx, &l->model->config, m, o));
+  LC_TRY(lc_train_resolve(ctx, &l->model->config, m, method_self, o));
   l->net->compute = lc_dtype_by_name(o->dtype);
   double flops = product_flops(l->net);
   LC_TRY(random_rows(b, l->model->config.V, &data));

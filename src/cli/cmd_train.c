@@ -149,7 +149,7 @@ static lc_status train(lc_cli *cli, self_t *s, const lc_method *m, void *method_
   /* sizes that depend on the model are resolved before the rows are cut; the dtype decides the net */
   LC_TRY(lc_cli_load(cli, model, LC_F32, LC_PATCH, true, &l));
   lc_status st;
-  LC_GO(lc_train_resolve(cli->ctx, &l.model->config, m, &s->train));
+  LC_GO(lc_train_resolve(cli->ctx, &l.model->config, m, method_self, &s->train));
   l.net->compute = lc_dtype_by_name(s->train.dtype);
   lc_data_opts o = {.seq = s->train.seq, .skip_bad = s->train.skip_bad};
   LC_GO(lc_data_open(cli->ctx, l.tok, data_path, &o, &data));

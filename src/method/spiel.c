@@ -126,7 +126,7 @@ done:
 
 static lc_status before_step(void *selfp, lc_training *t) {
   spiel *self = selfp;
-  const int64_t c = t->step;
+  const int64_t c = t->step - t->phase_first;
   self->fresh = self->select == SELECT_AG && (c == 0 || (c + 1) % self->period == 0);
   if (self->fresh) {
     self->window[0] = 1;
@@ -169,11 +169,11 @@ static double share(const spiel *self, int64_t c, int64_t T) {
 
 static lc_status after_step(void *selfp, lc_training *t) {
   spiel *self = selfp;
-  const int64_t c = t->step + 1;
+  const int64_t c = t->step + 1 - t->phase_first, T = t->phase_length[t->phase];
   /* After the last update a swap would only forget: entries that leave lose δ, those that enter never learn.
    * */
-  if (c % self->period != self->accumulate || c >= t->planned) return LC_OK;
-  const double p = share(self, c, t->planned);
+  if (c % self->period != self->accumulate || c >= T) return LC_OK;
+  const double p = share(self, c, T);
   const double s = (double)self->window[1], a = self->reference ? s / (double)t->n_micro : s;
   const lc_regrow_seed seed = {t->hyper.beta1, t->hyper.beta2, s, a, self->reference ? a - 1 : a};
   for (int l = 0; l < self->n; l++) {

@@ -161,43 +161,51 @@ done:
 
 /* ---- writing ---- */
 
-static lc_status write_gaps(lc_ctx *ctx, lc_safetensors_writer *w, const lc_param *p) {
-  const size_t size = put_gaps(&p->idx, NULL);
+static lc_status write_gaps(lc_ctx *ctx, lc_safetensors_writer *w, const lc_index *idx) {
+  const size_t size = put_gaps(idx, NULL);
   uint8_t *gaps = lc_alloc(ctx, LC_MEM_OTHER, size);
   if (!gaps) return LC_FAILED;
-  put_gaps(&p->idx, gaps);
+  put_gaps(idx, gaps);
   lc_status st = lc_safetensors_append(w, gaps, size);
   lc_free(ctx, gaps);
   return st;
 }
 
 /* All values first, so that they stay aligned. */
+static lc_status write_entries(const lc_adapter *a, const lc_entries *e, lc_safetensors_writer *w) {
+  char name[700];
+  for (int i = 0; i < a->n; i++) {
+    snprintf(name, sizeof name, "%s.values", a->delta[i]->w->module);
+    LC_TRY(lc_safetensors_declare(w, name, LC_F32, 1, &e[i].idx.n));
+  }
+  for (int i = 0; i < a->n; i++) {
+    const int64_t bytes = (int64_t)put_gaps(&e[i].idx, NULL);
+    snprintf(name, sizeof name, "%s.gaps", a->delta[i]->w->module);
+    LC_TRY(lc_safetensors_declare(w, name, LC_U8, 1, &bytes));
+  }
+  for (int i = 0; i < a->n; i++)
+    LC_TRY(lc_safetensors_append(w, e[i].value, (size_t)e[i].idx.n * sizeof(float)));
+  for (int i = 0; i < a->n; i++) LC_TRY(write_gaps(a->net->ctx, w, &e[i].idx));
+  return LC_OK;
+}
+
 lc_status lc_native_write(const lc_adapter *a, const char *dir) {
   lc_ctx *ctx = a->net->ctx;
   lc_safetensors_writer *w = NULL;
   lc_status st = LC_OK;
-  char name[700];
   char *path = lc_path_join(ctx, dir, LC_NATIVE_FILE);
-  if (!path) return LC_FAILED;
+  lc_entries *e = lc_alloc_n(ctx, LC_MEM_OTHER, (size_t)a->n, sizeof *e);
+  if (!path || !e) LC_GO(LC_FAILED);
+  for (int i = 0; i < a->n; i++) LC_GO(lc_param_entries(ctx, a->delta[i]->param[0], &e[i]));
   LC_GO(lc_safetensors_create(ctx, path, &w));
-  for (int i = 0; i < a->n; i++) {
-    snprintf(name, sizeof name, "%s.values", a->delta[i]->w->module);
-    LC_GO(lc_safetensors_declare(w, name, LC_F32, 1, &a->delta[i]->param[0]->n));
-  }
-  for (int i = 0; i < a->n; i++) {
-    const int64_t bytes = (int64_t)put_gaps(&a->delta[i]->param[0]->idx, NULL);
-    snprintf(name, sizeof name, "%s.gaps", a->delta[i]->w->module);
-    LC_GO(lc_safetensors_declare(w, name, LC_U8, 1, &bytes));
-  }
-  for (int i = 0; i < a->n; i++)
-    LC_GO(lc_safetensors_append(w, a->delta[i]->param[0]->value,
-                                (size_t)a->delta[i]->param[0]->n * sizeof(float)));
-  for (int i = 0; i < a->n; i++) LC_GO(write_gaps(ctx, w, a->delta[i]->param[0]));
+  st = write_entries(a, e, w);
 done:
   if (w) {
     lc_status end = lc_safetensors_finish(w, st == LC_OK);
     if (!st) st = end;
   }
+  for (int i = 0; e && i < a->n; i++) lc_entries_free(ctx, &e[i]);
+  lc_free(ctx, e);
   lc_free(ctx, path);
   return st;
 }

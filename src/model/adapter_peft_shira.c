@@ -165,7 +165,7 @@ done:
 static int64_t least_r(const lc_adapter *a) {
   int64_t r = 1;
   for (int i = 0; i < a->n; i++)
-    r = lc_max64(r, lc_ceil_div(a->delta[i]->param[0]->n, a->delta[i]->w->M + a->delta[i]->w->N));
+    r = lc_max64(r, lc_ceil_div(a->delta[i]->ops->nonzeros(a->delta[i]), a->delta[i]->w->M + a->delta[i]->w->N));
   return r;
 }
 
@@ -184,19 +184,22 @@ const char *lc_adapter_shira_refusal(const lc_adapter *a) {
 }
 
 /* The delta's positions and values, and padding: K of each, in row-major order. */
-static void pad(const lc_delta *d, int64_t K, int32_t *index, float *value) {
-  const lc_param *p = d->param[0];
+static lc_status pad(lc_ctx *ctx, const lc_delta *d, int64_t K, int32_t *index, float *value) {
+  lc_entries e;
+  LC_TRY(lc_param_entries(ctx, d->param[0], &e));
   const int64_t N = d->w->N;
-  int64_t k = 0, at = 0, spare = K - p->n;
+  int64_t k = 0, at = 0, spare = K - e.idx.n;
   for (int64_t out = 0; out < K; out++, at++) {
-    const int64_t next = k < p->n ? lc_index_at(&p->idx, k) : INT64_MAX;
+    const int64_t next = k < e.idx.n ? lc_index_at(&e.idx, k) : INT64_MAX;
     if (!spare) at = next; /* no padding left: jump to the next own position */
     const bool own = at == next;
-    value[out] = own ? p->value[k++] : 0;
+    value[out] = own ? e.value[k++] : 0;
     if (!own) spare--;
     index[out] = (int32_t)(at / N);
     index[K + out] = (int32_t)(at % N);
   }
+  lc_entries_free(ctx, &e);
+  return LC_OK;
 }
 
 static lc_status write_tensors(const lc_adapter *a, int64_t r, lc_safetensors_writer *w) {
@@ -218,7 +221,7 @@ static lc_status write_tensors(const lc_adapter *a, int64_t r, lc_safetensors_wr
   if (!index || !value) LC_GO(LC_FAILED);
   for (int i = 0; i < a->n; i++) {
     const int64_t K = r * (a->delta[i]->w->M + a->delta[i]->w->N);
-    pad(a->delta[i], K, index, value);
+    LC_GO(pad(ctx, a->delta[i], K, index, value));
     LC_GO(lc_safetensors_append(w, index, (size_t)(2 * K) * sizeof *index));
     LC_GO(lc_safetensors_append(w, value, (size_t)K * sizeof *value));
   }

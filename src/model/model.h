@@ -123,6 +123,8 @@ lc_status lc_net_tokenizer(lc_net *, lc_tokenizer **); /* opened once, borrowed 
 lc_weight *lc_net_weight(const lc_net *, const char *name);
 /* Makes every weight (or those of kinds in the mask) trainable as a whole: f32 master, dense gradient. */
 lc_status lc_net_train_whole(lc_net *, bool (*want)(const lc_weight *, void *), void *arg);
+/* Undoes it: masters are freed, and every weight has the base's own bits. Trained values are lost. */
+lc_status lc_net_release_whole(lc_net *);
 /* All trainables in a fixed order (weights by name, deltas in order of attachment): *out is lc_free'd by the
  * caller. */
 lc_status lc_net_params(const lc_net *, lc_param ***out, int *n);

@@ -171,6 +171,33 @@ lc_status lc_net_train_whole(lc_net *net, bool (*want)(const lc_weight *, void *
   return LC_OK;
 }
 
+static lc_status base_vector(lc_net *net, lc_weight *w) {
+  const lc_model *m = net->model;
+  for (int i = 0; i < m->n; i++) {
+    if (strcmp(m->decl[i].name, w->name)) continue;
+    w->vector = lc_alloc_n(net->ctx, LC_MEM_FORM, (size_t)w->N, sizeof *w->vector);
+    return w->vector ? decode_vector(net->ctx, &m->src[i], m->row_map[i], w->N, w->vector) : LC_FAILED;
+  }
+  return lc_fail(net->ctx, "'%s' is not in %s", w->name, m->path);
+}
+
+lc_status lc_net_release_whole(lc_net *net) {
+  while (net->n_own) {
+    lc_param *p = net->own[--net->n_own];
+    lc_weight *w = p->of;
+    lc_weight_remove_sink(w, p);
+    if (w->ndim == 2) {
+      lc_form_free(net->ctx, w->form);
+      w->form = w->base;
+    } else {
+      w->vector = NULL;
+    }
+    lc_param_free(net->ctx, p);
+    if (w->ndim == 1) LC_TRY(base_vector(net, w));
+  }
+  return LC_OK;
+}
+
 lc_status lc_net_params(const lc_net *net, lc_param ***out, int *n) {
   int count = net->n_own, k = 0;
   for (int i = 0; i < net->weights.n; i++)

@@ -36,7 +36,13 @@ static lc_status sparse_patch(lc_ctx *ctx, const lc_delta *d, lc_rect at, float 
   const float s = d->scale;
   if (s == 0) return LC_OK;
   EACH_ENTRY(&p->idx, d->w->N, at, tile[(r - at.r0) * ld + (c - at.c0)] += s * p->value[k]);
+  if (p->retired.n)
+    EACH_ENTRY(&p->retired, d->w->N, at, tile[(r - at.r0) * ld + (c - at.c0)] += s * p->retired_value[k]);
   return LC_OK;
+}
+
+static inline void add_bf16(uint16_t *e, float x) {
+  *e = lc_f32_to_bf16(lc_bf16_to_f32(*e) + x);
 }
 
 /* The same on a bf16 tile that nothing else patches: only the entries are widened and rounded again. */
@@ -44,31 +50,36 @@ static lc_status sparse_patch_bf16(lc_ctx *ctx, const lc_delta *d, lc_rect at, u
   const lc_param *p = d->param[0];
   const float s = d->scale;
   if (s == 0) return LC_OK;
-  EACH_ENTRY(&p->idx, d->w->N, at, {
-    uint16_t *e = &tile[(r - at.r0) * ld + (c - at.c0)];
-    *e = lc_f32_to_bf16(lc_bf16_to_f32(*e) + s * p->value[k]);
-  });
+  EACH_ENTRY(&p->idx, d->w->N, at, add_bf16(&tile[(r - at.r0) * ld + (c - at.c0)], s * p->value[k]));
+  if (p->retired.n)
+    EACH_ENTRY(&p->retired, d->w->N, at,
+               add_bf16(&tile[(r - at.r0) * ld + (c - at.c0)], s * p->retired_value[k]));
   return LC_OK;
 }
 
 /* y[r-r0] += s·Σ_k δ_k·x[c_k] over the entries of rows [r0,r1): a row-sorted sparse product, one token. Each
  * row's sum is made before it is added, so the result does not depend on how the rows were cut. */
+static void rows_aside(const lc_index *x, const float *value, float s, int64_t N, int64_t r0, int64_t r1,
+                       const float *in, float *y) {
+  int64_t k = 0;
+  for (int64_t r = r0; r < r1; r++) {
+    k = lc_index_lower(x, k, r * N);
+    float sum = 0;
+    for (; k < x->n; k++) {
+      int64_t c = flat_at(x, k) - r * N;
+      if (c >= N) break;
+      sum += value[k] * in[c];
+    }
+    y[r - r0] += s * sum;
+  }
+}
+
 static lc_status sparse_aside(lc_ctx *ctx, const lc_delta *d, int64_t r0, int64_t r1, const float *x,
                               float *y) {
   const lc_param *p = d->param[0];
-  const int64_t N = d->w->N;
   if (d->scale == 0) return LC_OK;
-  int64_t k = 0;
-  for (int64_t r = r0; r < r1; r++) {
-    k = lc_index_lower(&p->idx, k, r * N);
-    float sum = 0;
-    for (; k < p->n; k++) {
-      int64_t c = flat_at(&p->idx, k) - r * N;
-      if (c >= N) break;
-      sum += p->value[k] * x[c];
-    }
-    y[r - r0] += d->scale * sum;
-  }
+  rows_aside(&p->idx, p->value, d->scale, d->w->N, r0, r1, x, y);
+  if (p->retired.n) rows_aside(&p->retired, p->retired_value, d->scale, d->w->N, r0, r1, x, y);
   return LC_OK;
 }
 
@@ -77,7 +88,7 @@ static lc_status sparse_visit(lc_delta *d, lc_visitor *v) {
 }
 
 static int64_t sparse_nonzeros(const lc_delta *d) {
-  return d->param[0]->n;
+  return d->param[0]->n + d->param[0]->retired.n;
 }
 
 static void sparse_free(lc_ctx *ctx, lc_delta *d) {
@@ -100,6 +111,11 @@ const lc_delta_ops lc_delta_sparse = {
     .free = sparse_free,
 };
 
+char *lc_delta_sparse_name(lc_ctx *ctx, const lc_weight *w) {
+  return w->n_delta ? lc_format(ctx, "%s.delta%d", w->name, w->n_delta + 1)
+                    : lc_format(ctx, "%s.delta", w->name);
+}
+
 lc_status lc_delta_sparse_new(lc_ctx *ctx, lc_weight *w, lc_index *idx, const float *values, bool trainable,
                               lc_delta **out) {
   lc_status st = LC_OK;
@@ -119,9 +135,7 @@ lc_status lc_delta_sparse_new(lc_ctx *ctx, lc_weight *w, lc_index *idx, const fl
                    (long long)w->N);
   if (!(d = lc_alloc(ctx, LC_MEM_OTHER, sizeof *d))) return LC_FAILED;
   *d = (lc_delta){.ops = &lc_delta_sparse, .w = w, .scale = 1, .apply = LC_PATCH};
-  name = w->n_delta ? lc_format(ctx, "%s.delta%d", w->name, w->n_delta + 1)
-                    : lc_format(ctx, "%s.delta", w->name);
-  if (!name) LC_GO(LC_FAILED);
+  if (!(name = lc_delta_sparse_name(ctx, w))) LC_GO(LC_FAILED);
   LC_GO(lc_param_new(ctx, name, w, idx, w->M, w->N, trainable, &d->param[0]));
   d->n_param = 1;
   if (values)

@@ -41,6 +41,8 @@ struct lc_param {
   int64_t rows, cols; /* of the whole tensor (`of`, or the new tensor) */
   float *value;       /* n, f32, the master copy */
   float *grad;        /* n, added to by backward, zeroed by the loop; NULL until something trains it */
+  lc_index retired;   /* positions that changed and are no longer trained: applied and saved, in no column; */
+  float *retired_value; /* sorted, disjoint from idx; n = 0: none (retire.c) */
   bool decays;        /* weight decay applies (not to biases and norms) */
   float lr_factor;    /* 1 unless the method says otherwise */
   bool wants_grad;    /* off: frozen, backward skips it */
@@ -60,7 +62,21 @@ float *lc_param_find(const lc_param *, const char *column); /* NULL when absent 
  * floats of the caller. */
 lc_status lc_param_reindex(lc_param *, const void *to /* int32 or int64 as idx is */, const int64_t *from,
                            float *tmp);
-lc_status lc_param_visit(lc_param *, lc_visitor *); /* value, positions, columns; not grad */
+/* Moves to the sorted positions `to`, of any number (taken over): what stays keeps value, gradient and ENTRY
+ * columns; what leaves with a value other than 0 retires; what enters has the columns' initial and the value that it
+ * retired with, or 0. Allocates. *stayed may be NULL. */
+lc_status lc_param_move(lc_ctx *, lc_param *, lc_index *to, int64_t *stayed);
+/* Room for n retired entries, whose positions and values the caller (or a checkpoint's loader) fills in. */
+lc_status lc_param_retired_new(lc_ctx *, lc_param *, int64_t n);
+/* Trained and retired entries as one sorted list: borrowed when none has retired, else made. */
+typedef struct {
+  lc_index idx;
+  float *value;
+  bool owned;
+} lc_entries;
+lc_status lc_param_entries(lc_ctx *, const lc_param *, lc_entries *);
+void lc_entries_free(lc_ctx *, lc_entries *);
+lc_status lc_param_visit(lc_param *, lc_visitor *); /* value, positions, columns, what retired; not grad */
 size_t lc_param_bytes(const lc_param *);            /* of what survives a step: value, positions, columns */
 
 /* ---- form: how a weight is stored ---- */
@@ -193,6 +209,8 @@ void lc_weight_detach(
  * adds an ENTRIES sink. */
 lc_status lc_delta_sparse_new(lc_ctx *, lc_weight *, lc_index *idx, const float *values /* or NULL: zeros */,
                               bool trainable, lc_delta **);
+/* Name of the trainable that the next sparse delta of a weight will have; lc_free. */
+char *lc_delta_sparse_name(lc_ctx *, const lc_weight *);
 /* delta_lora.c: y += s·B·(A·drop(x)); A (R,N), B (M,R); s = alpha/R, or alpha/√R (rslora). Values copied;
  * NULL: A uniform in ±1/√N keyed by (seed, weight), B zero. */
 typedef struct {

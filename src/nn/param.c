@@ -9,7 +9,8 @@ lc_status lc_param_new(lc_ctx *ctx, const char *name, lc_weight *of, lc_index *i
   if (rows <= 0 || cols <= 0 || !lc_mul((size_t)rows, (size_t)cols, &count))
     return lc_fail(ctx, "trainable '%s': %lld×%lld is no shape", name, (long long)rows, (long long)cols);
   int64_t n = idx && idx->kind != LC_ALL ? idx->n : rows * cols;
-  if (n <= 0) return lc_fail(ctx, "trainable '%s': no entries", name);
+  if (n < 0 || (n == 0 && (!idx || idx->kind == LC_ALL)))
+    return lc_fail(ctx, "trainable '%s': no entries", name);
   lc_param *p = lc_alloc(ctx, LC_MEM_OTHER, sizeof *p);
   if (!p) return LC_FAILED;
   *p = (lc_param){
@@ -34,6 +35,8 @@ void lc_param_free(lc_ctx *ctx, lc_param *p) {
   if (!p) return;
   for (int c = 0; c < p->n_col; c++) lc_free(ctx, p->col[c].data);
   if (p->idx.kind != LC_ALL) lc_index_free(ctx, &p->idx);
+  if (p->retired.kind != LC_ALL) lc_index_free(ctx, &p->retired);
+  lc_free(ctx, p->retired_value);
   lc_free(ctx, p->value);
   lc_free(ctx, p->grad);
   lc_free(ctx, p->name);
@@ -84,6 +87,12 @@ lc_status lc_param_visit(lc_param *p, lc_visitor *v) {
     snprintf(name, sizeof name, "%s:index", p->name);
     LC_TRY(v->array(v, name, p->idx.kind == LC_LIST32 ? LC_I32 : LC_I64, p->n, p->idx.at));
   }
+  if (p->retired.n) {
+    snprintf(name, sizeof name, "%s:retired_value", p->name);
+    LC_TRY(v->array(v, name, LC_F32, p->retired.n, p->retired_value));
+    snprintf(name, sizeof name, "%s:retired_index", p->name);
+    LC_TRY(v->array(v, name, p->retired.kind == LC_LIST32 ? LC_I32 : LC_I64, p->retired.n, p->retired.at));
+  }
   for (int c = 0; c < p->n_col; c++) {
     snprintf(name, sizeof name, "%s:%s", p->name, p->col[c].name);
     LC_TRY(v->array(v, name, LC_F32, p->col[c].n, p->col[c].data));
@@ -92,9 +101,10 @@ lc_status lc_param_visit(lc_param *p, lc_visitor *v) {
 }
 
 size_t lc_param_bytes(const lc_param *p) {
-  size_t bytes = (size_t)p->n * sizeof(float);
+  size_t bytes = (size_t)(p->n + p->retired.n) * sizeof(float);
   if (p->idx.kind == LC_LIST32) bytes += (size_t)p->n * sizeof(int32_t);
   if (p->idx.kind == LC_LIST64) bytes += (size_t)p->n * sizeof(int64_t);
+  if (p->retired.n) bytes += (size_t)p->retired.n * (p->retired.kind == LC_LIST32 ? 4u : 8u);
   for (int c = 0; c < p->n_col; c++) bytes += (size_t)p->col[c].n * sizeof(float);
   return bytes;
 }

@@ -98,23 +98,20 @@ static lc_status refresh_copies(lc_loop *l) {
 
 lc_status lc_checkpoint_arrays(lc_loop *l) {
   lc_ctx *ctx = l->t.ctx;
-  lc_safetensors file = {0};
   lc_status st = LC_FAILED;
   char *path = lc_path_join(ctx, l->from, "state.safetensors");
   if (!path) return LC_FAILED;
-  arrays a = {.ctx = ctx, .path = path, .from = &file, .crc = json_object_get(l->restored, "crc32")};
+  arrays a = {.ctx = ctx, .path = path, .from = &l->stored, .crc = json_object_get(l->restored, "crc32")};
   lc_visitor v = {.self = &a, .array = inspect};
-  LC_GO(lc_safetensors_open(ctx, path, &file));
   LC_GO(visit_all(l, &v));
-  if (a.count != file.n) {
-    st = lc_fail(ctx, "%s: %d arrays, the run has %lld", path, file.n, (long long)a.count);
+  if (a.count != l->stored.n) {
+    st = lc_fail(ctx, "%s: %d arrays, the run has %lld", path, l->stored.n, (long long)a.count);
     goto done;
   }
   v.array = take;
   LC_GO(visit_all(l, &v));
   LC_GO(refresh_copies(l));
 done:
-  lc_safetensors_close(ctx, &file);
   lc_free(ctx, path);
   return st;
 }
@@ -128,6 +125,9 @@ static json_t *state_json(const lc_loop *l, json_t *crc) {
                         "version", 1, "step", (json_int_t)t->step, "tokens", (json_int_t)t->tokens, "planned",
                         (json_int_t)t->planned, "evaluated", l->evaluated, "loss", t->loss, "seconds",
                         l->seconds_before + lc_now() - l->started, "numerics", lc_numerics(l));
+  json_object_set_new(s, "phase",
+                      json_pack("{s:i, s:I, s:I}", "number", t->phase, "first", (json_int_t)t->phase_first,
+                                "optimizer_first", (json_int_t)t->optimizer_first));
   json_object_set_new(s, "schedule",
                       json_pack("{s:i, s:I, s:I}", "kind", (int)t->schedule.kind, "planned",
                                 (json_int_t)t->schedule.planned, "warmup", (json_int_t)t->schedule.warmup));
@@ -150,6 +150,36 @@ static lc_status warn_numerics(lc_loop *l, const json_t *was) {
   }
   json_decref(now);
   return LC_OK;
+}
+
+/* A checkpoint of a program that knew one phase only names none. */
+static lc_status restore_phase(lc_loop *l, const char *path) {
+  lc_training *t = &l->t;
+  const json_t *p = json_object_get(l->restored, "phase");
+  int64_t number = 0;
+  if (!p) return LC_OK;
+  LC_TRY(lc_in_file(t->ctx, path, lc_json_i64_or(t->ctx, p, "number", 0, &number)));
+  LC_TRY(lc_in_file(t->ctx, path, lc_json_i64_or(t->ctx, p, "first", 0, &t->phase_first)));
+  LC_TRY(lc_in_file(t->ctx, path, lc_json_i64_or(t->ctx, p, "optimizer_first", 0, &t->optimizer_first)));
+  if (number < 0 || number >= t->n_phases || t->phase_first < 0 || t->phase_first > t->step ||
+      t->optimizer_first < t->phase_first || t->optimizer_first > t->step)
+    return lc_fail(t->ctx, "%s: phase %lld of %d, begun after update %lld", path, (long long)number,
+                   t->n_phases, (long long)t->phase_first);
+  t->phase = (int)number;
+  return LC_OK;
+}
+
+static lc_status open_stored(lc_loop *l) {
+  char *path = lc_path_join(l->t.ctx, l->from, "state.safetensors");
+  lc_status st = path ? lc_safetensors_open(l->t.ctx, path, &l->stored) : LC_FAILED;
+  lc_free(l->t.ctx, path);
+  return st;
+}
+
+/* lc_training is the loop's first member. */
+const lc_tensor *lc_training_stored(const lc_training *t, const char *name) {
+  const lc_loop *l = (const lc_loop *)(const void *)t;
+  return t->resuming ? lc_safetensors_find(&l->stored, name) : NULL;
 }
 
 lc_status lc_checkpoint_state(lc_loop *l) {
@@ -177,6 +207,8 @@ lc_status lc_checkpoint_state(lc_loop *l) {
     st = lc_fail(ctx, "%s: step %lld", path, (long long)t->step);
     goto done;
   }
+  LC_GO(restore_phase(l, path));
+  LC_GO(open_stored(l));
   const json_t *best = json_object_get(l->restored, "best");
   l->best_step = best ? json_integer_value(json_object_get(best, "step")) : -1;
   l->best_loss = json_number_value(json_object_get(best, "loss"));

@@ -72,7 +72,7 @@ lc_status lc_evaluate(lc_loop *l) {
   double perplexity = fmin(exp(loss), DBL_MAX); /* JSON knows no infinity */
   LC_TRY(lc_history_eval(t->history, t->step, loss, perplexity, targets, lc_now() - began));
   l->evaluated = true;
-  bool best = t->step > 0 && (l->best_step < 0 || loss < l->best_loss);
+  bool best = t->step > t->phase_first && t->phase + 1 == t->n_phases && (l->best_step < 0 || loss < l->best_loss);
   if (best) {
     l->best_step = t->step;
     l->best_loss = loss;

@@ -75,6 +75,7 @@ typedef struct {
   json_t *identity;    /* what a resume must find unchanged */
   json_t *restored;    /* state.json of the checkpoint that the run goes on from; NULL */
   char *from;          /* its directory */
+  lc_safetensors stored; /* its arrays */
   int64_t *order;      /* rows of the epoch under way */
   int64_t order_epoch; /* -1: none yet */
   int64_t n_rows, per_epoch;
@@ -109,7 +110,7 @@ lc_status lc_outdir_replace(lc_ctx *, const char *out, const char *tmp,
 lc_status lc_checkpoint_save(lc_loop *,
                              char **path);   /* OUT/checkpoint-<step>; path is lc_free'd by the caller */
 lc_status lc_checkpoint_best(lc_loop *);     /* OUT/best: the result as of now */
-lc_status lc_checkpoint_state(lc_loop *);    /* fills step, tokens, best, … from l->restored */
+lc_status lc_checkpoint_state(lc_loop *); /* fills step, tokens, phase, best, … from l->restored; opens the arrays */
 lc_status lc_checkpoint_arrays(lc_loop *);   /* loads what the visitors name */
 lc_status lc_checkpoint_rehearse(lc_loop *); /* writes one and removes it */
 

@@ -4,12 +4,13 @@
  *   attach      the method's deltas, calibration, the list of trainables
  *   open        graph, plan, run, optimiser columns; a rehearsal at full size
  *   restore     arrays of the checkpoint
- *   updates     order of rows = function of (seed, epoch); loss = Σ over the update's targets / their number
+ *   updates     order of rows = function of (seed, epoch); loss = Σ over the update's targets / their number;
+ *               between two phases of a method attach and open again, on the base
  *   finish      the result in OUT
  *
  * The rehearsal runs one forward and backward pass over the longest rows (unless the first update has them)
  * and writes one checkpoint before step 1: memory and disk show at once whether they suffice, and after step
- * 1 nothing is allocated (libraries excepted). Interruption is looked for between updates and between the
+ * 1 nothing is allocated (libraries and changes of phase excepted). Interruption is looked for between updates and between the
  * passes of an evaluation: an update under way is finished first, as methods may have begun to change their
  * state. */
 #include "train/internal.h"
@@ -39,12 +40,24 @@ static lc_status plan_steps(lc_loop *l) {
   l->n_rows = lc_data_count(t->data);
   if (l->n_rows == 0) return lc_fail(t->ctx, "train: the data has no rows with a target");
   l->per_epoch = lc_ceil_div(l->n_rows, t->opts.batch);
-  t->planned = t->opts.steps ? t->opts.steps : (int64_t)ceil(t->opts.epochs * (double)l->per_epoch);
+  int64_t steps = t->opts.steps ? t->opts.steps : (int64_t)ceil(t->opts.epochs * (double)l->per_epoch);
+  t->n_phases = 1;
+  t->phase_length[0] = steps;
+  if (t->method->phases)
+    LC_TRY(t->method->phases(t->self, t, steps, l->per_epoch, t->phase_length, &t->n_phases));
+  return LC_OK;
+}
+
+/* The schedule of the phase that t->phase says, and the whole number of updates. */
+static void plan_phase(lc_loop *l) {
+  lc_training *t = &l->t;
+  const int64_t length = t->phase_length[t->phase];
+  t->planned = t->phase_first;
+  for (int p = t->phase; p < t->n_phases; p++) t->planned += t->phase_length[p];
   t->last = t->opts.stop_after ? lc_min64(t->planned, t->opts.stop_after) : t->planned;
   t->schedule = (lc_schedule){.kind = (lc_schedule_kind)t->opts.schedule,
-                              .planned = t->planned,
-                              .warmup = lc_warmup_steps(t->opts.warmup, t->planned)};
-  return LC_OK;
+                              .planned = length,
+                              .warmup = lc_warmup_steps(t->opts.warmup, length)};
 }
 
 /* A tokenizer of another model gives ids that the embedding has no rows for. */
@@ -65,7 +78,7 @@ static lc_status check_vocabulary(const lc_training *t, const lc_dataset *d, con
 static lc_status set_up(lc_loop *l, const lc_train_opts *opts) {
   lc_training *t = &l->t;
   LC_TRY(copy_options(t->ctx, opts, &t->opts));
-  LC_TRY(lc_train_resolve(t->ctx, &t->net->model->config, t->method, &t->opts));
+  LC_TRY(lc_train_resolve(t->ctx, &t->net->model->config, t->method, t->self, &t->opts));
   if (strcmp(t->opts.dtype, lc_dtype_get(t->net->compute)->name))
     return lc_usage(t->ctx, "train: dtype is %s, the net computes in %s", t->opts.dtype,
                     lc_dtype_get(t->net->compute)->name);
@@ -82,7 +95,9 @@ static lc_status set_up(lc_loop *l, const lc_train_opts *opts) {
   if (!(l->identity = lc_identity(l))) return lc_fail(t->ctx, "train: the options cannot be written as JSON");
   LC_TRY(lc_outdir_claim(l));
   t->resuming = l->from != NULL;
-  return l->from ? lc_checkpoint_state(l) : LC_OK;
+  if (l->from) LC_TRY(lc_checkpoint_state(l));
+  plan_phase(l);
+  return LC_OK;
 }
 
 /* Opens the history at the right place: anew, or at the checkpoint. */
@@ -127,7 +142,8 @@ static lc_status attach(lc_loop *l) {
 /* The rows of update t->step; their targets are the loss's denominator. */
 static void next_examples(lc_loop *l) {
   lc_training *t = &l->t;
-  int64_t epoch = t->step / l->per_epoch, first = t->step % l->per_epoch * t->opts.batch;
+  const int64_t step = t->step - t->phase_first;
+  int64_t epoch = step / l->per_epoch, first = step % l->per_epoch * t->opts.batch;
   if (epoch != l->order_epoch)
     lc_data_order(t->data, (uint64_t)t->opts.seed, epoch, t->opts.shuffle, l->order);
   l->order_epoch = epoch;
@@ -164,10 +180,23 @@ static lc_status rehearse_pass(lc_loop *l, const lc_example *longest, int64_t n,
   return LC_OK;
 }
 
+static void close_run(lc_loop *l) {
+  lc_training *t = &l->t;
+  lc_stage_close(&l->stage);
+  t->plan = NULL;
+  t->run = NULL;
+  lc_free(t->ctx, t->example);
+  lc_free(t->ctx, l->order);
+  lc_free(t->ctx, l->eval_batch);
+  t->example = l->eval_batch = NULL;
+  l->order = NULL;
+}
+
 static lc_status open_run(lc_loop *l) {
   lc_training *t = &l->t;
   int64_t rows, eval_rows = 0, micro = lc_min64(t->opts.micro_batch, l->n_rows),
                 segments = lc_max64(micro, EVAL_SEGMENTS);
+  l->order_epoch = -1;
   l->order = lc_alloc_n(t->ctx, LC_MEM_OTHER, (size_t)l->n_rows, sizeof *l->order);
   t->example = lc_alloc_n(t->ctx, LC_MEM_OTHER, (size_t)t->opts.batch, sizeof *t->example);
   l->eval_batch = lc_alloc_n(t->ctx, LC_MEM_OTHER, (size_t)segments, sizeof *l->eval_batch);
@@ -270,8 +299,8 @@ static lc_status update(lc_loop *l) {
   lc_training *t = &l->t;
   next_examples(l);
   t->micro = 0;
-  t->lr = t->hyper.lr = t->opts.lr * lc_schedule_at(&t->schedule, t->step);
-  t->hyper.step = t->step;
+  t->lr = t->hyper.lr = t->opts.lr * lc_schedule_at(&t->schedule, t->step - t->phase_first);
+  t->hyper.step = t->step - t->optimizer_first;
   lc_zero_gradients(t->ctx, t->param, t->n_param);
   if (t->method->before_step) LC_TRY(t->method->before_step(t->self, t));
   if (t->method->step) {
@@ -355,12 +384,41 @@ static lc_status after_update(lc_loop *l) {
   return l->t.step > 0 && save_due(l) ? save(l, true) : LC_OK;
 }
 
+/* Phase t->phase is over: what it trained makes room for the next one's. */
+static lc_status next_phase(lc_loop *l) {
+  lc_training *t = &l->t;
+  close_run(l);
+  if (t->method->end_phase) LC_TRY(t->method->end_phase(t->self, t));
+  lc_free(t->ctx, t->param);
+  t->param = NULL;
+  t->n_param = 0;
+  if (t->adapter) LC_TRY(lc_adapter_remove(t->adapter));
+  t->adapter = NULL;
+  LC_TRY(lc_net_release_whole(t->net));
+  t->resuming = false;
+  t->phase++;
+  t->phase_first = t->optimizer_first = t->step;
+  plan_phase(l);
+  LC_TRY(attach(l));
+  LC_TRY(open_run(l));
+  LC_TRY(lc_tell(l, "phase",
+                 json_pack("{s:I, s:i, s:i, s:I, s:I}", "step", (json_int_t)t->step, "phase", t->phase + 1,
+                           "phases", t->n_phases, "steps", (json_int_t)t->phase_length[t->phase], "trainable",
+                           (json_int_t)trainable(t)),
+                 true));
+  return t->opts.save_every || (t->opts.eval_every && t->eval_data) ? lc_checkpoint_rehearse(l) : LC_OK;
+}
+
 static lc_status updates(lc_loop *l) {
   lc_training *t = &l->t;
   bool first = true;
   LC_TRY(after_update(l)); /* of step 0, or what was still due when the checkpoint was written */
   while (t->step < t->last) {
     if (lc_stop_requested(t->ctx)) return stop(l);
+    if (t->step >= t->phase_first + t->phase_length[t->phase]) {
+      LC_TRY(next_phase(l));
+      first = true;
+    }
     double began = lc_now();
     lc_status st = update(l);
     if (st == LC_STOPPED) return stop(l);
@@ -387,8 +445,8 @@ static json_t *summary(const lc_loop *l) {
   int64_t bytes = 0;
   for (int i = 0; i < t->n_param; i++) bytes += (int64_t)lc_param_bytes(t->param[i]);
   json_t *e = json_pack(
-      "{s:I, s:I, s:f, s:f, s:I, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:s}", "step", (json_int_t)t->step, "steps",
-      (json_int_t)t->step, "loss", t->loss, "seconds", seconds, "tokens", (json_int_t)t->tokens,
+      "{s:I, s:I, s:f, s:f, s:I, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:s}", "step", (json_int_t)t->step,
+      "steps", (json_int_t)t->step, "loss", t->loss, "seconds", seconds, "tokens", (json_int_t)t->tokens,
       "tokens_per_s", (double)t->tokens / fmax(seconds, 1e-9), "peak_rss_mib",
       (double)lc_peak_rss_bytes() / 1048576.0, "trainable", (json_int_t)trainable(t), "state_bytes",
       (json_int_t)bytes, "gradient_bytes", (json_int_t)lc_mem_bytes(t->ctx, LC_MEM_GRAD), "candidate_bytes",
@@ -428,13 +486,11 @@ static lc_status finish(lc_loop *l) {
 
 static void tear_down(lc_loop *l) {
   lc_training *t = &l->t;
-  lc_stage_close(&l->stage);
+  close_run(l);
   if (t->method->release) t->method->release(t->self, t->ctx);
   lc_history_close(t->history);
   lc_free(t->ctx, t->param);
-  lc_free(t->ctx, t->example);
-  lc_free(t->ctx, l->order);
-  lc_free(t->ctx, l->eval_batch);
+  lc_safetensors_close(t->ctx, &l->stored);
   lc_free(t->ctx, l->from);
   json_decref(l->identity);
   json_decref(l->restored);

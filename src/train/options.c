@@ -88,7 +88,9 @@ static lc_status resolve_optimizer(lc_ctx *ctx, const lc_method *m, lc_train_opt
                   near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "");
 }
 
-lc_status lc_train_resolve(lc_ctx *ctx, const lc_config *c, const lc_method *m, lc_train_opts *o) {
+lc_status lc_train_resolve(lc_ctx *ctx, const lc_config *c, const lc_method *m, void *self,
+                           lc_train_opts *o) {
+  if (m->defaults) LC_TRY(m->defaults(self, ctx, o));
   if (o->seq == 0) o->seq = lc_min64(1024, c->context);
   if (o->seq < 2)
     return lc_usage(ctx, "train: seq is %lld, a row needs at least 2 tokens", (long long)o->seq);

@@ -18,6 +18,8 @@ typedef lc_status (*lc_hook)(void *self, lc_training *);
 /* self is the caller's: self_size zeroed bytes that begin as the options table says (lc_options_init). Hooks
  * may keep state in it; `release` frees that state (not the options' strings) and is called by lc_train at
  * its end, whatever happened. */
+enum { LC_MAX_PHASES = 16 };
+typedef struct lc_train_opts lc_train_opts;
 struct lc_method {
   const char *name, *title, *source; /* "spiel", "SpIEL: …", "arXiv 2401.16405" */
   const char
@@ -27,6 +29,15 @@ struct lc_method {
   double lr;
   const char *optimizer; /* the row's defaults */
   bool mergeable;
+  /* NULL, or: rules of the method's own for options of the run that are still 0 ("by rule"), before the row's
+   * defaults fill them in. */
+  lc_status (*defaults)(void *self, lc_ctx *, lc_train_opts *);
+  /* NULL: one phase of `steps` updates (--steps, or --epochs of per_epoch each). Else how many updates each phase
+   * has, *n <= LC_MAX_PHASES of them. A phase has its own optimiser state, schedule and order of rows. */
+  lc_status (*phases)(void *self, lc_training *, int64_t steps, int64_t per_epoch, int64_t *length, int *n);
+  /* Phase t->phase has had its updates: what of it lives on is copied into self. Then all that was trained is
+   * freed, the net is the base again, and attach and calibrate are called with the next t->phase. */
+  lc_hook end_phase;
   lc_hook attach;      /* net and options are ready: attach deltas, allocate state */
   lc_hook calibrate;   /* before the training plan is made: passes over calibration rows; may attach too. Runs
                           again before a resume */
@@ -52,7 +63,7 @@ const char *lc_method_nearest(const char *name);   /* for the sentence then; NUL
 
 /* What every run has. The table lc_train_options (options.c) describes it: flags, recipe, help. 0 or NULL
  * where the help says "by rule"; lc_train_resolve fills those in. */
-typedef struct {
+struct lc_train_opts {
   int64_t steps, stop_after, batch, micro_batch, seq;
   double epochs, lr, warmup, clip, weight_decay, density;
   int schedule; /* lc_schedule_kind */
@@ -62,12 +73,12 @@ typedef struct {
   bool shuffle, recompute, skip_bad;
   char *sample_prompt;
   int64_t sample_tokens;
-} lc_train_opts;
+};
 extern const lc_option lc_train_options[];
 /* seq = min(1024, the model's context), micro-batch = as many sequences as give at most 2048 tokens (at least
  * 1, at most batch), rate and optimiser from the method's row, dtype "auto" = bf16 where the CPU has bf16
  * products, else f32. Refuses what does not go together. */
-lc_status lc_train_resolve(lc_ctx *, const lc_config *, const lc_method *, lc_train_opts *);
+lc_status lc_train_resolve(lc_ctx *, const lc_config *, const lc_method *, void *self, lc_train_opts *);
 
 /* Progress: one call an event; kind "start", "step", "eval", "sample", "checkpoint", "done"; the JSON object
  * is the line of `train --json`. Non-zero stops the run as a signal does. */
@@ -91,7 +102,11 @@ struct lc_training {
   lc_plan *plan;
   lc_run *run;
   int64_t step;    /* updates finished */
-  int64_t planned; /* updates planned: the schedule's length */
+  int64_t planned; /* updates planned, of all phases */
+  int phase, n_phases;
+  int64_t phase_first;                 /* updates finished when the phase began */
+  int64_t phase_length[LC_MAX_PHASES]; /* the schedule's length, a phase */
+  int64_t optimizer_first; /* updates finished when the optimiser's state began: a method that clears it sets this */
   int64_t last;    /* updates after which this run ends: min(planned, stop_after) */
   lc_example *example;
   int64_t n_example;          /* of the update under way: micro-batch i is [i·micro_batch, …) */
@@ -142,6 +157,9 @@ void lc_recipe_free(lc_ctx *, lc_recipe *);
 lc_status lc_recipe_apply(lc_ctx *, const lc_recipe *, lc_train_opts *, const lc_method *, void *self);
 
 /* ---- pieces that methods and commands use ---- */
+/* An array of the checkpoint that the run goes on from, by its visitor's name: what attach needs to know when sizes
+ * are a matter of what training did. NULL: none, or the run is not resuming. */
+const lc_tensor *lc_training_stored(const lc_training *, const char *name);
 /* One forward (and backward when told) over n examples, packed row after row with restarting positions; row
  * losses are summed in f64 in row order. loss_scale: 1 / the update's targets. n and the rows must fit the
  * plan: any micro-batch of the run does. Adds to *loss_sum, *targets. */

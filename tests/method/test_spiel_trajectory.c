@@ -181,6 +181,8 @@ static lc_status run_layer(const problem *pr, const lc_safetensors *in, int64_t 
                     .self = self,
                     .optim = lc_optim_find("adamw"),
                     .planned = pr->planned,
+                    .n_phases = 1,
+                    .phase_length = {pr->planned},
                     .last = pr->steps,
                     .n_micro = t[2]->shape[1]};
   tr.opts = (lc_train_opts){
