@@ -60,8 +60,8 @@ lc_status lc_adapter_add(lc_adapter *a, lc_delta *d) {
 
 static bool can_apply(const lc_delta *d, lc_apply apply) {
   if (apply == LC_IN_PLACE) return d->ops->patch != NULL;
-  if (apply == LC_ASIDE) return d->ops->aside || d->ops->emit;
-  return d->ops->patch || d->ops->emit;
+  if (apply == LC_ASIDE) return d->ops->aside || d->ops->emit || d->ops->tap;
+  return d->ops->patch || d->ops->emit || d->ops->tap;
 }
 
 static lc_status set_one(lc_ctx *ctx, lc_delta *d, float scale, lc_apply apply) {
@@ -202,7 +202,7 @@ done:
 
 static lc_status write_sidecar(const lc_adapter *a, lc_layout layout, const char *dir,
                                const lc_adapter_meta *meta) {
-  static const char *const layouts[] = {"peft-lora", "peft-shira", "native"};
+  static const char *const layouts[] = {"peft-lora", "peft-shira", "native", "modules"};
   lc_ctx *ctx = a->net->ctx;
   char mine[32];
   int64_t stored = 0, entries = 0;
@@ -224,6 +224,7 @@ static lc_status write_sidecar(const lc_adapter *a, lc_layout layout, const char
                 (json_int_t)stored, "density", entries ? (double)stored / (double)entries : 0.0);
   if (j && layout == LC_LAYOUT_NATIVE)
     json_object_set(j, "weights", shapes); /* module: [rows, columns, values] */
+  if (j && layout == LC_LAYOUT_MODULES) json_object_set_new(j, "deltas", lc_modules_describe(a));
   json_decref(shapes);
   if (!j) return lc_fail(ctx, "%s: could not make %s", dir, LC_SIDECAR);
   char *path = lc_path_join(ctx, dir, LC_SIDECAR);
@@ -242,6 +243,8 @@ static lc_status write_layout(const lc_adapter *a, lc_layout layout, const char 
     return lc_peft_write_shira(a, dir, meta);
   case LC_LAYOUT_NATIVE:
     return lc_native_write(a, dir);
+  case LC_LAYOUT_MODULES:
+    return lc_modules_write(a, dir);
   }
   return lc_fail(a->net->ctx, "unknown adapter layout %d", (int)layout);
 }
@@ -252,12 +255,13 @@ static lc_status check_layout(const lc_adapter *a, lc_layout layout) {
   if (!a->n) return lc_fail(ctx, "adapter '%s' has no deltas to save", a->name);
   const lc_delta_ops *want = layout == LC_LAYOUT_PEFT_LORA ? &lc_delta_lora : &lc_delta_sparse;
   for (int i = 0; i < a->n; i++) {
-    if (a->delta[i]->ops != want)
+    if (layout == LC_LAYOUT_MODULES ? !lc_delta_kind_of(a->delta[i]->ops) : a->delta[i]->ops != want)
       return lc_fail(
           ctx, "adapter '%s' has a %s delta on '%s', which this layout cannot hold (it holds %s deltas)",
-          a->name, a->delta[i]->ops->name, a->delta[i]->w->name, want->name);
+          a->name, a->delta[i]->ops->name, a->delta[i]->w->name,
+          layout == LC_LAYOUT_MODULES ? "self-describing" : want->name);
     for (int k = 0; k < i; k++)
-      if (a->delta[k]->w == a->delta[i]->w)
+      if (a->delta[k]->w == a->delta[i]->w && a->delta[k]->ops == a->delta[i]->ops)
         return lc_fail(ctx, "adapter '%s' has two deltas on '%s': a file holds one", a->name,
                        a->delta[i]->w->name);
   }

@@ -29,6 +29,11 @@ lc_status lc_peft_write_shira(const lc_adapter *, const char *dir, const lc_adap
 /* adapter_native.c */
 lc_status lc_native_read(lc_adapter_parts *);
 lc_status lc_native_write(const lc_adapter *, const char *dir);
+/* adapter_modules.c */
+lc_status lc_modules_read(lc_adapter_parts *, const char *json_path, const json_t *, const char *path,
+                          const lc_safetensors *);
+json_t *lc_modules_describe(const lc_adapter *); /* "deltas" of lacuna_adapter.json */
+lc_status lc_modules_write(const lc_adapter *, const char *dir);
 
 /* peft_match.c: which modules an adapter_config.json means, and the values its patterns give them. */
 lc_status lc_peft_matches(lc_ctx *, const json_t *config, const char *model_type, const char *module,

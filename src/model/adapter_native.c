@@ -150,7 +150,8 @@ lc_status lc_native_read(lc_adapter_parts *p) {
   if (!json_path || !path) LC_GO(LC_FAILED);
   LC_GO(lc_json_read(ctx, json_path, &j));
   LC_GO(lc_safetensors_open(ctx, path, &file));
-  LC_GO(read_all(p, json_path, j, path, &file));
+  LC_GO(json_object_get(j, "deltas") ? lc_modules_read(p, json_path, j, path, &file)
+                                      : read_all(p, json_path, j, path, &file));
 done:
   lc_safetensors_close(ctx, &file);
   json_decref(j);

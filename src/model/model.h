@@ -133,6 +133,7 @@ lc_status lc_net_params(const lc_net *, lc_param ***out, int *n);
 typedef struct {
   lc_graph *g;
   lc_val ids, pos, labels, hidden, nll;
+  const lc_auxiliary *auxiliary; /* further losses, or NULL */
   lc_weight *head;
 } lc_net_graph;
 typedef lc_status (*lc_objective_fn)(void *self, lc_builder *, lc_val hidden, lc_val *nll);
@@ -155,7 +156,7 @@ struct lc_adapter {
   struct json_t *config; /* adapter_config.json as it was read, so that saving passes on what lacuna does not
                             use; or NULL */
 };
-typedef enum { LC_LAYOUT_PEFT_LORA, LC_LAYOUT_PEFT_SHIRA, LC_LAYOUT_NATIVE } lc_layout;
+typedef enum { LC_LAYOUT_PEFT_LORA, LC_LAYOUT_PEFT_SHIRA, LC_LAYOUT_NATIVE, LC_LAYOUT_MODULES } lc_layout;
 /* Reads a PEFT LoRA or SHiRA directory, or a native one, and attaches its deltas. Nothing has changed when it
  * fails. */
 lc_status lc_adapter_load(lc_net *, const char *dir, float scale, lc_apply, lc_adapter **);

@@ -253,6 +253,7 @@ lc_status lc_net_build(lc_net *net, bool with_loss, lc_objective_fn objective, v
   out->ids = b.ids;
   out->pos = b.pos;
   out->labels = b.labels;
+  out->auxiliary = b.auxiliary;
   out->head = lc_net_weight(net, c->family->head(c));
   for (int i = 0; i < net->weights.n; i++)
     if (net->weights.w[i].uses < before[i]) net->weights.w[i].uses = before[i];

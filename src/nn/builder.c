@@ -14,12 +14,31 @@ lc_status lc_builder_init(lc_builder *b, lc_ctx *ctx, lc_graph *g, const lc_weig
   b->ids = lc_graph_input(g, "ids", LC_I32, 1);
   b->pos = lc_graph_input(g, "pos", LC_I32, 1);
   b->labels = lc_graph_input(g, "labels", LC_I32, 1);
+  for (int i = 0; i < weights->n; i++)
+    for (int k = 0; k < weights->w[i].n_delta; k++) b->n_block_deltas += weights->w[i].delta[k]->ops->tap != NULL;
   return b->st = b->ids.id && b->pos.id && b->labels.id ? LC_OK : LC_FAILED;
 }
 
 lc_val lc_tap(lc_builder *b, lc_tap_point point, int layer, lc_val v) {
   for (int i = 0; i < b->n_tap && !b->st && v.id; i++) v = b->tap[i].fn(b->tap[i].self, b, point, layer, v);
+  if (!b->n_block_deltas || point == LC_TAP_ATTN_OUT || point == LC_TAP_MLP_OUT) return v;
+  for (int i = 0; i < b->weights->n; i++)
+    for (int k = 0; k < b->weights->w[i].n_delta && !b->st && v.id; k++) {
+      lc_delta *d = b->weights->w[i].delta[k];
+      if (d->ops->tap) v = d->ops->tap(d, b, point, layer, v);
+    }
   return v;
+}
+
+void lc_add_auxiliary(lc_builder *b, const char *name, lc_val v) {
+  lc_auxiliary *a = b->st ? NULL : lc_graph_alloc(b->g, sizeof *a);
+  if (!a) {
+    if (!b->st) b->st = LC_FAILED;
+    return;
+  }
+  lc_graph_keep(b->g, v);
+  *a = (lc_auxiliary){name, v, b->auxiliary};
+  b->auxiliary = a;
 }
 
 void lc_block(lc_builder *b, int layer) {

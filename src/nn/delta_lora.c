@@ -12,6 +12,11 @@
 typedef struct {
   lc_lora_opts o; /* first: lc_delta_lora_opts */
   lc_gain gain;
+  struct lora_text {
+    int64_t rank;
+    double alpha, dropout;
+    bool rslora;
+  } text; /* the same as adapter files have it */
 } lora_state;
 
 void lc_delta_lora_gain(lc_delta *d, lc_gain g) {
@@ -70,13 +75,6 @@ static int64_t lora_nonzeros(const lc_delta *d) {
   return d->param[0]->n + d->param[1]->n;
 }
 
-static void lora_free(lc_ctx *ctx, lc_delta *d) {
-  if (!d) return;
-  for (int i = 0; i < d->n_param; i++) lc_param_free(ctx, d->param[i]);
-  lc_free(ctx, d->priv);
-  lc_free(ctx, d);
-}
-
 const lc_delta_ops lc_delta_lora = {
     .name = "lora",
     .mergeable = true,
@@ -84,7 +82,7 @@ const lc_delta_ops lc_delta_lora = {
     .patch = lora_patch,
     .visit = lora_visit,
     .nonzeros = lora_nonzeros,
-    .free = lora_free,
+    .free = lc_delta_free,
 };
 
 static lc_status check(lc_ctx *ctx, const lc_weight *w, const lc_lora_opts *o) {
@@ -101,15 +99,6 @@ static lc_status check(lc_ctx *ctx, const lc_weight *w, const lc_lora_opts *o) {
   return LC_OK;
 }
 
-static lc_status factor(lc_ctx *ctx, lc_weight *w, const char *what, int64_t rows, int64_t cols,
-                        bool trainable, lc_param **out) {
-  char *name = w->n_delta ? lc_format(ctx, "%s.%s%d", w->name, what, w->n_delta + 1)
-                          : lc_format(ctx, "%s.%s", w->name, what);
-  lc_status st = name ? lc_param_new(ctx, name, NULL, NULL, rows, cols, trainable, out) : LC_FAILED;
-  lc_free(ctx, name);
-  return st;
-}
-
 lc_status lc_delta_lora_new(lc_ctx *ctx, lc_weight *w, const lc_lora_opts *o, const float *A, const float *B,
                             bool trainable, lc_delta **out) {
   lc_status st = LC_OK;
@@ -123,11 +112,10 @@ lc_status lc_delta_lora_new(lc_ctx *ctx, lc_weight *w, const lc_lora_opts *o, co
                   .apply = LC_PATCH,
                   .priv = lc_alloc(ctx, LC_MEM_OTHER, sizeof(lora_state))};
   if (!d->priv) LC_GO(LC_FAILED);
-  ((lora_state *)d->priv)->o = *o;
-  LC_GO(factor(ctx, w, "lora_A", o->rank, w->N, trainable, &d->param[0]));
-  d->n_param = 1;
-  LC_GO(factor(ctx, w, "lora_B", w->M, o->rank, trainable, &d->param[1]));
-  d->n_param = 2;
+  *(lora_state *)d->priv =
+      (lora_state){.o = *o, .text = {o->rank, (double)o->alpha, (double)o->dropout, o->rslora}};
+  LC_GO(lc_delta_param(ctx, d, "lora_A", o->rank, w->N, trainable));
+  LC_GO(lc_delta_param(ctx, d, "lora_B", w->M, o->rank, trainable));
   if (A) {
     memcpy(d->param[0]->value, A, (size_t)d->param[0]->n * sizeof *A);
   } else {
@@ -141,6 +129,32 @@ lc_status lc_delta_lora_new(lc_ctx *ctx, lc_weight *w, const lc_lora_opts *o, co
   *out = d;
   d = NULL;
 done:
-  lora_free(ctx, d);
+  lc_delta_free(ctx, d);
   return st;
 }
+
+/* ---- as adapter files keep it ---- */
+
+typedef struct lora_text lora_text;
+static const lc_option text_options[] = {
+    {"rank", LC_OPT_INT, offsetof(lora_text, rank), "1", 1, INT32_MAX, NULL, "N", "rank"},
+    {"alpha", LC_OPT_FLOAT, offsetof(lora_text, alpha), "1", 0, 1e9, NULL, "A", "scale times the rank"},
+    {"dropout", LC_OPT_FLOAT, offsetof(lora_text, dropout), "0", 0, 0.99, NULL, "P", "of the input, in training"},
+    {"rslora", LC_OPT_BOOL, offsetof(lora_text, rslora), "false", 0, 0, NULL, NULL, "scale alpha/sqrt(rank)"},
+    {0},
+};
+
+static const void *text_of(const lc_delta *d) {
+  return &((const lora_state *)d->priv)->text;
+}
+
+static lc_status make(lc_ctx *ctx, lc_weight *w, const void *options, lc_delta *const *made, int n_made,
+                      bool trainable, lc_delta **out) {
+  const lora_text *t = options;
+  const lc_lora_opts o = {t->rank, (float)t->alpha, t->rslora, (float)t->dropout, 0};
+  return lc_delta_lora_new(ctx, w, &o, NULL, NULL, trainable, out);
+}
+
+static const char *const names[] = {"lora_A", "lora_B"};
+extern const lc_delta_kind lc_kind_lora;
+const lc_delta_kind lc_kind_lora = {&lc_delta_lora, text_options, sizeof(lora_text), names, text_of, make};

@@ -6,4 +6,8 @@ typedef struct {
   lc_delta *delta;
   lc_dtype x_dtype, y_dtype; /* set by the shape rule */
 } lc_low_rank_attr;          /* in: y, x; out: y', h */
+
+/* Multiplies `cols` values of row r from column c of an input N wide by their dropout mask, 0 or 1/(1-p): a function of
+ * (seed, step, micro-batch, id, r·N + column). */
+void lc_input_dropout(const lc_run *, uint32_t id, int64_t N, float p, int64_t r, int64_t c, int64_t cols, float *x);
 #endif

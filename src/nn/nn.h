@@ -6,6 +6,7 @@
 #ifndef LC_NN_H
 #define LC_NN_H
 #include "sparse/sparse.h" /* lc_index, lc_topk */
+#include "core/options.h"
 #include "tensor/graph.h"
 
 typedef struct lc_weight lc_weight;
@@ -139,7 +140,7 @@ typedef struct {
   void *self;
 } lc_sink;
 
-enum { LC_MAX_DELTAS = 8, LC_MAX_SINKS = 6 };
+enum { LC_MAX_DELTAS = 8, LC_MAX_SINKS = 6, LC_DELTA_PARAMS = 6 };
 struct lc_weight {
   const char *name;   /* HF name with suffix: "model.layers.0.self_attn.q_proj.weight" */
   const char *module; /* without the suffix */
@@ -173,11 +174,33 @@ lc_status lc_weight_gradient(lc_run *, lc_weight *, lc_dtype xt, const void *x, 
                              const void *dy, int64_t lddy, int64_t T, int use);
 
 /* ---- delta: a nameable, removable change of a weight ---- */
+
+/* Named places that every model file passes its values through. */
+typedef enum {
+  LC_TAP_EMBED_OUT,
+  LC_TAP_ATTN_IN,
+  LC_TAP_Q,
+  LC_TAP_K,
+  LC_TAP_HEAD_OUT,
+  LC_TAP_ATTN_OUT,
+  LC_TAP_MID_RESIDUAL,
+  LC_TAP_MLP_IN,
+  LC_TAP_MLP_HIDDEN,
+  LC_TAP_MLP_OUT,
+  LC_TAP_BLOCK_OUT,
+  LC_TAP_FINAL_NORM_OUT,
+  LC_TAP_COUNT
+} lc_tap_point;
+
 typedef struct {
   const char *name;
   bool mergeable;
   /* Emits ops around the layer: y (already W·x + b (+ residual)) becomes out. NULL: the delta patches. */
   lc_status (*emit)(lc_delta *, lc_builder *, lc_val x, lc_val y, lc_val *out);
+  /* A delta of a whole block, which merely hangs on one of its weights: called at every tap of every layer but
+   * ATTN_OUT and MLP_OUT (where a tap would cost a product that is fused with its residual). Returns the value to
+   * go on with; errors go to b->st. Such a delta neither emits nor patches. */
+  lc_val (*tap)(lc_delta *, lc_builder *, lc_tap_point, int layer, lc_val);
   /* Adds scale·δ to an f32 tile of the rectangle. NULL: cannot be merged. */
   lc_status (*patch)(lc_ctx *, const lc_delta *, lc_rect, float *tile, int64_t ld);
   /* When it is the only patching delta: tile = round(f32(tile) + scale·δ) at its positions, in bf16. May be
@@ -194,7 +217,7 @@ struct lc_delta {
   lc_weight *w;
   float scale; /* user's scale at use; 1 in training */
   lc_apply apply;
-  lc_param *param[2]; /* sparse: {δ}; lora: {A, B}. Owned */
+  lc_param *param[LC_DELTA_PARAMS]; /* sparse: {δ}; lora: {A, B}. Owned */
   int n_param;
   void *priv; /* ops->free frees it */
 };
@@ -235,23 +258,28 @@ float lc_delta_lora_scale(const lc_delta *);
 const lc_lora_opts *lc_delta_lora_opts(const lc_delta *);
 extern const lc_delta_ops lc_delta_sparse, lc_delta_lora;
 
+/* Kinds that describe themselves: adapter files keep a delta as its kind, its options as text and its params by name. */
+typedef struct {
+  const lc_delta_ops *ops;
+  const lc_option *options; /* over a plain struct of `size` bytes */
+  size_t size;
+  const char *const *params;                  /* names of param[0], param[1], … */
+  const void *(*options_of)(const lc_delta *); /* that struct */
+  /* A detached delta. `made`: those that the same adapter has made so far, for kinds that stand on another. */
+  lc_status (*make)(lc_ctx *, lc_weight *, const void *options, lc_delta *const *made, int n_made, bool trainable,
+                    lc_delta **);
+} lc_delta_kind;
+extern const lc_delta_kind *const lc_delta_kinds[];
+extern const int lc_n_delta_kinds;
+const lc_delta_kind *lc_delta_kind_of(const lc_delta_ops *); /* NULL: none */
+const lc_delta_kind *lc_delta_kind_find(const char *name);
+/* What deltas' files share: a trainable "<weight>.<what>" (numbered when the weight has other deltas), and freeing one
+ * whose state is all in params and priv. */
+lc_status lc_delta_param(lc_ctx *, lc_delta *, const char *what, int64_t rows, int64_t cols, bool trainable);
+void lc_delta_free(lc_ctx *, lc_delta *);
+
 /* ---- builder: what a model file speaks. Errors stick: after the first, calls return {0} and the status is
  * in b->st ---- */
-typedef enum {
-  LC_TAP_EMBED_OUT,
-  LC_TAP_ATTN_IN,
-  LC_TAP_Q,
-  LC_TAP_K,
-  LC_TAP_HEAD_OUT,
-  LC_TAP_ATTN_OUT,
-  LC_TAP_MID_RESIDUAL,
-  LC_TAP_MLP_IN,
-  LC_TAP_MLP_HIDDEN,
-  LC_TAP_MLP_OUT,
-  LC_TAP_BLOCK_OUT,
-  LC_TAP_FINAL_NORM_OUT,
-  LC_TAP_COUNT
-} lc_tap_point;
 typedef lc_val (*lc_tap_fn)(void *self, lc_builder *, lc_tap_point, int layer,
                             lc_val); /* returns the value to go on with */
 typedef struct {
@@ -264,6 +292,13 @@ typedef struct {
 } lc_weights;                                                     /* sorted by name */
 lc_weight *lc_weights_find(const lc_weights *, const char *name); /* NULL when absent */
 
+/* A further loss of a pass: row 0 of a value whose op (LC_OP_LOSS) starts its own gradient, weighted as it counts. */
+typedef struct lc_auxiliary {
+  const char *name;
+  lc_val v;
+  struct lc_auxiliary *next;
+} lc_auxiliary;
+
 struct lc_builder {
   lc_ctx *ctx;
   lc_graph *g;
@@ -272,11 +307,14 @@ struct lc_builder {
   lc_val ids, pos, labels; /* inputs: int32 rows */
   lc_tap_hook tap[4];
   int n_tap;
+  int n_block_deltas;      /* deltas with a tap of their own */
+  lc_auxiliary *auxiliary; /* owned by the graph */
   lc_status st;
 };
 /* Makes the graph's inputs ids, pos, labels. */
 lc_status lc_builder_init(lc_builder *, lc_ctx *, lc_graph *, const lc_weights *, lc_dtype compute);
 lc_val lc_tap(lc_builder *, lc_tap_point, int layer, lc_val); /* costs nothing when no hook is set */
+void lc_add_auxiliary(lc_builder *, const char *name, lc_val);
 void lc_block(lc_builder *, int layer);                       /* -1 ends the blocks */
 /* fmt takes the layer number: lc_linear(b, x, res, "model.layers.%d.mlp.up_proj", l). ".weight", and ".bias"
  * when the model has it, are added. */

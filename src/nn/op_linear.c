@@ -107,7 +107,7 @@ static lc_status few_chunk(void *arg, int64_t chunk, int worker) {
     LC_TRY(w->form->ops->gemv(run->ctx, w->form, m0, m1, x, y));
     for (int i = 0; i < w->n_delta; i++) {
       const lc_delta *d = w->delta[i];
-      if (d->apply != LC_IN_PLACE && !d->ops->emit && d->scale != 0)
+      if (d->apply != LC_IN_PLACE && d->ops->aside && !d->ops->emit && d->scale != 0)
         LC_TRY(d->ops->aside(run->ctx, d, m0, m1, x, y));
     }
     for (int64_t m = m0; m < m1; m++) {
@@ -128,7 +128,8 @@ static bool takes_few(const lc_node *n, const lc_run *run) {
   const lc_weight *w = ((const lc_linear_attr *)n->attr)->w;
   if (run->training || !run->kv || run->rows > FEW || !w->form->ops->gemv) return false;
   for (int i = 0; i < w->n_delta; i++)
-    if (w->delta[i]->apply != LC_IN_PLACE && !w->delta[i]->ops->emit && !w->delta[i]->ops->aside)
+    if (w->delta[i]->apply != LC_IN_PLACE && w->delta[i]->ops->patch && !w->delta[i]->ops->emit &&
+        !w->delta[i]->ops->aside)
       return false;
   return true;
 }

@@ -47,17 +47,21 @@ static bool drops(const lc_node *n, const lc_run *run) {
   return run->training && lc_delta_lora_opts(delta_of(n))->dropout > 0;
 }
 
-/* Multiplies `cols` values of row r from column c by their mask: 0, or 1/(1-p). */
-static void apply_dropout(const lc_node *n, const lc_run *run, int64_t r, int64_t c, int64_t cols, float *x) {
-  const lc_delta *d = delta_of(n);
-  const float p = lc_delta_lora_opts(d)->dropout, keep = 1 / (1 - p);
-  const lc_rng rng = {run->seed, run->step, d->w->id, (uint16_t)run->micro, LC_RNG_DROPOUT};
+void lc_input_dropout(const lc_run *run, uint32_t id, int64_t N, float p, int64_t r, int64_t c, int64_t cols,
+                      float *x) {
+  const float keep = 1 / (1 - p);
+  const lc_rng rng = {run->seed, run->step, id, (uint16_t)run->micro, LC_RNG_DROPOUT};
   float u[STRIP];
   for (int64_t j = 0; j < cols; j += STRIP) {
     int64_t m = lc_min64(STRIP, cols - j);
-    lc_rng_uniform_fill(&rng, (uint64_t)(r * d->w->N + c + j), m, u);
+    lc_rng_uniform_fill(&rng, (uint64_t)(r * N + c + j), m, u);
     for (int64_t i = 0; i < m; i++) x[j + i] = u[i] < p ? 0 : x[j + i] * keep;
   }
+}
+
+static void apply_dropout(const lc_node *n, const lc_run *run, int64_t r, int64_t c, int64_t cols, float *x) {
+  const lc_weight *w = delta_of(n)->w;
+  lc_input_dropout(run, w->id, w->N, lc_delta_lora_opts(delta_of(n))->dropout, r, c, cols, x);
 }
 
 /* Rows [r0,r1), columns [c0,c1) of x̃: the value's own memory where nothing has to be changed, else scratch.

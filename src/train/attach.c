@@ -41,7 +41,7 @@ lc_status lc_target_set_rank(lc_training *t, lc_target_set *s, int64_t r) {
   return LC_OK;
 }
 
-static lc_status adopt(lc_training *t, lc_weight *w, lc_delta *d, lc_delta **out) {
+lc_status lc_attach_delta(lc_training *t, lc_weight *w, lc_delta *d, lc_delta **out) {
   lc_status st = lc_weight_attach(t->ctx, w, d);
   if (st) {
     d->ops->free(t->ctx, d);
@@ -59,14 +59,14 @@ static lc_status adopt(lc_training *t, lc_weight *w, lc_delta *d, lc_delta **out
 lc_status lc_attach_sparse(lc_training *t, lc_weight *w, lc_index *idx, lc_delta **out) {
   lc_delta *d;
   LC_TRY(lc_delta_sparse_new(t->ctx, w, idx, NULL, true, &d));
-  return adopt(t, w, d, out);
+  return lc_attach_delta(t, w, d, out);
 }
 
 lc_status lc_attach_lora(lc_training *t, lc_weight *w, const lc_lora_opts *o, const float *A,
                          lc_delta **out) {
   lc_delta *d;
   LC_TRY(lc_delta_lora_new(t->ctx, w, o, A, NULL, true, &d));
-  return adopt(t, w, d, out);
+  return lc_attach_delta(t, w, d, out);
 }
 
 /* Of one sparse delta, row by row: entries with δ ≠ 0, and those of them that bf16 rounds away. */

@@ -23,6 +23,8 @@ lc_status lc_target_set_rank(lc_training *, lc_target_set *, int64_t r);
 /* Makes a delta, trainable; adds it to the run's adapter (made when there is none). The sparse one takes idx
  * over. */
 lc_status lc_attach_sparse(lc_training *, lc_weight *, lc_index *idx, lc_delta **);
+/* A detached delta, which it takes over; out may not be NULL. */
+lc_status lc_attach_delta(lc_training *, lc_weight *, lc_delta *, lc_delta **out);
 lc_status lc_attach_lora(lc_training *, lc_weight *, const lc_lora_opts *, const float *A, lc_delta **);
 
 /* Share of the run's changed entries that the products do not see, because W + δ rounds to W in the compute dtype

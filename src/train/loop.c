@@ -299,6 +299,7 @@ static lc_status update(lc_loop *l) {
   lc_training *t = &l->t;
   next_examples(l);
   t->micro = 0;
+  t->auxiliary = 0;
   t->lr = t->hyper.lr = t->opts.lr * lc_schedule_at(&t->schedule, t->step - t->phase_first);
   t->hyper.step = t->step - t->optimizer_first;
   lc_zero_gradients(t->ctx, t->param, t->n_param);
@@ -331,11 +332,11 @@ static lc_status record_step(lc_loop *l, double began) {
                    .rss_mib = (double)lc_rss_bytes() / 1048576.0,
                    .seconds = l->seconds_before + now - l->started};
   LC_TRY(lc_history_step(t->history, &r));
-  return lc_tell(l, "step",
-                 json_pack("{s:I, s:f, s:f, s:f, s:I, s:f, s:f}", "step", (json_int_t)r.step, "loss", r.loss,
+  json_t *e = json_pack("{s:I, s:f, s:f, s:f, s:I, s:f, s:f}", "step", (json_int_t)r.step, "loss", r.loss,
                            "lr", r.lr, "grad_norm", r.grad_norm, "tokens", (json_int_t)r.tokens,
-                           "tokens_per_s", r.tokens_per_s, "rss_mib", r.rss_mib),
-                 true);
+                           "tokens_per_s", r.tokens_per_s, "rss_mib", r.rss_mib);
+  if (e && t->graph.auxiliary) json_object_set_new(e, "auxiliary", json_real(t->auxiliary));
+  return lc_tell(l, "step", e, true);
 }
 
 /* ---- checkpoints, stopping

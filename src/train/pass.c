@@ -102,7 +102,13 @@ lc_status lc_pass(lc_training *t, const lc_example *ex, int64_t n, bool backward
   t->run->seed = (uint64_t)t->opts.seed;
   t->run->step = (uint32_t)t->step;
   t->run->micro = (uint32_t)t->micro;
+  t->run->example_scale = 1 / (float)lc_max64(1, t->n_example);
   lc_status st = lc_stage_pass(&s, ex, n, backward, backward, loss_scale, NULL, loss_sum, targets);
+  for (const lc_auxiliary *a = t->graph.auxiliary; a && backward && !st; a = a->next) {
+    const float v = *(const float *)lc_data(t->run, a->v);
+    if (!isfinite(v)) return lc_fail(t->ctx, "the %s loss is no finite number", a->name);
+    t->auxiliary += (double)v;
+  }
   return s.not_finite ? lc_explain(t) : st;
 }
 

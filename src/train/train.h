@@ -113,6 +113,7 @@ struct lc_training {
   int64_t micro, n_micro;     /* of the update under way */
   int64_t update_targets;     /* the update's denominator */
   double loss, grad_norm, lr; /* of the last update */
+  double auxiliary;           /* further losses of the last update, weighted; not part of loss */
   int64_t tokens;             /* so far */
   const char *out;            /* output directory */
   bool resuming; /* attach and calibrate: a checkpoint will overwrite every array that the visitors name */

@@ -55,6 +55,8 @@ static const variant variants[] = {
     {"spiel", "select=ma period=4 accumulate=2"},
     {"allora", "r=4"},
     {"allora", "r=4 place=lr power=1"},
+    {"llava-mole", "r=4 alpha=8"},
+    {"llava-mole", "r=4 alpha=8 gate=dense balance-scope=joint"},
 };
 
 static void test_start_and_result(void **state) {

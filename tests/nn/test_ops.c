@@ -8,7 +8,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include "nn/nn.h"
+#include "nn/mole.h"
 
 enum { MAX_WEIGHTS = 12, T = 45 };
 
@@ -24,7 +24,9 @@ typedef struct {
   lc_run *run;
   lc_val y;
   bool own_loss;
-  lc_delta *delta;
+  int joint;
+  lc_delta *delta[4];
+  int n_delta, n_delta_params;
 } rig;
 
 /* ---- the probe: loss = Σ c·y in f64 ---- */
@@ -239,20 +241,65 @@ static lc_val b_linked_head(rig *k) {
   return lc_head_loss_of(&k->b, input(k, "x"), k->b.labels, "head.weight", (lc_row_loss){squared, NULL});
 }
 
+static void hang(rig *k, lc_weight *w, lc_delta *d) {
+  w->form = w->base;
+  w->base->priv = w; /* the rig's own form counts as a base here: deltas may stand on it */
+  assert_int_equal(lc_weight_attach(k->ctx, w, d), LC_OK);
+  k->delta[k->n_delta++] = d;
+  k->b.n_block_deltas += d->ops->tap != NULL;
+  for (int i = 0; i < d->n_param; i++) k->param[k->n++] = d->param[i];
+  k->n_delta_params += d->n_param;
+}
+
 static lc_val b_low_rank(rig *k) {
+  lc_delta *d;
   lc_weight *w = lc_weights_find(&k->set, "fc.weight");
   float A[5 * 33], B[70 * 5];
   lc_rng r = {.seed = 8, .purpose = LC_RNG_TEST};
   lc_rng_normal_fill(&r, 0, 5 * 33, A);
   lc_rng_normal_fill(&r, 1000, 70 * 5, B);
   lc_lora_opts o = {.rank = 5, .alpha = 2.5f, .dropout = 0.25f, .seed = 4};
-  assert_int_equal(lc_delta_lora_new(k->ctx, w, &o, A, B, true, &k->delta), LC_OK);
-  w->form = w->base;
-  w->base->priv = w; /* the rig's own form counts as a base here: deltas may stand on it */
-  assert_int_equal(lc_weight_attach(k->ctx, w, k->delta), LC_OK);
-  k->param[k->n++] = k->delta->param[0];
-  k->param[k->n++] = k->delta->param[1];
+  assert_int_equal(lc_delta_lora_new(k->ctx, w, &o, A, B, true, &d), LC_OK);
+  hang(k, w, d);
   return b_residual(k);
+}
+
+/* A route at fc and experts beside it. */
+static lc_val mole(rig *k, lc_gate gate) {
+  lc_weight *w = lc_weights_find(&k->set, "fc.weight");
+  lc_delta *route, *experts;
+  lc_rng r = {.seed = 9, .purpose = LC_RNG_TEST};
+  const lc_route_opts ro = {.experts = 3, .seed = 2};
+  const lc_experts_opts eo = {.experts = 3, .rank = 4, .seed = 2, .alpha = 2, .dropout = 0.25, .gate = gate};
+  assert_int_equal(lc_delta_route_new(k->ctx, w, &ro, true, &route), LC_OK);
+  assert_int_equal(lc_delta_experts_new(k->ctx, w, route, &eo, true, &experts), LC_OK);
+  lc_rng_normal_fill(&r, 0, experts->param[1]->n, experts->param[1]->value);
+  route->param[1]->value[2] = gate == LC_GATE_PROB ? 4 : 0; /* no choice is near a tie: differences do not flip one */
+  hang(k, w, route);
+  hang(k, w, experts);
+  lc_val x = lc_tap(&k->b, LC_TAP_MLP_IN, w->layer, rounded(k, "x", 33));
+  return lc_linear(&k->b, x, input(k, "res"), "fc", 0);
+}
+/* Straight through is no gradient of its own forward: it is tested in test_mole.c; none has no gradient to the route. */
+static lc_val b_prob(rig *k) {
+  return mole(k, LC_GATE_PROB);
+}
+static lc_val b_dense(rig *k) {
+  return mole(k, LC_GATE_DENSE);
+}
+static lc_val b_balance(rig *k) {
+  lc_val p, choice, sums;
+  mole(k, LC_GATE_NONE);
+  const lc_balance_attr a = {.experts = 3, .layers = 1, .weight = 30, .scope = k->joint};
+  lc_delta_route_values(k->delta[0], &p, &choice);
+  lc_val in[3] = {p, choice}, out = {0};
+  assert_int_equal(lc_emit(k->g, &lc_op_balance_sum, NULL, 0, in, 3, &sums), LC_OK);
+  assert_int_equal(lc_emit(k->g, &lc_op_balance_loss, &a, sizeof a, &sums, 1, &out), LC_OK);
+  return out;
+}
+static lc_val b_joint(rig *k) {
+  k->joint = LC_BALANCE_JOINT;
+  return b_balance(k);
 }
 
 static const test_case cases[] = {
@@ -262,6 +309,10 @@ static const test_case cases[] = {
     {"linear", "bias and residual", w_residual, b_residual, false, 2e-3f},
     {"linear", "used twice", w_residual, b_shared, false, 2e-3f},
     {"low_rank", "dropout", w_residual, b_low_rank, false, 2e-3f},
+    {"route", "all experts by it", w_residual, b_dense, false, 3e-3f},
+    {"experts", "gate prob, one in use", w_residual, b_prob, false, 2e-2f},
+    {"balance_sum", "layer", w_residual, b_balance, true, 4e-2f},
+    {"balance_loss", "joint", w_residual, b_joint, true, 4e-2f},
     {"rmsnorm", "", w_norm, b_rms, false, 2e-3f},
     {"layernorm", "", w_norm, b_layer, false, 2e-3f},
     {"sum", "", w_two, b_sum, false, 1e-3f},
@@ -313,10 +364,8 @@ static void rig_close(rig *k) {
   lc_run_free(k->run);
   lc_plan_free(k->plan);
   lc_graph_free(k->g);
-  if (k->delta) {
-    k->n -= 2;
-    lc_weight_detach(k->ctx, k->delta->w, k->delta, true);
-  }
+  k->n -= k->n_delta_params;
+  while (k->n_delta--) lc_weight_detach(k->ctx, k->delta[k->n_delta]->w, k->delta[k->n_delta], true);
   for (int i = 0; i < k->n; i++) {
     lc_form_free(k->ctx, k->w[i].base);
     lc_param_free(k->ctx, k->param[i]);
@@ -333,6 +382,7 @@ static double loss(rig *k) {
   }
   k->run->training = true;
   k->run->loss_scale = 1;
+  k->run->example_scale = 0.5f;
   k->run->seed = 5;
   if (lc_forward(k->run, NULL)) fail_msg("%s", lc_error(k->ctx));
   if (!k->own_loss) return probe_sum;

@@ -34,7 +34,9 @@ static const struct {
                 {"spiel", "period=4 accumulate=2"},
                 {"spiel", "select=ma period=4 accumulate=2"},
                 {"allora", "r=4 depends=output"},
-                {"allora", "r=4 place=lr"}};
+                {"allora", "r=4 place=lr"},
+                {"llava-mole", "r=4 alpha=8 balance=0.3"},
+                {"llava-mole", "r=4 alpha=8 gate=dense balance-scope=joint"}};
 #define N_VARIANTS (sizeof variants / sizeof *variants)
 #define ARRAYS     "checkpoint-7/state.safetensors"
 

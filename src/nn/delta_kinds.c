@@ -1,0 +1,37 @@
+/* The kinds of deltas that adapter files keep by name, and what their files share. A kind is one row in its own file. */
+#include <string.h>
+#include "nn/nn.h"
+
+extern const lc_delta_kind lc_kind_lora, lc_kind_route, lc_kind_experts;
+const lc_delta_kind *const lc_delta_kinds[] = {&lc_kind_lora, &lc_kind_route, &lc_kind_experts};
+const int lc_n_delta_kinds = sizeof lc_delta_kinds / sizeof *lc_delta_kinds;
+
+const lc_delta_kind *lc_delta_kind_of(const lc_delta_ops *ops) {
+  for (int i = 0; i < lc_n_delta_kinds; i++)
+    if (lc_delta_kinds[i]->ops == ops) return lc_delta_kinds[i];
+  return NULL;
+}
+
+const lc_delta_kind *lc_delta_kind_find(const char *name) {
+  for (int i = 0; i < lc_n_delta_kinds; i++)
+    if (!strcmp(lc_delta_kinds[i]->ops->name, name)) return lc_delta_kinds[i];
+  return NULL;
+}
+
+lc_status lc_delta_param(lc_ctx *ctx, lc_delta *d, const char *what, int64_t rows, int64_t cols,
+                         bool trainable) {
+  char *name = d->w->n_delta ? lc_format(ctx, "%s.%s%d", d->w->name, what, d->w->n_delta + 1)
+                             : lc_format(ctx, "%s.%s", d->w->name, what);
+  lc_status st =
+      name ? lc_param_new(ctx, name, NULL, NULL, rows, cols, trainable, &d->param[d->n_param]) : LC_FAILED;
+  if (!st) d->n_param++;
+  lc_free(ctx, name);
+  return st;
+}
+
+void lc_delta_free(lc_ctx *ctx, lc_delta *d) {
+  if (!d) return;
+  for (int i = 0; i < d->n_param; i++) lc_param_free(ctx, d->param[i]);
+  lc_free(ctx, d->priv);
+  lc_free(ctx, d);
+}
