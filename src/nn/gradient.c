@@ -68,5 +68,8 @@ lc_status lc_weight_gradient(lc_run *run, lc_weight *w, lc_dtype xt, const void 
     return lc_fail(run->ctx, "gradient of '%s': x is %s, dy is %s", w->name, lc_dtype_get(xt)->name,
                    lc_dtype_get(dt)->name);
   strips_arg a = {run, w, xt, x, dy, ldx, lddy, T, use};
-  return lc_parallel(run->ctx, lc_ceil_div(w->M, STRIP), strip_chunk, &a);
+  LC_TRY(lc_parallel(run->ctx, lc_ceil_div(w->M, STRIP), strip_chunk, &a));
+  for (int i = 0; i < w->n_sink; i++)
+    if (w->sink[i].kind == LC_SINK_TILES && w->sink[i].end) LC_TRY(w->sink[i].end(w->sink[i].self, w));
+  return LC_OK;
 }

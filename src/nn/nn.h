@@ -132,12 +132,14 @@ typedef struct {
   int worker;
 } lc_tile;
 typedef lc_status (*lc_tile_fn)(void *self, lc_weight *, const lc_tile *);
+typedef lc_status (*lc_tiles_end_fn)(void *self, lc_weight *);
 typedef enum { LC_SINK_ENTRIES, LC_SINK_DENSE, LC_SINK_TILES } lc_sink_kind;
 typedef struct {
   lc_sink_kind kind;
   lc_param *param;
   lc_tile_fn tile;
   void *self;
+  lc_tiles_end_fn end; /* TILES: all strips of a use have been handed over; or NULL */
 } lc_sink;
 
 enum { LC_MAX_DELTAS = 8, LC_MAX_SINKS = 6, LC_DELTA_PARAMS = 6 };

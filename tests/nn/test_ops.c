@@ -82,7 +82,7 @@ static void add_weight(rig *k, const char *name, lc_weight_kind kind, int64_t M,
   if (ndim == 2) assert_int_equal(lc_form_of_param(k->ctx, p, &w->base), LC_OK);
   w->form = w->base;
   if (ndim == 1) w->vector = p->value;
-  assert_int_equal(lc_weight_add_sink(k->ctx, w, (lc_sink){LC_SINK_DENSE, p, NULL, NULL}), LC_OK);
+  assert_int_equal(lc_weight_add_sink(k->ctx, w, (lc_sink){.kind = LC_SINK_DENSE, .param = p}), LC_OK);
   k->param[k->n++] = p;
 }
 

@@ -36,7 +36,9 @@ static const struct {
                 {"allora", "r=4 depends=output"},
                 {"allora", "r=4 place=lr"},
                 {"llava-mole", "r=4 alpha=8 balance=0.3"},
-                {"llava-mole", "r=4 alpha=8 gate=dense balance-scope=joint"}};
+                {"llava-mole", "r=4 alpha=8 gate=dense balance-scope=joint"},
+                {"snella", "r=4 variant=mixk"},
+                {"snella", "r=4 interval=2 target=0.5 ema=0.5"}};
 #define N_VARIANTS (sizeof variants / sizeof *variants)
 #define ARRAYS     "checkpoint-7/state.safetensors"
 
