@@ -134,14 +134,10 @@ lc_val lc_attention(lc_builder *b, lc_val q, lc_val k, lc_val v, const lc_attent
   return lc_build(b, &lc_op_attention, opts, sizeof *opts, in, 3);
 }
 
-lc_val lc_head_loss(lc_builder *b, lc_val hidden, lc_val labels, const char *weight_name) {
-  return lc_head_loss_of(b, hidden, labels, weight_name, (lc_row_loss){0});
-}
 
-lc_val lc_head_loss_of(lc_builder *b, lc_val hidden, lc_val labels, const char *weight_name,
-                       lc_row_loss link) {
-  lc_head_attr a = {
-      .w = lc_build_weight(b, weight_name, 0, "", true), .compute = b->compute, .link = link};
+static lc_val head(lc_builder *b, lc_val hidden, lc_val labels, const char *weight_name, lc_head_attr a) {
+  a.w = lc_build_weight(b, weight_name, 0, "", true);
+  a.compute = b->compute;
   if (b->st) return none;
   a.use = a.w->uses - 1;
   for (int i = 0; i < a.w->n_delta; i++)
@@ -152,4 +148,16 @@ lc_val lc_head_loss_of(lc_builder *b, lc_val hidden, lc_val labels, const char *
     }
   lc_val in[2] = {hidden, labels};
   return lc_build(b, &lc_op_head_loss, &a, sizeof a, in, 2);
+}
+
+lc_val lc_head_loss(lc_builder *b, lc_val hidden, lc_val labels, const char *weight_name) {
+  return head(b, hidden, labels, weight_name, (lc_head_attr){0});
+}
+
+lc_val lc_head_loss_of(lc_builder *b, lc_val hidden, lc_val labels, const char *weight_name, lc_row_loss link) {
+  return head(b, hidden, labels, weight_name, (lc_head_attr){.link = link});
+}
+
+lc_val lc_head_loss_pairs(lc_builder *b, lc_val hidden, lc_val labels, const char *weight_name, lc_pair_loss pair) {
+  return head(b, hidden, labels, weight_name, (lc_head_attr){.paired = true, .pair = pair});
 }

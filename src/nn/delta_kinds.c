@@ -2,8 +2,8 @@
 #include <string.h>
 #include "nn/nn.h"
 
-extern const lc_delta_kind lc_kind_lora, lc_kind_route, lc_kind_experts, lc_kind_kernel;
-const lc_delta_kind *const lc_delta_kinds[] = {&lc_kind_lora, &lc_kind_route, &lc_kind_experts, &lc_kind_kernel};
+extern const lc_delta_kind lc_kind_lora, lc_kind_route, lc_kind_experts, lc_kind_kernel, lc_kind_bottleneck;
+const lc_delta_kind *const lc_delta_kinds[] = {&lc_kind_lora, &lc_kind_route, &lc_kind_experts, &lc_kind_kernel, &lc_kind_bottleneck};
 const int lc_n_delta_kinds = sizeof lc_delta_kinds / sizeof *lc_delta_kinds;
 
 const lc_delta_kind *lc_delta_kind_of(const lc_delta_ops *ops) {

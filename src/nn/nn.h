@@ -363,6 +363,13 @@ typedef struct {
   void *self;
 } lc_row_loss;
 lc_val lc_head_loss_of(lc_builder *, lc_val hidden, lc_val labels, const char *weight_name, lc_row_loss);
+/* Next-token loss that makes the two draws of a row (lc_run.copies = 2) agree (R-Drop, Liang et al. 2021, arXiv
+ * 2106.14448): the first has nll₁, the second again·nll₂ + agree·½(KL(p₂‖p₁) + KL(p₁‖p₂)), each KL with a gradient to
+ * its second argument only. With one draw, plain nll. */
+typedef struct {
+  float again, agree;
+} lc_pair_loss;
+lc_val lc_head_loss_pairs(lc_builder *, lc_val hidden, lc_val labels, const char *weight_name, lc_pair_loss);
 /* Logits of rows [r0,r1) of `hidden`, straight from the head's weight: dst (rows, V) f32. */
 lc_status lc_head_logits(lc_run *, lc_val hidden, const lc_weight *, int64_t r0, int64_t r1, float *dst);
 

@@ -34,7 +34,7 @@ typedef struct {
   int64_t rows, V, C;
   int64_t at[ROWS];
   int32_t label[ROWS];
-  bool grad;
+  bool grad, paired;
   void *h;           /* rows × C, compute dtype */
   float *logits;     /* rows × V; then the gradient of the logits */
   uint16_t *dlogits; /* the same in bf16 when the compute dtype is */
@@ -72,6 +72,27 @@ static float linked_loss(const head_block *b, const lc_row_loss *link, float *lo
   return loss;
 }
 
+/* The two draws of a row, at r and r+1 of the block: see lc_head_loss_pairs. z (V) keeps the second's logits. */
+static void paired_loss(const head_block *b, lc_pair_loss pair, int64_t r, float *z, float *out) {
+  const lc_kernels *k = lc_kernels_get(b->run->ctx);
+  const int64_t V = b->V;
+  const int32_t y = b->label[r];
+  float *p1 = b->logits + r * V, *p2 = p1 + V, *z1 = z, *z2 = z + V;
+  memcpy(z, p1, (size_t)(2 * V) * sizeof *z);
+  const float lse1 = k->softmax(V, p1), lse2 = k->softmax(V, p2);
+  double both = 0;
+  for (int64_t v = 0; v < V && pair.agree != 0; v++)
+    both += ((double)p2[v] - (double)p1[v]) * (((double)z2[v] - (double)lse2) - ((double)z1[v] - (double)lse1));
+  out[b->at[r]] = lse1 - z1[y];
+  out[b->at[r + 1]] = pair.again * (lse2 - z2[y]) + pair.agree * 0.5f * (float)both;
+  for (int64_t v = 0; v < V && b->grad; v++) {
+    const float apart = pair.agree * 0.5f * (p1[v] - p2[v]), hit = v == y;
+    const float first = p1[v] - hit + apart, second = pair.again * (p2[v] - hit) - apart;
+    p1[v] = b->run->loss_scale * first;
+    p2[v] = b->run->loss_scale * second;
+  }
+}
+
 static lc_status loss_chunk(void *arg, int64_t c, int worker) {
   head_block *b = arg;
   const lc_kernels *k = lc_kernels_get(b->run->ctx);
@@ -79,7 +100,12 @@ static lc_status loss_chunk(void *arg, int64_t c, int worker) {
   float *out = lc_data(b->run, b->n->out[0]);
   for (int64_t r = c * 8; r < lc_min64(c * 8 + 8, b->rows); r++) {
     float *logits = b->logits + r * b->V;
-    out[b->at[r]] = link->row
+    if (b->paired && r % 2 == 0) {
+      float *z = lc_scratch(b->run->ctx, worker, 6, (size_t)(2 * b->V) * sizeof *z);
+      if (!z) return LC_FAILED;
+      paired_loss(b, ((const lc_head_attr *)b->n->attr)->pair, r, z, out);
+    }
+    if (!b->paired) out[b->at[r]] = link->row
                         ? linked_loss(b, link, logits, b->at[r], b->label[r])
                         : k->cross_entropy(b->V, logits, b->label[r], b->grad ? b->run->loss_scale : 0);
     if (b->grad && b->dtype == LC_BF16) k->f32_to_bf16(b->V, b->logits + r * b->V, b->dlogits + r * b->V);
@@ -144,7 +170,9 @@ static lc_status forward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1) 
                   .dtype = a->compute,
                   .V = a->w->M,
                   .C = a->w->N,
-                  .grad = run->training && n->want};
+                  .grad = run->training && n->want,
+                  .paired = a->paired && run->copies == 2};
+  const int64_t rows = b.paired ? run->rows / 2 : run->rows;
   for (int i = 0; b.grad && i < a->w->n_sink; i++)
     if (a->w->sink[i].kind == LC_SINK_TILES)
       return lc_fail(
@@ -159,15 +187,19 @@ static lc_status forward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1) 
   b.dh = (float *)(void *)((uint8_t *)b.h + h);
   memset(lc_data(run, n->out[0]), 0, (size_t)run->rows * sizeof(float));
   if (b.grad) memset(lc_data(run, n->out[1]), 0, (size_t)(run->rows * b.C) * sizeof(float));
-  for (int64_t r = 0; r < run->rows; r++) {
+  for (int64_t r = 0; r < rows; r++) {
     if (labels[r] >= b.V)
       return lc_fail(run->ctx, "label %d: '%s' has rows 0 to %lld", labels[r], a->w->name,
                      (long long)b.V - 1);
     if (labels[r] >= 0) {
       b.at[b.rows] = r;
       b.label[b.rows++] = labels[r];
+      if (b.paired) {
+        b.at[b.rows] = r + rows;
+        b.label[b.rows++] = labels[r];
+      }
     }
-    if (b.rows == ROWS || (b.rows && r == run->rows - 1)) {
+    if (b.rows == ROWS || (b.rows && r == rows - 1)) {
       LC_TRY(run_block(&b));
       b.rows = 0;
     }

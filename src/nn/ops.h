@@ -27,6 +27,8 @@ typedef struct {
   lc_dtype compute;
   int use;
   lc_row_loss link; /* row NULL: the loss is the nll itself */
+  bool paired;
+  lc_pair_loss pair;
 } lc_head_attr;
 
 /* Emits unless an error stuck before. */

@@ -118,6 +118,7 @@ struct lc_run {
   int n_seg;        /* sorted by row, covering all rows */
   bool training;    /* dropout on, gradients wanted of this pass */
   float loss_scale; /* 1 / the update's number of targets: gradients come out of the update's mean loss */
+  int copies; /* 2: the second half of the rows repeats the first, in another draw; else 0 or 1 */
   float example_scale; /* 1 / the update's number of examples: the share of one in an auxiliary loss */
   struct lc_kv *kv; /* attention reads and appends here when not NULL (src/infer) */
   const struct lc_kv_ops *kv_ops; /* its functions (nn/nn.h) */

@@ -14,6 +14,7 @@ typedef struct {
   lc_run *run;
   lc_segment *segment;
   int64_t max_segments;
+  int copies;      /* 2: examples are laid out twice; else 0 or 1 */
   bool not_finite; /* the last pass ended because a loss was no number */
 } lc_stage;
 typedef struct {

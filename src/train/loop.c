@@ -195,7 +195,7 @@ static void close_run(lc_loop *l) {
 static lc_status open_run(lc_loop *l) {
   lc_training *t = &l->t;
   int64_t rows, eval_rows = 0, micro = lc_min64(t->opts.micro_batch, l->n_rows),
-                segments = lc_max64(micro, EVAL_SEGMENTS);
+                copies = lc_max64(1, t->copies), segments = lc_max64(micro * copies, EVAL_SEGMENTS);
   l->order_epoch = -1;
   l->order = lc_alloc_n(t->ctx, LC_MEM_OTHER, (size_t)l->n_rows, sizeof *l->order);
   t->example = lc_alloc_n(t->ctx, LC_MEM_OTHER, (size_t)t->opts.batch, sizeof *t->example);
@@ -203,7 +203,7 @@ static lc_status open_run(lc_loop *l) {
   if (!l->order || !t->example || !l->eval_batch) return LC_FAILED;
   LC_TRY(lc_longest(t->ctx, t->data, micro, l->eval_batch, &rows));
   if (t->eval_data) LC_TRY(lc_longest(t->ctx, t->eval_data, 1, NULL, &eval_rows));
-  lc_stage_opts o = {.rows = lc_max64(rows, eval_rows),
+  lc_stage_opts o = {.rows = lc_max64(rows * copies, eval_rows),
                      .segments = segments,
                      .training = t->method->step == NULL,
                      .recompute = t->opts.recompute,

@@ -37,26 +37,29 @@ void lc_stage_close(lc_stage *s) {
 /* Lays the examples out in the run's inputs; counts the targets. */
 static lc_status lay_out(lc_stage *s, const lc_example *ex, int64_t n, int64_t *targets) {
   int64_t rows = 0;
-  if (n > s->max_segments)
-    return lc_fail(s->ctx, "a pass of %lld examples, the plan is for %lld", (long long)n,
+  const int copies = s->copies > 1 ? s->copies : 1;
+  if (n * copies > s->max_segments)
+    return lc_fail(s->ctx, "a pass of %lld examples, the plan is for %lld", (long long)n * copies,
                    (long long)s->max_segments);
-  for (int64_t i = 0; i < n; i++) {
-    s->segment[i] = (lc_segment){.row0 = rows, .row1 = rows + ex[i].n, .sequence = (int32_t)i};
-    rows += ex[i].n;
+  for (int64_t i = 0; i < n * copies; i++) {
+    s->segment[i] = (lc_segment){.row0 = rows, .row1 = rows + ex[i % n].n, .sequence = (int32_t)i};
+    rows += ex[i % n].n;
   }
   if (rows > lc_plan_rows(s->plan))
     return lc_fail(s->ctx, "a pass of %lld rows, the plan is for %lld", (long long)rows,
                    (long long)lc_plan_rows(s->plan));
-  LC_TRY(lc_run_begin(s->run, rows, s->segment, (int)n));
+  LC_TRY(lc_run_begin(s->run, rows, s->segment, (int)n * copies));
+  s->run->copies = copies;
   int32_t *ids = lc_data(s->run, s->graph.ids), *pos = lc_data(s->run, s->graph.pos),
           *labels = lc_data(s->run, s->graph.labels);
-  for (int64_t i = 0, r = 0; i < n; i++) {
-    for (int64_t k = 0; k < ex[i].n; k++, r++) {
-      bool scored = k + 1 < ex[i].n && ex[i].target[k + 1];
-      ids[r] = ex[i].id[k];
+  for (int64_t i = 0, r = 0; i < n * copies; i++) {
+    const lc_example *e = &ex[i % n];
+    for (int64_t k = 0; k < e->n; k++, r++) {
+      bool scored = k + 1 < e->n && e->target[k + 1];
+      ids[r] = e->id[k];
       pos[r] = (int32_t)k;
-      labels[r] = scored ? ex[i].id[k + 1] : -1;
-      *targets += scored;
+      labels[r] = scored ? e->id[k + 1] : -1;
+      *targets += scored && i < n;
     }
   }
   return LC_OK;
@@ -65,17 +68,17 @@ static lc_status lay_out(lc_stage *s, const lc_example *ex, int64_t n, int64_t *
 /* Adds the row losses; names the example and row of the first that is no number. */
 static lc_status add_up(lc_stage *s, const lc_example *ex, int64_t n, double *nll, double *sum) {
   const float *row = lc_data(s->run, s->graph.nll);
-  for (int64_t i = 0, r = 0; i < n; i++) {
+  for (int64_t i = 0, r = 0; i < n * (s->copies > 1 ? s->copies : 1); i++) {
     double one = 0;
-    for (int64_t k = 0; k < ex[i].n; k++, r++) {
+    for (int64_t k = 0; k < ex[i % n].n; k++, r++) {
       if (!isfinite(row[r])) {
         s->not_finite = true;
         return lc_fail(s->ctx, "the loss of token %lld of sequence %lld is %s", (long long)k + 1,
-                       (long long)i + 1, isnan(row[r]) ? "not a number" : "infinite");
+                       (long long)(i % n) + 1, isnan(row[r]) ? "not a number" : "infinite");
       }
       one += (double)row[r];
     }
-    if (nll) nll[i] = one;
+    if (nll) nll[i % n] = i < n ? one : nll[i % n] + one;
     *sum += one;
   }
   return LC_OK;
@@ -98,7 +101,8 @@ lc_status lc_pass(lc_training *t, const lc_example *ex, int64_t n, bool backward
                 .plan = t->plan,
                 .run = t->run,
                 .segment = t->segment,
-                .max_segments = t->max_segments};
+                .max_segments = t->max_segments,
+                .copies = backward ? t->copies : 1};
   t->run->seed = (uint64_t)t->opts.seed;
   t->run->step = (uint32_t)t->step;
   t->run->micro = (uint32_t)t->micro;

@@ -113,6 +113,7 @@ struct lc_training {
   int64_t micro, n_micro;     /* of the update under way */
   int64_t update_targets;     /* the update's denominator */
   double loss, grad_norm, lr; /* of the last update */
+  int copies; /* 2, set by attach: a training pass has every example twice (lc_run.copies); else 0 */
   double auxiliary;           /* further losses of the last update, weighted; not part of loss */
   int64_t tokens;             /* so far */
   const char *out;            /* output directory */

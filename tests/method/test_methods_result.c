@@ -56,6 +56,9 @@ static const variant variants[] = {
     {"allora", "r=4"},
     {"allora", "r=4 place=lr power=1"},
     {"llava-mole", "r=4 alpha=8"},
+    {"mosa", "width=8 scale=1"},
+    {"mosa", "width=8 scale=1 pieces=3 share=down merge=sum"},
+    {"mosa", "width=8 scale=1 pieces=1 kl=0 style=pfeiffer"},
     {"llava-mole", "r=4 alpha=8 gate=dense balance-scope=joint"},
 };
 

@@ -8,6 +8,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include "nn/bottleneck.h"
 #include "nn/mole.h"
 
 enum { MAX_WEIGHTS = 12, T = 45 };
@@ -302,6 +303,26 @@ static lc_val b_joint(rig *k) {
   return b_balance(k);
 }
 
+static lc_val bottleneck(rig *k, int style) {
+  lc_weight *w = lc_weights_find(&k->set, "fc.weight");
+  lc_delta *d;
+  lc_rng r = {.seed = 9, .purpose = LC_RNG_TEST};
+  const lc_bottleneck_opts o = {.width = 7, .seed = 2, .style = style, .scale = 0.5, .dropout = 0.25};
+  assert_int_equal(lc_delta_bottleneck_new(k->ctx, w, &o, true, &d), LC_OK);
+  lc_rng_normal_fill(&r, 0, d->param[2]->n, d->param[2]->value);
+  lc_rng_normal_fill(&r, 9999, 7, d->param[1]->value);
+  hang(k, w, d);
+  const lc_val res = input(k, "res");
+  lc_tap(&k->b, LC_TAP_MID_RESIDUAL, w->layer, res);
+  return lc_tap(&k->b, LC_TAP_BLOCK_OUT, w->layer, lc_linear(&k->b, rounded(k, "x", 33), res, "fc", 0));
+}
+static lc_val b_adaptformer(rig *k) {
+  return bottleneck(k, LC_STYLE_ADAPTFORMER);
+}
+static lc_val b_pfeiffer(rig *k) {
+  return bottleneck(k, LC_STYLE_PFEIFFER);
+}
+
 static const test_case cases[] = {
     {"embedding", "", w_embedding, b_embedding, false, 1e-3f},
     {"linear", "", w_linear, b_linear, false, 2e-3f},
@@ -313,6 +334,8 @@ static const test_case cases[] = {
     {"experts", "gate prob, one in use", w_residual, b_prob, false, 2e-2f},
     {"balance_sum", "layer", w_residual, b_balance, true, 4e-2f},
     {"balance_loss", "joint", w_residual, b_joint, true, 4e-2f},
+    {"bottleneck", "adaptformer", w_residual, b_adaptformer, false, 4e-3f},
+    {"bottleneck", "pfeiffer", w_residual, b_pfeiffer, false, 2e-2f},
     {"rmsnorm", "", w_norm, b_rms, false, 2e-3f},
     {"layernorm", "", w_norm, b_layer, false, 2e-3f},
     {"sum", "", w_two, b_sum, false, 1e-3f},

@@ -37,6 +37,8 @@ static const struct {
                 {"allora", "r=4 place=lr"},
                 {"llava-mole", "r=4 alpha=8 balance=0.3"},
                 {"llava-mole", "r=4 alpha=8 gate=dense balance-scope=joint"},
+                {"mosa", "width=8 scale=1 add=0.5"},
+                {"mosa", "width=8 scale=1 pieces=1 kl=0 style=pfeiffer"},
                 {"snella", "r=4 variant=mixk"},
                 {"snella", "r=4 interval=2 target=0.5 ema=0.5"}};
 #define N_VARIANTS (sizeof variants / sizeof *variants)
