@@ -14,6 +14,14 @@ typedef struct {
   bool eps_inside; /* SpIEL: (√v+ε)/√bc2 instead of √v/√bc2+ε */
 } lc_adamw_hyper;
 
+/* Attention to tk keys of a sequence, for attention_bf16 below. Not causal: every query sees every key, and window is
+ * 0. */
+typedef struct {
+  int64_t tk, D, window;
+  bool causal;
+  float scale;
+} lc_attention_shape;
+
 typedef struct lc_kernels {
   lc_isa isa;
 
@@ -81,6 +89,23 @@ typedef struct lc_kernels {
                          float *dq, int64_t lddq, float *dk, int64_t lddk, float *dv, int64_t lddv,
                          float *scratch);
 
+  /* -- the same in bf16, f32 sums: one head's tile of queries against all keys of its sequence. Keys and
+   * values (tk,D), strides ldk and ldv, are packed once for all queries and all heads that share them, into
+   * LC_ATTN_PACKED(tk,D) bytes, for the forward or for the backward pass; how is the instruction set's own
+   * affair. D <= 256, scale > 0. -- */
+  void (*attention_pack)(const lc_attention_shape *, bool back, const uint16_t *k, int64_t ldk,
+                         const uint16_t *v, int64_t ldv, void *packed);
+  /*    q (tq,D) stride ldq, tq <= LC_ATTN_TILE; query i stands at q0+i. out: tq rows of LC_ATTN_LD(D) floats, of
+   * which D count (room for LC_ATTN_TILE of them; 64-byte aligned, as scratch is: LC_ATTN_BF16_SCRATCH(D) bytes) */
+  void (*attention_bf16)(const lc_attention_shape *, int64_t tq, int64_t q0, const uint16_t *q, int64_t ldq,
+                         const void *packed, float *out, float *lse, void *scratch);
+  /*    out and dout (tq,D) strides ldo, lddo; dq is laid out as out above and written; dk, dv (tk,D), with room
+   * for LC_ATTN_KEYS(tk) rows of LC_ATTN_LD(D), are added to */
+  void (*attention_back_bf16)(const lc_attention_shape *, int64_t tq, int64_t q0, const uint16_t *q,
+                              int64_t ldq, const uint16_t *out, int64_t ldo, const uint16_t *dout,
+                              int64_t lddo, const float *lse, const void *packed, float *dq, float *dk,
+                              float *dv, void *scratch);
+
   /* -- sparse -- */
   /* g[k] += Σ_t dyT[row_k - row0, t]·xT[col_k, t], flat index = row·N + col; xT (N,T) and dyT (rows,T) are
    * transposed, leading dimension ld. */
@@ -114,6 +139,15 @@ typedef struct lc_kernels {
 enum { LC_ATTN_TQ = 64, LC_ATTN_TK = 64, LC_ATTN_MAX_D = 256 };
 #define LC_ATTN_SCRATCH(D)                                                                                   \
   ((size_t)(4 * LC_ATTN_TQ * LC_ATTN_TK + 6 * LC_ATTN_TQ * (D) + 6 * LC_ATTN_TQ + 64))
+
+/* For the bf16 entries: queries in a tile; padded rows of keys, floats in a row, bytes of packed keys and
+ * values, bytes of scratch. */
+enum { LC_ATTN_TILE = 128, LC_ATTN_PANEL = 32 };
+#define LC_ATTN_LD(D)         (((D) + LC_ATTN_PANEL - 1) / LC_ATTN_PANEL * LC_ATTN_PANEL)
+#define LC_ATTN_KEYS(tk)      LC_ATTN_LD(tk)
+#define LC_ATTN_PACKED(tk, D) ((size_t)(8 * LC_ATTN_KEYS(tk) * LC_ATTN_LD(D)))
+#define LC_ATTN_BF16_SCRATCH(D)                                                                              \
+  ((size_t)(LC_ATTN_TILE * (12 * LC_ATTN_LD(D) + 1024)) + LC_ATTN_SCRATCH(D) * sizeof(float))
 
 const lc_kernels *
     lc_kernels_for(lc_isa); /* compiled-in table of an instruction set that this CPU runs; NULL otherwise */

@@ -464,6 +464,100 @@ static void row_attention_back(probe *p) {
   }
 }
 
+/* bf16: two tiles of queries against one packing; the last tile's queries and keys are not whole panels. */
+typedef struct {
+  int64_t T, D, window, q0;
+  bool causal;
+} bf16_case;
+static const bf16_case bf16_cases[] = {
+    {64, 64, 0, 0, true},  {200, 64, 0, 0, true},  {200, 64, 90, 0, true}, {135, 32, 3, 0, true},
+    {1, 64, 0, 0, true},   {17, 64, 0, 30, true},  {140, 80, 0, 0, true},  {9, 20, 0, 700, true},
+    {33, 7, 0, 0, true},   {70, 65, 11, 5, true},  {160, 128, 0, 0, true}, {130, 64, 600, 580, true},
+    {37, 256, 0, 0, true}, {100, 64, 0, 0, false}, {131, 12, 0, 0, false}, {530, 64, 0, 0, false},
+};
+typedef struct {
+  lc_attention_shape s;
+  int64_t T, q0, ld, width, nq, nk;
+  uint16_t *q, *k, *v, *out, *dout;
+  double *q64, *k64, *v64, *dout64, *out64, *lse64;
+  void *packed, *scratch;
+} bf16_problem;
+
+static double *wide_bf16(probe *p, int64_t n, const uint16_t *x) {
+  double *y = room(p, n, sizeof *y);
+  for (int64_t i = 0; i < n; i++) y[i] = (double)lc_bf16_to_f32(x[i]);
+  return y;
+}
+
+/* Scratch begins at a multiple of 64 bytes, as lc_scratch's does. */
+static void *aligned(probe *p, size_t bytes) {
+  char *block = room(p, (int64_t)bytes + 64, 1);
+  return block + (64 - (uintptr_t)block % 64) % 64;
+}
+
+static bf16_problem bf16_open(probe *p, bf16_case c) {
+  bf16_problem b = {.s = {c.q0 + c.T, c.D, c.window, c.causal, 2 / sqrtf((float)c.D)}, .T = c.T, .q0 = c.q0};
+  b.ld = c.D % 2 ? c.D : c.D + 6, b.width = LC_ATTN_LD(c.D), b.nq = c.T * b.ld, b.nk = b.s.tk * b.ld;
+  b.q = random_bf16(p, b.nq), b.k = random_bf16(p, b.nk), b.v = random_bf16(p, b.nk),
+  b.dout = random_bf16(p, b.nq);
+  b.out = room(p, b.nq, 2), b.out64 = room(p, b.nq, 8), b.lse64 = room(p, c.T, 8);
+  b.q64 = wide_bf16(p, b.nq, b.q), b.k64 = wide_bf16(p, b.nk, b.k), b.v64 = wide_bf16(p, b.nk, b.v);
+  b.packed = aligned(p, LC_ATTN_PACKED(b.s.tk, c.D)), b.scratch = aligned(p, LC_ATTN_BF16_SCRATCH(c.D));
+  p->exact->attention(c.T, b.s.tk, c.D, c.causal ? c.q0 : b.s.tk, c.window, (double)b.s.scale, b.q64, b.ld,
+                      b.k64, b.ld, b.v64, b.ld, b.out64, b.ld, b.lse64, NULL);
+  for (int64_t i = 0; i < b.nq; i++) b.out[i] = lc_f32_to_bf16((float)b.out64[i]);
+  return b;
+}
+
+static void compare_rows(probe *p, int64_t n, int64_t D, const float *got, int64_t ldg, const double *want,
+                         int64_t ldw) {
+  for (int64_t i = 0; i < n; i++) compare(p, D, got + i * ldg, want + i * ldw);
+}
+
+static void row_attention_bf16(probe *p) {
+  for (size_t i = 0; i < sizeof bf16_cases / sizeof *bf16_cases; i++) {
+    bf16_problem b = bf16_open(p, bf16_cases[i]);
+    p->fast->attention_pack(&b.s, false, b.k, b.ld, b.v, b.ld, b.packed);
+    for (int64_t t = 0; t < b.T; t += LC_ATTN_TILE) {
+      int64_t n = lc_min64(LC_ATTN_TILE, b.T - t);
+      float *out = zeros(p, LC_ATTN_TILE * b.width), *lse = zeros(p, n);
+      p->fast->attention_bf16(&b.s, n, b.q0 + t, b.q + t * b.ld, b.ld, b.packed, out, lse, b.scratch);
+      compare_rows(p, n, b.s.D, out, b.width, b.out64 + t * b.ld, b.ld);
+      compare(p, n, lse, b.lse64 + t), assert_true(lse[n] == 0);
+    }
+  }
+}
+
+static void row_attention_pack(probe *p) {
+  row_attention_bf16(p); /* its layout is the instruction set's own: what reads it says whether it is right */
+}
+
+static void row_attention_back_bf16(probe *p) {
+  for (size_t i = 0; i < sizeof bf16_cases / sizeof *bf16_cases; i++) {
+    bf16_problem b = bf16_open(p, bf16_cases[i]);
+    int64_t D = b.s.D, rows = LC_ATTN_KEYS(b.s.tk) * b.width;
+    float *dk = randoms(p, rows, 1), *dv = randoms(p, rows, 1), *lse = zeros(p, b.T);
+    double *dq64 = room(p, b.nq, 8), *dk64 = wide(p, rows, dk), *dv64 = wide(p, rows, dv),
+           *delta64 = room(p, b.T, 8);
+    double *dout64 = wide_bf16(p, b.nq, b.dout), *out64 = wide_bf16(p, b.nq, b.out);
+    for (int64_t t = 0; t < b.T; t++)
+      lse[t] = (float)b.lse64[t], delta64[t] = p->exact->dot(D, dout64 + t * b.ld, out64 + t * b.ld);
+    p->exact->attention_back(b.T, b.s.tk, D, b.s.causal ? b.q0 : b.s.tk, b.s.window, (double)b.s.scale, b.q64,
+                             b.ld, b.k64, b.ld, b.v64, b.ld, dout64, b.ld, b.lse64, delta64, dq64, b.ld, dk64,
+                             b.width, dv64, b.width, NULL);
+    p->fast->attention_pack(&b.s, true, b.k, b.ld, b.v, b.ld, b.packed);
+    for (int64_t t = 0; t < b.T; t += LC_ATTN_TILE) {
+      int64_t n = lc_min64(LC_ATTN_TILE, b.T - t), at = t * b.ld;
+      float *dq = zeros(p, LC_ATTN_TILE * b.width);
+      p->fast->attention_back_bf16(&b.s, n, b.q0 + t, b.q + at, b.ld, b.out + at, b.ld, b.dout + at, b.ld,
+                                   lse + t, b.packed, dq, dk, dv, b.scratch);
+      compare_rows(p, n, D, dq, b.width, dq64 + at, b.ld);
+    }
+    compare_rows(p, b.s.tk, D, dk, b.width, dk64, b.width),
+        compare_rows(p, b.s.tk, D, dv, b.width, dv64, b.width);
+  }
+}
+
 /* ---- sparse, optimiser ---- */
 
 /* Ascending positions of a 40×N matrix from row 11 on, dense in some rows, absent from others. */
@@ -616,6 +710,9 @@ static const row rows[] = {
     ROW(softmax, 1e-12),
     ROW(attention, 1e-12),
     ROW(attention_back, 1e-11),
+    ROW(attention_pack, 5e-6),
+    ROW(attention_bf16, 5e-6), /* probabilities are rounded to bf16 */
+    ROW(attention_back_bf16, 5e-6),
     ROW(sampled, 1e-12),
     ROW(sampled_bf16, 1e-12),
     ROW(transpose_f32, 0),

@@ -11,6 +11,14 @@ void lc_avx512_f16_to_f32(int64_t n, const uint16_t *src, float *dst);
 void lc_avx512_f32_to_f16(int64_t n, const float *src, uint16_t *dst);
 void lc_avx512_bf16_sampled(int64_t K, const int32_t *flat, int64_t N, int64_t row0, int64_t T, int64_t ld,
                             const uint16_t *xT, const uint16_t *dyT, float *g);
+void lc_avx512_bf16_attention_pack(const lc_attention_shape *, bool back, const uint16_t *k, int64_t ldk,
+                                   const uint16_t *v, int64_t ldv, void *packed);
+void lc_avx512_bf16_attention(const lc_attention_shape *, int64_t tq, int64_t q0, const uint16_t *q,
+                              int64_t ldq, const void *packed, float *out, float *lse, void *scratch);
+void lc_avx512_bf16_attention_back(const lc_attention_shape *, int64_t tq, int64_t q0, const uint16_t *q,
+                                   int64_t ldq, const uint16_t *out, int64_t ldo, const uint16_t *dout,
+                                   int64_t lddo, const float *lse, const void *packed, float *dq, float *dk,
+                                   float *dv, void *scratch);
 
 void lc_kernels_avx512(lc_kernels *);
 void lc_kernels_avx512_bf16(lc_kernels *);

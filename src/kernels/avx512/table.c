@@ -13,4 +13,7 @@ void lc_kernels_avx512(lc_kernels *t) {
 
 void lc_kernels_avx512_bf16(lc_kernels *t) {
   t->sampled_bf16 = lc_avx512_bf16_sampled;
+  t->attention_pack = lc_avx512_bf16_attention_pack;
+  t->attention_bf16 = lc_avx512_bf16_attention;
+  t->attention_back_bf16 = lc_avx512_bf16_attention_back;
 }

@@ -7,6 +7,8 @@
 #include "kernels/scalar/mlp.h"
 #include "kernels/scalar/softmax.h"
 #include "kernels/scalar/attention.h"
+#define LC_WIDENED(name) LC_REF(name)
+#include "kernels/scalar/attention_widened.h"
 #include "kernels/scalar/sampled.h"
 #include "kernels/scalar/gemm_reference.h"
 
@@ -46,6 +48,9 @@ void lc_kernels_scalar(lc_kernels *t) {
       .softmax = lc_ref_softmax,
       .attention = lc_ref_attention,
       .attention_back = lc_ref_attention_back,
+      .attention_pack = lc_ref_attention_pack,
+      .attention_bf16 = lc_ref_attention_bf16,
+      .attention_back_bf16 = lc_ref_attention_back_bf16,
       .sampled = lc_ref_sampled,
       .sampled_bf16 = lc_ref_sampled_bf16,
       .transpose_f32 = lc_ref_transpose_f32,

@@ -15,4 +15,6 @@
 #include "kernels/simd/optim.h"
 #include "kernels/simd/noise.h"
 #include "kernels/simd/attention.h"
+#define LC_WIDENED(name) LC_SIMD(name)
+#include "kernels/scalar/attention_widened.h"
 #include "kernels/simd/fill.h"

@@ -25,6 +25,9 @@ static void LC_SIMD(fill)(lc_kernels *t) {
   t->softmax = LC_SIMD(softmax);
   t->attention = LC_SIMD(attention);
   t->attention_back = LC_SIMD(attention_back);
+  t->attention_pack = LC_SIMD(attention_pack);
+  t->attention_bf16 = LC_SIMD(attention_bf16);
+  t->attention_back_bf16 = LC_SIMD(attention_back_bf16);
   t->sampled = LC_SIMD(sampled);
   t->sampled_bf16 = LC_SIMD(sampled_bf16);
   t->sparse_gemv = LC_SIMD(sparse_gemv);
