@@ -2,8 +2,8 @@
  * saved log-sum-exps (Dao et al. 2022). q (T,H·D), k and v (T,G·D): query head h reads key head h/(H/G); heads are not copied.
  * out[0] (T,H·D); out[1] (T,H) log-sum-exp.
  *
- * A chunk is one segment and key head: its keys are widened to f32 once and serve all query heads of the group. With a cache (run->kv) new
- * keys are appended first and the whole sequence is read back. */
+ * Values in bf16 without a cache go to attention_bf16.c. Here everything is f32: a chunk is one segment and key head, whose keys serve all
+ * query heads of the group. With a cache (run->kv) new keys are appended first and the whole sequence is read back. */
 #include "kernels/kernels.h"
 #include "nn/ops.h"
 #include <string.h>
@@ -139,6 +139,7 @@ static lc_status append(const lc_node *n, lc_run *run) {
 
 static lc_status forward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1) {
   const lc_attention_opts *a = n->attr;
+  if (!run->kv && lc_value_dtype(run, n->in[0]) == LC_BF16) return lc_attention_bf16_forward(n, run);
   if (run->kv) LC_TRY(append(n, run));
   attention_arg arg = {n, run};
   return lc_parallel(run->ctx, run->n_seg * a->kv_heads, forward_chunk, &arg);
@@ -192,6 +193,7 @@ static lc_status backward_chunk(void *arg, int64_t chunk, int worker) {
 
 static lc_status backward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1) {
   const lc_attention_opts *a = n->attr;
+  if (lc_value_dtype(run, n->in[0]) == LC_BF16) return lc_attention_bf16_backward(n, run);
   attention_arg arg = {n, run};
   return lc_parallel(run->ctx, run->n_seg * a->kv_heads, backward_chunk, &arg);
 }

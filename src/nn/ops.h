@@ -39,6 +39,9 @@ lc_weight *lc_build_weight(lc_builder *, const char *fmt, int layer, const char 
 static inline size_t lc_size_of(lc_dtype d) {
   return d == LC_BF16 ? 2 : 4;
 }
+/* attention_bf16.c: lc_op_attention over values in bf16, without a cache. */
+lc_status lc_attention_bf16_forward(const lc_node *, lc_run *);
+lc_status lc_attention_bf16_backward(const lc_node *, lc_run *);
 /* Adds Σ over rows of partial vectors (parts × n, in order) to every dense sink of a vector weight. */
 void lc_add_vector_gradient(lc_weight *, const float *parts, int64_t n_parts, int64_t n);
 #endif
