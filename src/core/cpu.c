@@ -39,7 +39,7 @@ static lc_isa detect(void) {
   if ((os & 6) != 6 || !(b7 & bit_AVX2) || !(b7 & bit_BMI2)) return LC_ISA_SCALAR;
   uint32_t need = bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL;
   if ((os & 0xe6) != 0xe6 || (b7 & need) != need) return LC_ISA_AVX2;
-  if (!(a71 & 1u << 5)) return LC_ISA_AVX512;
+  if (!(a71 & 1u << 5) || !(c7 & bit_AVX512VNNI)) return LC_ISA_AVX512;
   bool amx = (d7 & 1u << 22) && (d7 & 1u << 24) && (d7 & 1u << 25) && (os & 0x60000) == 0x60000;
   return amx && amx_permitted() ? LC_ISA_AMX : LC_ISA_AVX512_BF16;
 }

@@ -21,6 +21,17 @@ typedef struct {
   bool causal;
   float scale;
 } lc_attention_shape;
+/* One token's vector as signed bytes: x[i] ≈ scale[i/32]·q[i], sum[b] = Σ q of block b. A block with a value that is not finite has the
+ * scale NaN, one of zeros (or of nothing above LC_Q8_LEAST) the scale 0. */
+typedef struct {
+  int8_t *q; /* 64-byte aligned */
+  float *scale;
+  int32_t *sum;
+} lc_q8_vector;
+#define LC_Q8_LEAST 1e-30f
+#define LC_Q8_MOST  3.4e38f
+size_t lc_q8_bytes(int64_t n); /* of a buffer that holds such a vector of n values */
+lc_q8_vector lc_q8_in(void *buffer, int64_t n);
 
 typedef struct lc_kernels {
   lc_isa isa;
@@ -45,6 +56,11 @@ typedef struct lc_kernels {
   /* -- one token times rows of W, straight from storage: y[i] = Σ_c W[i,c]·x[c], rows m of n values each (n
    * whole blocks). dtype: F32, BF16, F16, Q8_0, Q4_0, Q4_1; f32 accumulation of decoded values -- */
   void (*gemv)(lc_dtype, int64_t m, int64_t n, const void *W, size_t row_bytes, const float *x, float *y);
+
+  /* -- the same for W in Q8_0, Q4_0, Q4_1 with the token's vector in bytes: a block's products are summed in integers, blocks in f32; n
+   * is a multiple of 32 -- */
+  void (*quantise_q8)(int64_t n, const float *x, const lc_q8_vector *q); /* the same bits on every path */
+  void (*gemv_q8)(lc_dtype, int64_t m, int64_t n, const void *W, size_t row_bytes, const lc_q8_vector *x, float *y);
 
   /* -- norms. One row of C; w is never NULL, b, dw and db may be; y may be x, dx may be dy -- */
   void (*rmsnorm)(int64_t C, float eps, const float *x, const float *w, float *y, float *rstd);

@@ -261,6 +261,57 @@ static void row_gemv(probe *p) {
   }
 }
 
+/* Values as activations are, and blocks of the kinds that need care: zeros, something too small, something not finite. */
+static float *activations(probe *p, int64_t n) {
+  float *x = randoms(p, n, 3);
+  for (int64_t b = 0; b < n / 32; b++)
+    for (int i = 0; i < 32 && b % 7 == 3; i++) x[b * 32 + i] *= b % 2 ? 0.0f : 1e-33f;
+  return x;
+}
+
+static void row_quantise_q8(probe *p) {
+  EACH_SIZE(n) for (int kind = 0; kind < 4; kind++) {
+    if (n % 32) continue;
+    float *x = activations(p, n);
+    if (kind == 1) x[n / 2] = NAN;
+    if (kind == 2) x[n - 1] = -INFINITY;
+    if (kind == 3) x[0] = 3e38f;
+    lc_q8_vector a = lc_q8_in(room(p, (int64_t)lc_q8_bytes(n), 1), n), b = lc_q8_in(room(p, (int64_t)lc_q8_bytes(n), 1), n);
+    p->fast->quantise_q8(n, x, &a), p->scalar->quantise_q8(n, x, &b);
+    compare_bits(p, (size_t)n, a.q, b.q), compare_bits(p, (size_t)n / 32 * 4, a.sum, b.sum);
+    for (int64_t i = 0; i < n / 32; i++) /* NaN may have either sign */
+      if (memcmp(a.scale + i, b.scale + i, 4) && !(isnan(a.scale[i]) && isnan(b.scale[i]))) p->error = INFINITY;
+    if (kind == 1 && !isnan(a.scale[n / 2 / 32])) p->error = INFINITY;
+    if (kind == 2 && !isnan(a.scale[n / 32 - 1])) p->error = INFINITY;
+    for (int64_t i = 0; i < n && !kind; i++) /* it stands for the vector: half a step of the block's scale */
+      if (fabsf(x[i] - a.scale[i / 32] * a.q[i]) > a.scale[i / 32] * 0.5001f + LC_Q8_LEAST) p->error = INFINITY;
+  }
+}
+
+static void row_gemv_q8(probe *p) {
+  static const lc_dtype dtypes[] = {LC_Q8_0, LC_Q4_0, LC_Q4_1};
+  for (size_t d = 0; d < sizeof dtypes / sizeof *dtypes; d++)
+    for (int64_t m = 1; m <= 19; m += m < 9 ? 1 : 5) EACH_SIZE(n) {
+        if (n % 32 || m * n > 9000) continue;
+        size_t used = (size_t)(n / 32 * lc_dtype_get(dtypes[d])->bytes), row_bytes = used + 40;
+        float *x = activations(p, n), *got = zeros(p, m), *want = zeros(p, m);
+        uint8_t *W = room(p, (int64_t)row_bytes * m, 1);
+        for (int64_t i = 0; i < m; i++) memcpy(W + (size_t)i * row_bytes, random_blocks(p, n, dtypes[d]), used);
+        lc_q8_vector q = lc_q8_in(room(p, (int64_t)lc_q8_bytes(n), 1), n);
+        p->scalar->quantise_q8(n, x, &q);
+        p->fast->gemv_q8(dtypes[d], m, n, W, row_bytes, &q, got), p->scalar->gemv_q8(dtypes[d], m, n, W, row_bytes, &q, want);
+        compare_f32(p, m + 1, got, want);
+        for (int64_t i = 0; i < m; i++) { /* a row's sum does not depend on the rows that come with it */
+          float alone = 0;
+          p->fast->gemv_q8(dtypes[d], 1, n, W + (size_t)i * row_bytes, row_bytes, &q, &alone);
+          if (memcmp(&alone, got + i, 4)) p->error = INFINITY;
+        }
+        for (int64_t i = 0; i < n; i++) x[i] = q.scale[i / 32] * q.q[i]; /* the same product, decoded */
+        p->scalar->gemv(dtypes[d], m, n, W, row_bytes, x, want);
+        compare_f32(p, m + 1, got, want);
+      }
+}
+
 /* ---- norms, rotary, MLP, softmax ---- */
 
 static void row_rmsnorm(probe *p) {
@@ -695,6 +746,8 @@ static const row rows[] = {
     ROW(scale, 0),
     ROW(sum_squares, 1e-13),
     ROW(gemv, 1e-12),
+    ROW(quantise_q8, 0),
+    ROW(gemv_q8, 1e-12),
     ROW(rmsnorm, 1e-13),
     ROW(rmsnorm_back, 1e-13),
     ROW(layernorm, 1e-13),

@@ -11,6 +11,8 @@ void lc_avx2_f32_to_f16(int64_t n, const float *src, uint16_t *dst);
 void lc_avx2_transpose_f32(int64_t rows, int64_t cols, const float *src, int64_t ld, float *dst, int64_t ldd);
 void lc_avx2_transpose_bf16(int64_t rows, int64_t cols, const uint16_t *src, int64_t ld, uint16_t *dst,
                             int64_t ldd);
+void lc_avx2_quantise_q8(int64_t n, const float *x, const lc_q8_vector *q);
+void lc_avx2_gemv_q8(lc_dtype, int64_t m, int64_t n, const void *W, size_t row_bytes, const lc_q8_vector *x, float *y);
 
 void lc_kernels_avx2(lc_kernels *);
 

@@ -11,4 +11,6 @@ void lc_kernels_avx2(lc_kernels *t) {
   t->f32_to_f16 = lc_avx2_f32_to_f16;
   t->transpose_f32 = lc_avx2_transpose_f32;
   t->transpose_bf16 = lc_avx2_transpose_bf16;
+  t->quantise_q8 = lc_avx2_quantise_q8;
+  t->gemv_q8 = lc_avx2_gemv_q8;
 }

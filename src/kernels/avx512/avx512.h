@@ -1,6 +1,6 @@
 /* What AVX-512 (F, BW, DQ, VL) and AVX-512 BF16 override in the kernel table: the bodies of ../simd, and
  * their own files. Files named
- * *_bf16.c are compiled with AVX-512 BF16. */
+ * *_bf16.c are compiled with AVX-512 BF16, *_vnni.c with VNNI, which avx512_bf16 includes. */
 #ifndef LC_KERNELS_AVX512_H
 #define LC_KERNELS_AVX512_H
 #include "kernels/kernels.h"
@@ -19,6 +19,8 @@ void lc_avx512_bf16_attention_back(const lc_attention_shape *, int64_t tq, int64
                                    int64_t ldq, const uint16_t *out, int64_t ldo, const uint16_t *dout,
                                    int64_t lddo, const float *lse, const void *packed, float *dq, float *dk,
                                    float *dv, void *scratch);
+void lc_avx512_vnni_quantise_q8(int64_t n, const float *x, const lc_q8_vector *q);
+void lc_avx512_vnni_gemv_q8(lc_dtype, int64_t m, int64_t n, const void *W, size_t row_bytes, const lc_q8_vector *x, float *y);
 
 void lc_kernels_avx512(lc_kernels *);
 void lc_kernels_avx512_bf16(lc_kernels *);

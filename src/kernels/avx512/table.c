@@ -16,4 +16,6 @@ void lc_kernels_avx512_bf16(lc_kernels *t) {
   t->attention_pack = lc_avx512_bf16_attention_pack;
   t->attention_bf16 = lc_avx512_bf16_attention;
   t->attention_back_bf16 = lc_avx512_bf16_attention_back;
+  t->quantise_q8 = lc_avx512_vnni_quantise_q8;
+  t->gemv_q8 = lc_avx512_vnni_gemv_q8;
 }

@@ -33,6 +33,8 @@ void lc_kernels_scalar(lc_kernels *t) {
       .scale = lc_ref_scale,
       .sum_squares = lc_ref_sum_squares,
       .gemv = lc_ref_gemv,
+      .quantise_q8 = lc_ref_quantise_q8,
+      .gemv_q8 = lc_ref_gemv_q8,
       .rmsnorm = lc_ref_rmsnorm,
       .rmsnorm_back = lc_ref_rmsnorm_back,
       .layernorm = lc_ref_layernorm,

@@ -1,7 +1,8 @@
 /* y[i] = Σ_c W[i,c]·x[c], one token, straight from storage. Four rows go together and share each load of x; a
  * row's sum is the same whether it comes alone or in company. Quantised blocks are summed before their scale
  * is applied: Σ d·q·x = d·Σ q·x; the constant parts of Q4_0 (−8) are in the table of nibbles, that of Q4_1
- * (m) multiplies the block's sum of x. */
+ * (m) multiplies the block's sum of x. Rows lie one after another: while four are read as four streams, which hardware prefetchers
+ * lose, the next four are fetched front to back. */
 #include "kernels/scalar/scalar.h"
 
 enum { VECTORS = LC_BLOCK / LANES };
@@ -80,10 +81,12 @@ typedef vf (*LC_SIMD(step))(const uint8_t *, const LC_SIMD(piece) *, float, floa
 LC_INLINE void LC_SIMD(gemv_rows)(int R, lc_dtype dtype, int64_t bytes, LC_SIMD(step) step, int64_t n,
                                   const uint8_t *W, size_t row_bytes, const float *x, float *y) {
   int64_t whole = n - n % LC_BLOCK;
-  const uint8_t *w[4];
+  const uint8_t *w[4], *ahead = W + (size_t)R * row_bytes;
   vf acc[4];
   for (int r = 0; r < R; r++) w[r] = W + (size_t)r * row_bytes, acc[r] = v_set(0);
   for (int64_t c = 0; c < whole; c += LC_BLOCK) {
+    for (int64_t line = 0; line < R * bytes; line += 64) _mm_prefetch((const char *)ahead + line, _MM_HINT_T0);
+    ahead += R * bytes;
     LC_SIMD(piece) p = {.sum = v_set(0)};
     float d[4] = {0}, m[4] = {0};
     for (int v = 0; v < VECTORS; v++) p.x[v] = v_load(x + c + v * LANES);
