@@ -7,6 +7,7 @@
 typedef struct {
   char *model, *adapter, *method, *set;
   int64_t repeat, tokens, prompt_tokens;
+  bool exact;
   lc_train_opts train;
 } lc_bench;
 typedef struct {

@@ -135,6 +135,7 @@ lc_status lc_bench_decode(lc_bench_run *b) {
     st = lc_usage(ctx, "%lld tokens, the model has %lld positions", (long long)context,
                   (long long)l.model->config.context);
   if (!st) st = lc_session_new(l.net, context, lc_min64(n, 512), dtype, &s);
+  if (!st) lc_session_int8(s, !o->exact && strcmp(o->train.dtype, "f32"));
   lc_rng r = {.seed = 1, .purpose = LC_RNG_TEST};
   for (int64_t i = 0; !st && i < context; i++) ids[i] = (int32_t)lc_rng_below(&r, (uint64_t)i, (uint64_t)V);
   double prefill[64], decode[64];

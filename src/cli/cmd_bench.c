@@ -18,6 +18,8 @@ static const lc_option options[] = {{"model", LC_OPT_STRING, offsetof(lc_bench, 
                                      "N", "decode: tokens a measurement"},
                                     {"prompt-tokens", LC_OPT_INT, offsetof(lc_bench, prompt_tokens), "512", 1,
                                      1 << 20, NULL, "N", "decode: tokens of the prompt"},
+                                    {"exact", LC_OPT_BOOL, offsetof(lc_bench, exact), "false", 0, 0, NULL, NULL,
+                                     "decode: without activations in 8 bits"},
                                     {0}};
 
 static int ascending(const void *a, const void *b) {

@@ -9,7 +9,7 @@ typedef struct {
   char *model, *adapter, *prompt, *file, *dtype, *system, *stop;
   int64_t max_tokens, top_k, repeat_last_n, context;
   double temp, top_p, min_p, repeat_penalty;
-  bool chat, ignore_eos, in_place;
+  bool chat, ignore_eos, in_place, exact;
 } self_t;
 static const lc_option options[] = {
     {"model", LC_OPT_STRING, offsetof(self_t, model), NULL, 0, 0, NULL, "MODEL",
@@ -42,6 +42,8 @@ static const lc_option options[] = {
      "positions of the KV cache; 0: as needed, at most the model's"},
     {"in-place", LC_OPT_BOOL, offsetof(self_t, in_place), "false", 0, 0, NULL, NULL,
      "adapters in a private copy of the weights instead of aside"},
+    {"exact", LC_OPT_BOOL, offsetof(self_t, exact), "false", 0, 0, NULL, NULL,
+     "no activations in 8 bits beside quantised weights (--dtype f32 has none either)"},
     {"dtype", LC_OPT_STRING, offsetof(self_t, dtype), "auto", 0, 0, NULL, "T",
      "compute in auto, f32 or bf16"},
     {0}};
@@ -128,6 +130,7 @@ static lc_status run(lc_cli *cli, void *self) {
   }
   if (s->temp > 0 && !cli->seed_given) lc_cli_note(cli, "seed %llu", (unsigned long long)o.seed);
   LC_GO(lc_session_new(l.net, context, lc_min64(512, lc_max64(ids.n, 1)), dtype, &session));
+  lc_session_int8(session, !s->exact && strcmp(s->dtype, "f32")); /* who asks for f32 gets it */
   LC_GO(lc_generate_ids(session, l.tok, ids.id, ids.n, &o, keep, &k, &out, &stats));
   if (!cli->common.json) puts(""), fflush(stdout);
   double prefill = (double)stats.prompt_tokens / (stats.prefill_seconds > 0 ? stats.prefill_seconds : 1e-9);

@@ -65,6 +65,10 @@ void lc_session_free(lc_session *s) {
   lc_free(s->net->ctx, s);
 }
 
+void lc_session_int8(lc_session *s, bool on) {
+  for (int i = 0; i < 2; i++) s->run[i]->int8 = on;
+}
+
 void lc_session_truncate(lc_session *s, int64_t n) {
   if (n < 0 || n >= s->length) return;
   s->length = n;

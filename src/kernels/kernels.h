@@ -23,7 +23,7 @@ typedef struct {
 } lc_attention_shape;
 /* One token's vector as signed bytes: x[i] ≈ scale[i/32]·q[i], sum[b] = Σ q of block b. A block with a value that is not finite has the
  * scale NaN, one of zeros (or of nothing above LC_Q8_LEAST) the scale 0. */
-typedef struct {
+typedef struct lc_q8_vector {
   int8_t *q; /* 64-byte aligned */
   float *scale;
   int32_t *sum;

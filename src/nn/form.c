@@ -103,24 +103,46 @@ static const void *dense_borrow(const lc_form *f, lc_rect q, lc_dtype dtype, int
   return (const uint8_t *)f->src.data + (size_t)(q.r0 * *ld + q.c0) * (dtype == LC_F32 ? 4u : 2u);
 }
 
+/* m rows from a stored one on, times the token's vector in f32 or, where q is there, in bytes. */
+static void rows_times(const lc_kernels *k, const lc_form *f, int64_t m, const uint8_t *rows, const float *x,
+                       const lc_q8_vector *q, float *y) {
+  int64_t n = f->src.shape[f->src.ndim - 1];
+  if (q)
+    k->gemv_q8(f->src.dtype, m, n, rows, row_bytes(f), q, y);
+  else
+    k->gemv(f->src.dtype, m, n, rows, row_bytes(f), x, y);
+}
+
 /* Rows permuted within the strip (a GGUF's q/k, strips of whole heads) are computed in stored order and put back. */
-static lc_status dense_gemv(lc_ctx *ctx, const lc_form *f, int64_t r0, int64_t r1, const float *x, float *y) {
+static void rows_of(lc_ctx *ctx, const lc_form *f, int64_t r0, int64_t r1, const float *x, const lc_q8_vector *q, float *y) {
   const lc_kernels *k = lc_kernels_get(ctx);
-  int64_t n = f->src.shape[f->src.ndim - 1], m = r1 - r0;
-  size_t rb = row_bytes(f);
+  int64_t m = r1 - r0;
   if (!f->row_map) {
-    k->gemv(f->src.dtype, m, n, stored_row(f, r0), rb, x, y);
-    return LC_OK;
+    rows_times(k, f, m, stored_row(f, r0), x, q, y);
+    return;
   }
   float tmp[512];
   bool within = m <= 512;
   for (int64_t r = r0; r < r1 && within; r++) within = f->row_map[r] >= r0 && f->row_map[r] < r1;
   if (within) {
-    k->gemv(f->src.dtype, m, n, (const uint8_t *)f->src.data + rb * (size_t)r0, rb, x, tmp);
+    rows_times(k, f, m, (const uint8_t *)f->src.data + row_bytes(f) * (size_t)r0, x, q, tmp);
     for (int64_t r = r0; r < r1; r++) y[r - r0] = tmp[f->row_map[r] - r0];
   } else {
-    for (int64_t r = r0; r < r1; r++) k->gemv(f->src.dtype, 1, n, stored_row(f, r), rb, x, y + (r - r0));
+    for (int64_t r = r0; r < r1; r++) rows_times(k, f, 1, stored_row(f, r), x, q, y + (r - r0));
   }
+}
+
+static lc_status dense_gemv(lc_ctx *ctx, const lc_form *f, int64_t r0, int64_t r1, const float *x, float *y) {
+  rows_of(ctx, f, r0, r1, x, NULL, y);
+  return LC_OK;
+}
+
+bool lc_form_takes_q8(const lc_form *f) {
+  return f->ops->gemv == dense_gemv && lc_dtype_get(f->src.dtype)->quantised;
+}
+
+lc_status lc_form_gemv_q8(lc_ctx *ctx, const lc_form *f, int64_t r0, int64_t r1, const lc_q8_vector *x, float *y) {
+  rows_of(ctx, f, r0, r1, NULL, x, y);
   return LC_OK;
 }
 

@@ -13,6 +13,7 @@ typedef struct lc_weight lc_weight;
 typedef struct lc_delta lc_delta;
 typedef struct lc_param lc_param;
 typedef struct lc_builder lc_builder;
+struct lc_q8_vector;
 
 /* ---- visitor: names the arrays of whatever lives across steps. Checkpoint, resume check, byte count and
  * copy are visitors ---- */
@@ -108,6 +109,9 @@ lc_status lc_form_copy(lc_ctx *, const lc_form *base, int64_t M, int64_t N, lc_d
 /* Over a param's f32 values (full fine-tuning: the master is the weight). Borrows. */
 lc_status lc_form_of_param(lc_ctx *, const lc_param *, lc_form **);
 void *lc_form_data(lc_form *); /* NULL unless writable */
+/* Whether one-token products with a vector in bytes (kernels.h, lc_q8_vector) are possible: quantised storage; and such a product. */
+bool lc_form_takes_q8(const lc_form *);
+lc_status lc_form_gemv_q8(lc_ctx *, const lc_form *, int64_t r0, int64_t r1, const struct lc_q8_vector *x, float *y);
 void lc_form_free(lc_ctx *, lc_form *);
 
 /* ---- weight ---- */

@@ -234,6 +234,8 @@ typedef struct {
   const float *x;
   float *dst;
   int64_t rows;
+  bool int8;
+  lc_q8_vector q8;
 } logits_arg;
 
 static lc_status logits_strip(void *arg, int64_t c, int worker) {
@@ -241,7 +243,8 @@ static lc_status logits_strip(void *arg, int64_t c, int worker) {
   int64_t V = a->w->M, C = a->w->N, v0 = c * VSTRIP, v1 = lc_min64(v0 + VSTRIP, V), ld;
   if (a->rows == 1 && a->w->form->ops->gemv && !a->w->n_delta) {
     for (int64_t v = v0; v < v1; v += 64)
-      LC_TRY(a->w->form->ops->gemv(a->run->ctx, a->w->form, v, lc_min64(v + 64, v1), a->x, a->dst + v));
+      LC_TRY(a->int8 ? lc_form_gemv_q8(a->run->ctx, a->w->form, v, lc_min64(v + 64, v1), &a->q8, a->dst + v)
+                     : a->w->form->ops->gemv(a->run->ctx, a->w->form, v, lc_min64(v + 64, v1), a->x, a->dst + v));
     return LC_OK;
   }
   const void *tile;
@@ -266,6 +269,13 @@ lc_status lc_head_logits(lc_run *run, lc_val hidden, const lc_weight *w, int64_t
     const float *h = lc_row_get(run, hidden, r, x + (r - r0) * C);
     if (h != x + (r - r0) * C) memcpy(x + (r - r0) * C, h, (size_t)C * sizeof *h);
   }
-  logits_arg a = {run, w, x, dst, r1 - r0};
+  logits_arg a = {.run = run, .w = w, .x = x, .dst = dst, .rows = r1 - r0};
+  a.int8 = run->int8 && a.rows == 1 && !w->n_delta && lc_form_takes_q8(w->form);
+  if (a.int8) {
+    void *room = lc_scratch(run->ctx, 0, 3, lc_q8_bytes(C));
+    if (!room) return LC_FAILED;
+    a.q8 = lc_q8_in(room, C);
+    lc_kernels_get(run->ctx)->quantise_q8(C, x, &a.q8);
+  }
   return lc_parallel(run->ctx, lc_ceil_div(w->M, VSTRIP), logits_strip, &a);
 }

@@ -44,6 +44,8 @@ typedef struct {
   const void *x, *dy;
   lc_dtype dtype;
   int64_t strip, n_strips;
+  bool int8; /* few: the rows of x are in q8 */
+  lc_q8_vector q8[FEW];
 } linear_arg;
 
 /* ---- forward ---- */
@@ -104,7 +106,8 @@ static lc_status few_chunk(void *arg, int64_t chunk, int worker) {
   if (!tmp) return LC_FAILED;
   for (int64_t t = 0; t < run->rows; t++) {
     const float *x = lc_row_get(run, a->n->in[0], t, tmp);
-    LC_TRY(w->form->ops->gemv(run->ctx, w->form, m0, m1, x, y));
+    LC_TRY(a->int8 ? lc_form_gemv_q8(run->ctx, w->form, m0, m1, &a->q8[t], y)
+                   : w->form->ops->gemv(run->ctx, w->form, m0, m1, x, y));
     for (int i = 0; i < w->n_delta; i++) {
       const lc_delta *d = w->delta[i];
       if (d->apply != LC_IN_PLACE && d->ops->aside && !d->ops->emit && d->scale != 0)
@@ -134,11 +137,29 @@ static bool takes_few(const lc_node *n, const lc_run *run) {
   return true;
 }
 
+/* The rows of x in bytes, once for all chunks. */
+static lc_status quantise_few(linear_arg *a) {
+  lc_run *run = a->run;
+  int64_t N = ((const lc_linear_attr *)a->n->attr)->w->N;
+  size_t bytes = lc_q8_bytes(N);
+  uint8_t *room = lc_scratch(run->ctx, 0, 2, bytes * FEW + (size_t)N * sizeof(float));
+  if (!room) return LC_FAILED;
+  for (int64_t t = 0; t < run->rows; t++) {
+    a->q8[t] = lc_q8_in(room + bytes * (size_t)t, N);
+    lc_kernels_get(run->ctx)->quantise_q8(N, lc_row_get(run, a->n->in[0], t, (float *)(void *)(room + bytes * FEW)), &a->q8[t]);
+  }
+  a->int8 = true;
+  return LC_OK;
+}
+
 static lc_status forward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1) {
   const lc_linear_attr *at = n->attr;
   linear_arg a = {
       .n = n, .run = run, .x = lc_data(run, n->in[0]), .dtype = at->compute, .strip = strip_of(at->w->M)};
-  if (takes_few(n, run)) return lc_parallel(run->ctx, lc_ceil_div(at->w->M, 64), few_chunk, &a);
+  if (takes_few(n, run)) {
+    if (run->int8 && lc_form_takes_q8(at->w->form)) LC_TRY(quantise_few(&a));
+    return lc_parallel(run->ctx, lc_ceil_div(at->w->M, 64), few_chunk, &a);
+  }
   a.n_strips = lc_ceil_div(at->w->M, a.strip);
   return lc_parallel(run->ctx, a.n_strips * lc_ceil_div(run->rows, ROWS), forward_chunk, &a);
 }

@@ -189,9 +189,51 @@ static void test_pages(void **state) {
   check_pages(LC_F16);
 }
 
+/* Activations in bytes: near the exact logits but not they, the same bits for one and two threads, and off again when switched off. */
+static void check_int8(const char *family, lc_dtype dtype) {
+  enum { N = 20 };
+  lc_tiny t = LC_TINY_LLAMA, gpt2 = LC_TINY_GPT2;
+  if (!strcmp(family, "gpt2")) t = gpt2;
+  t.dtype = dtype;
+  const char *path = lc_tiny_path(dir, "int8.gguf");
+  ok(lc_tiny_gguf(ctx, &t, path));
+  float *logits[4];
+  for (int run = 0; run < 4; run++) { /* exact; in bytes on one thread, on two; exact after all */
+    char why[256];
+    lc_ctx *own;
+    lc_model *m;
+    lc_net *net;
+    lc_session *s;
+    assert_int_equal(lc_ctx_new(run == 2 ? 2 : 1, &own, why), LC_OK);
+    assert_int_equal(lc_model_open(own, path, &m), LC_OK);
+    assert_int_equal(lc_net_new(m, LC_F32, &net), LC_OK);
+    assert_int_equal(lc_session_new(net, N, 8, LC_F32, &s), LC_OK);
+    lc_session_int8(s, run > 0);
+    if (run == 3) lc_session_int8(s, false);
+    int64_t V = m->config.V;
+    logits[run] = malloc((size_t)(N * V) * sizeof(float));
+    for (int i = 0; i < N; i++) assert_int_equal(lc_session_feed(s, ids + i, 1, false, logits[run] + i * V), LC_OK);
+    if (run == 3) {
+      double e = lc_tiny_error(logits[1], logits[0], N * V);
+      if (!(e > 0 && e < 0.06)) /* some ten products in a row, each with a relative error of half a percent */ fail_msg("%s %s: %g", family, lc_dtype_get(dtype)->name, e);
+      assert_memory_equal(logits[1], logits[2], (size_t)(N * V) * sizeof(float));
+      assert_memory_equal(logits[0], logits[3], (size_t)(N * V) * sizeof(float));
+    }
+    lc_session_free(s), lc_net_free(net), lc_model_close(m), lc_ctx_free(own);
+  }
+  for (int run = 0; run < 4; run++) free(logits[run]);
+}
+
+static void test_int8(void **state) {
+  check_int8("llama", LC_Q8_0);
+  check_int8("llama", LC_Q4_0);
+  check_int8("llama", LC_Q4_1);
+  check_int8("gpt2", LC_Q8_0);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_incremental_is_one_pass),
                                      cmocka_unit_test(test_truncate), cmocka_unit_test(test_refusals),
-                                     cmocka_unit_test(test_steady_state), cmocka_unit_test(test_pages)};
+                                     cmocka_unit_test(test_steady_state), cmocka_unit_test(test_pages), cmocka_unit_test(test_int8)};
   return cmocka_run_group_tests(tests, setup, teardown);
 }
