@@ -87,6 +87,7 @@ static const struct {
   lc_status (*run)(lc_bench_run *);
 } benches[] = {{"ceilings", bench_ceilings},
                {"gemm", lc_bench_gemm},
+               {"attention", lc_bench_attention},
                {"train", lc_bench_train},
                {"decode", lc_bench_decode}};
 enum { N_BENCHES = sizeof benches / sizeof *benches };
@@ -94,7 +95,7 @@ enum { N_BENCHES = sizeof benches / sizeof *benches };
 static lc_status run(lc_cli *cli, void *self) {
   const char *names[N_BENCHES];
   for (int i = 0; i < N_BENCHES; i++) names[i] = benches[i].name;
-  if (cli->n_word != 1) return lc_usage(cli->ctx, "one of ceilings, gemm, train, decode is needed");
+  if (cli->n_word != 1) return lc_usage(cli->ctx, "one of ceilings, gemm, attention, train, decode is needed");
   lc_bench_run b = {.cli = cli, .opts = self, .rows = json_array()};
   for (int i = 0; i < N_BENCHES; i++) {
     if (strcmp(benches[i].name, cli->word[0])) continue;
@@ -115,7 +116,7 @@ static lc_status run(lc_cli *cli, void *self) {
 }
 
 const lc_command lc_cmd_bench = {.name = "bench",
-                                 .usage = "ceilings|gemm|train|decode [FLAGS]",
+                                 .usage = "ceilings|gemm|attention|train|decode [FLAGS]",
                                  .title = "measure the machine, and what we get of it",
                                  .options = options,
                                  .self_size = sizeof(lc_bench),
