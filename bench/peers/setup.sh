@@ -50,7 +50,7 @@ if ! "$py" -c 'import llama_cpp' 2>/dev/null || [ ! -x "$build/bin/llama-finetun
   PATH=$venv/bin:$PATH
   launch=; command -v ccache >/dev/null && launch="-DCMAKE_C_COMPILER_LAUNCHER=ccache -DCMAKE_CXX_COMPILER_LAUNCHER=ccache"
   cmake -S "$src/vendor/llama.cpp" -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release $launch -DBUILD_SHARED_LIBS=ON \
-    -DGGML_NATIVE=ON -DLLAMA_CURL=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF \
+    -DGGML_NATIVE=ON -DLLAMA_CURL=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=ON \
     -DLLAMA_BUILD_SERVER=OFF > "$venv/llama-build.log"
   nice ninja -C "$build" -j"$jobs" llama llama-bench llama-quantize llama-finetune >> "$venv/llama-build.log"
   # the bindings without a second build of the same sources: they load the libraries from their own lib/
