@@ -3,7 +3,7 @@
 # lacuna_deps PACKAGE...
 
 LACUNA_BUILD_PACKAGES="gcc g++ cmake ninja-build pkg-config libopenblas-dev liblapacke-dev libdnnl-dev libpcre2-dev libutf8proc-dev libjansson-dev
- libcyaml-dev libsqlite3-dev zlib1g-dev libcmocka-dev"
+ libcyaml-dev libsqlite3-dev zlib1g-dev libpng-dev libturbojpeg0-dev libcmocka-dev"
 
 lacuna_deps() {
   local missing="" p

@@ -18,7 +18,7 @@ jobs=${JOBS:-1}
 [ -x "$py" ] || python3 -m venv "$venv"
 pip() { "$py" -m pip --disable-pip-version-check -q "$@"; }
 
-if ! "$py" -c 'import torch, transformers, peft, accelerate, gguf, tokenizers, safetensors' 2>/dev/null; then
+if ! "$py" -c 'import torch, transformers, peft, accelerate, gguf, tokenizers, safetensors, PIL' 2>/dev/null; then
   pip install -U pip
   pip install --no-deps torch
   # torch's own list of requirements for this platform, without triton
@@ -33,7 +33,7 @@ PY
   pip install -r "$venv/torch-needs.txt"
   # accelerate and peft ask for torch with all it asks for: their other requirements are named here instead
   pip install --no-deps accelerate peft
-  pip install transformers tokenizers safetensors gguf numpy psutil
+  pip install transformers tokenizers safetensors gguf numpy psutil pillow
 fi
 "$py" -c 'import torch, transformers, peft; print(f"torch {torch.__version__}, transformers {transformers.__version__}, peft {peft.__version__}")'
 [ $llama = 1 ] || exit 0

@@ -12,14 +12,14 @@ below() {
     core) echo core ;;
     kernels) echo kernels core ;;
     sparse | tensor) echo "$1 sparse tensor kernels core" ;;
-    text | io) echo "$1 io tensor core" ;;
-    nn) echo nn text io sparse tensor kernels core ;;
-    model) echo model optim nn text io sparse tensor kernels core ;;
-    optim) echo optim nn text io sparse tensor kernels core ;;
-    infer) echo infer model optim nn text io sparse tensor kernels core ;;
-    train) echo train infer model optim nn text io sparse tensor kernels core ;;
-    method) echo method train infer model optim nn text io sparse tensor kernels core ;;
-    api | cli) echo "$1 method train infer model optim nn text io sparse tensor kernels core" ;;
+    text | io | image) echo "$1 io tensor core" ;;
+    nn) echo nn text io image sparse tensor kernels core ;;
+    model) echo model optim nn text io image sparse tensor kernels core ;;
+    optim) echo optim nn text io image sparse tensor kernels core ;;
+    infer) echo infer model optim nn text io image sparse tensor kernels core ;;
+    train) echo train infer model optim nn text io image sparse tensor kernels core ;;
+    method) echo method train infer model optim nn text io image sparse tensor kernels core ;;
+    api | cli) echo "$1 method train infer model optim nn text io image sparse tensor kernels core" ;;
     *) echo "" ;;
   esac
 }
