@@ -260,6 +260,13 @@ static lc_status check_layout(const lc_adapter *a, lc_layout layout) {
           ctx, "adapter '%s' has a %s delta on '%s', which this layout cannot hold (it holds %s deltas)",
           a->name, a->delta[i]->ops->name, a->delta[i]->w->name,
           layout == LC_LAYOUT_MODULES ? "self-describing" : want->name);
+    if (a->delta[i]->ops == &lc_delta_sparse && layout != LC_LAYOUT_MODULES &&
+        lc_delta_sparse_factor(a->delta[i]) != 1)
+      return lc_fail(ctx, "adapter '%s': the changes of '%s' have a factor of %g, which this layout cannot hold", a->name,
+                     a->delta[i]->w->name, lc_delta_sparse_factor(a->delta[i]));
+    if (a->delta[i]->n_param && a->delta[i]->param[0]->retired.n && layout == LC_LAYOUT_MODULES)
+      return lc_fail(ctx, "adapter '%s': entries of '%s' have retired, which layout modules cannot hold", a->name,
+                     a->delta[i]->w->name);
     for (int k = 0; k < i; k++)
       if (a->delta[k]->w == a->delta[i]->w && a->delta[k]->ops == a->delta[i]->ops)
         return lc_fail(ctx, "adapter '%s' has two deltas on '%s': a file holds one", a->name,

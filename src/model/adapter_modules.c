@@ -7,8 +7,44 @@
 #include <string.h>
 #include "model/adapter.h"
 
-static void tensor_name(const lc_delta *d, const lc_delta_kind *k, int i, char *name, size_t size) {
-  snprintf(name, size, "%s.%s.%s", d->w->module, k->ops->name, k->params[i]);
+typedef struct {
+  char name[800];
+  lc_dtype dtype;
+  int ndim;
+  int64_t shape[2];
+  void *data;
+  bool finite; /* f32 that must be */
+} part;
+enum { MAX_PARTS = 2 * LC_DELTA_PARAMS + LC_DELTA_ARRAYS };
+
+/* The tensors of a delta: its params (those over positions as a vector, with the positions beside it), then its arrays. */
+static int parts_of(const lc_delta *d, part *out) {
+  const lc_delta_kind *k = lc_delta_kind_of(d->ops);
+  lc_array a[LC_DELTA_ARRAYS];
+  int n = 0;
+  for (int i = 0; i < d->n_param; i++) {
+    const lc_param *p = d->param[i];
+    part *t = &out[n++];
+    *t = (part){.dtype = LC_F32, .ndim = 2, .shape = {p->rows, p->cols}, .data = p->value, .finite = true};
+    snprintf(t->name, sizeof t->name, "%s.%s.%s", d->w->module, k->ops->name, k->params[i]);
+    if (p->idx.kind == LC_ALL) continue;
+    t->ndim = 1;
+    t->shape[0] = p->n;
+    t = &out[n++];
+    *t = (part){.dtype = p->idx.kind == LC_LIST32 ? LC_I32 : LC_I64, .ndim = 1, .shape = {p->n}, .data = p->idx.at};
+    snprintf(t->name, sizeof t->name, "%s.%s.%s_index", d->w->module, k->ops->name, k->params[i]);
+  }
+  for (int i = 0, m = k->arrays ? k->arrays(d, a) : 0; i < m; i++) {
+    part *t = &out[n++];
+    *t = (part){.dtype = a[i].dtype, .ndim = 1, .shape = {a[i].n}, .data = a[i].data};
+    snprintf(t->name, sizeof t->name, "%s.%s.%s", d->w->module, k->ops->name, a[i].name);
+  }
+  return n;
+}
+
+static size_t bytes_of(const part *t) {
+  const size_t one = t->dtype == LC_U8 ? 1 : t->dtype == LC_I64 ? 8 : 4;
+  return one * (size_t)t->shape[0] * (size_t)(t->ndim == 2 ? t->shape[1] : 1);
 }
 
 /* ---- reading ---- */
@@ -26,22 +62,26 @@ static lc_status set_options(lc_ctx *ctx, const lc_delta_kind *k, const json_t *
 
 static lc_status take_values(lc_ctx *ctx, const char *path, const lc_safetensors *file,
                              const lc_delta_kind *k, lc_delta *d) {
-  char name[800];
-  for (int i = 0; i < d->n_param; i++) {
-    lc_param *p = d->param[i];
-    tensor_name(d, k, i, name, sizeof name);
-    const lc_tensor *t = lc_safetensors_find(file, name);
-    if (!t) return lc_fail(ctx, "%s: tensor '%s' is missing", path, name);
-    if (t->ndim != 2 || t->dtype != LC_F32 || t->shape[0] != p->rows || t->shape[1] != p->cols)
-      return lc_fail(ctx, "%s: tensor '%s' is not %lld×%lld of f32", path, name, (long long)p->rows,
-                     (long long)p->cols);
-    const lc_named_tensor named = {name, *t};
-    float *v;
-    LC_TRY(lc_peft_values(ctx, path, &named, &v));
-    memcpy(p->value, v, (size_t)p->n * sizeof *v);
-    lc_free(ctx, v);
+  part parts[MAX_PARTS];
+  for (int i = 0, n = parts_of(d, parts); i < n; i++) {
+    part *p = &parts[i];
+    const lc_tensor *t = lc_safetensors_find(file, p->name);
+    if (!t) return lc_fail(ctx, "%s: tensor '%s' is missing", path, p->name);
+    if (t->ndim != p->ndim || t->dtype != p->dtype || t->shape[0] != p->shape[0] ||
+        (p->ndim == 2 && t->shape[1] != p->shape[1]))
+      return lc_fail(ctx, "%s: tensor '%s' is not %lld×%lld of %s", path, p->name, (long long)p->shape[0],
+                     (long long)(p->ndim == 2 ? p->shape[1] : 1), lc_dtype_get(p->dtype)->name);
+    if (p->finite) {
+      const lc_named_tensor named = {p->name, *t};
+      float *v;
+      LC_TRY(lc_peft_values(ctx, path, &named, &v));
+      memcpy(p->data, v, bytes_of(p));
+      lc_free(ctx, v);
+    } else {
+      memcpy(p->data, t->data, bytes_of(p));
+    }
   }
-  return LC_OK;
+  return k->loaded ? lc_in_file(ctx, path, k->loaded(ctx, d)) : LC_OK;
 }
 
 static lc_status read_one(lc_adapter_parts *p, const char *json_path, const char *path, const json_t *j,
@@ -78,16 +118,14 @@ lc_status lc_modules_read(lc_adapter_parts *p, const char *json_path, const json
   int tensors = 0;
   for (size_t i = 0; i < json_array_size(list); i++)
     LC_TRY(read_one(p, json_path, path, json_array_get(list, i), file));
-  for (int i = 0; i < p->n; i++) tensors += p->delta[i]->n_param;
+  part parts[MAX_PARTS];
+  for (int i = 0; i < p->n; i++) tensors += parts_of(p->delta[i], parts);
   if (tensors == file->n) return p->n ? LC_OK : lc_fail(ctx, "%s is empty", path);
   for (int t = 0; t < file->n; t++) {
     bool known = false;
-    char name[800];
     for (int i = 0; i < p->n && !known; i++)
-      for (int k = 0; k < p->delta[i]->n_param && !known; k++) {
-        tensor_name(p->delta[i], lc_delta_kind_of(p->delta[i]->ops), k, name, sizeof name);
-        known = !strcmp(name, file->tensor[t].name);
-      }
+      for (int k = 0, n = parts_of(p->delta[i], parts); k < n && !known; k++)
+        known = !strcmp(parts[k].name, file->tensor[t].name);
     if (!known)
       return lc_fail(ctx, "%s: tensor '%s' belongs to no delta of %s", path, file->tensor[t].name, json_path);
   }
@@ -114,23 +152,30 @@ json_t *lc_modules_describe(const lc_adapter *a) {
   return list;
 }
 
+/* Wide types first, as the format wants it; within a type in the deltas' order. */
+static lc_status write_parts(const lc_adapter *a, lc_safetensors_writer *w, bool data) {
+  static const lc_dtype order[] = {LC_I64, LC_F32, LC_I32, LC_U8};
+  part parts[MAX_PARTS];
+  for (int o = 0; o < 4; o++)
+    for (int i = 0; i < a->n; i++)
+      for (int k = 0, n = parts_of(a->delta[i], parts); k < n; k++) {
+        const part *p = &parts[k];
+        if (p->dtype != order[o]) continue;
+        LC_TRY(data ? lc_safetensors_append(w, p->data, bytes_of(p))
+                    : lc_safetensors_declare(w, p->name, p->dtype, p->ndim, p->shape));
+      }
+  return LC_OK;
+}
+
 lc_status lc_modules_write(const lc_adapter *a, const char *dir) {
   lc_ctx *ctx = a->net->ctx;
   lc_safetensors_writer *w = NULL;
   lc_status st = LC_OK;
-  char name[800];
   char *path = lc_path_join(ctx, dir, LC_NATIVE_FILE);
   if (!path) return LC_FAILED;
   LC_GO(lc_safetensors_create(ctx, path, &w));
-  for (int pass = 0; pass < 2; pass++)
-    for (int i = 0; i < a->n; i++)
-      for (int k = 0; k < a->delta[i]->n_param; k++) {
-        const lc_param *p = a->delta[i]->param[k];
-        tensor_name(a->delta[i], lc_delta_kind_of(a->delta[i]->ops), k, name, sizeof name);
-        const int64_t shape[2] = {p->rows, p->cols};
-        LC_GO(pass ? lc_safetensors_append(w, p->value, (size_t)p->n * sizeof(float))
-                   : lc_safetensors_declare(w, name, LC_F32, 2, shape));
-      }
+  LC_GO(write_parts(a, w, false));
+  LC_GO(write_parts(a, w, true));
 done:
   if (w) {
     lc_status end = lc_safetensors_finish(w, st == LC_OK);

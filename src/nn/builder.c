@@ -80,8 +80,11 @@ lc_val lc_linear(lc_builder *b, lc_val x, lc_val residual, const char *fmt, int 
                       .compute = b->compute};
   if (b->st) return none;
   a.use = a.w->uses - 1;
-  lc_val in[2] = {x, residual};
-  lc_val y = lc_build(b, &lc_op_linear, &a, sizeof a, in, 2);
+  const lc_gather_attr of = {a.w};
+  lc_val in[3] = {x, residual};
+  if (lc_weight_wants(a.w, LC_SINK_INPUT)) lc_build(b, &lc_op_input_squares, &of, sizeof of, &x, 1);
+  if (lc_weight_columns(a.w)) in[2] = lc_build(b, &lc_op_gather, &of, sizeof of, &x, 1);
+  lc_val y = lc_build(b, &lc_op_linear, &a, sizeof a, in, in[2].id ? 3 : 2);
   for (int i = 0; i < a.w->n_delta && !b->st; i++)
     if (a.w->delta[i]->ops->emit) b->st = a.w->delta[i]->ops->emit(a.w->delta[i], b, x, y, &y);
   return b->st ? none : y;

@@ -98,4 +98,4 @@ static lc_status make(lc_ctx *ctx, lc_weight *w, const void *o, lc_delta *const 
 static const char *const names[] = {"down", "down_bias", "up", "up_bias", "norm", "norm_bias"};
 extern const lc_delta_kind lc_kind_bottleneck;
 const lc_delta_kind lc_kind_bottleneck = {
-    &lc_delta_bottleneck, file_options, sizeof(lc_bottleneck_opts), names, file_text, make};
+    &lc_delta_bottleneck, file_options, sizeof(lc_bottleneck_opts), names, file_text, make, NULL, NULL};

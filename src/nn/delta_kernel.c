@@ -446,4 +446,4 @@ static lc_status make(lc_ctx *ctx, lc_weight *w, const void *o, lc_delta *const 
 static const char *const names[] = {"A", "B", "mix", "lse", "level"};
 extern const lc_delta_kind lc_kind_kernel;
 const lc_delta_kind lc_kind_kernel = {&lc_delta_kernel, file_options, sizeof(lc_kernel_opts), names,
-                                      file_text,        make};
+                                      file_text,        make, NULL, NULL};

@@ -157,4 +157,4 @@ static lc_status make(lc_ctx *ctx, lc_weight *w, const void *options, lc_delta *
 
 static const char *const names[] = {"lora_A", "lora_B"};
 extern const lc_delta_kind lc_kind_lora;
-const lc_delta_kind lc_kind_lora = {&lc_delta_lora, text_options, sizeof(lora_text), names, text_of, make};
+const lc_delta_kind lc_kind_lora = {&lc_delta_lora, text_options, sizeof(lora_text), names, text_of, make, NULL, NULL};

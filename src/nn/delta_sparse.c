@@ -10,6 +10,15 @@
 #include "kernels/kernels.h"
 #include "nn/nn.h"
 
+typedef struct sparse_text {
+  int64_t count;
+  double factor;
+} sparse_text; /* the delta's priv, and how adapter files have it */
+
+static float scale_of(const lc_delta *d) {
+  return d->scale * (float)((const sparse_text *)d->priv)->factor;
+}
+
 static inline int64_t flat_at(const lc_index *x, int64_t k) {
   return lc_index_at(x, k);
 }
@@ -33,7 +42,7 @@ static inline int64_t flat_at(const lc_index *x, int64_t k) {
 /* tile[r-r0, c-c0] += s·δ_k */
 static lc_status sparse_patch(lc_ctx *ctx, const lc_delta *d, lc_rect at, float *tile, int64_t ld) {
   const lc_param *p = d->param[0];
-  const float s = d->scale;
+  const float s = scale_of(d);
   if (s == 0) return LC_OK;
   EACH_ENTRY(&p->idx, d->w->N, at, tile[(r - at.r0) * ld + (c - at.c0)] += s * p->value[k]);
   if (p->retired.n)
@@ -48,7 +57,7 @@ static inline void add_bf16(uint16_t *e, float x) {
 /* The same on a bf16 tile that nothing else patches: only the entries are widened and rounded again. */
 static lc_status sparse_patch_bf16(lc_ctx *ctx, const lc_delta *d, lc_rect at, uint16_t *tile, int64_t ld) {
   const lc_param *p = d->param[0];
-  const float s = d->scale;
+  const float s = scale_of(d);
   if (s == 0) return LC_OK;
   EACH_ENTRY(&p->idx, d->w->N, at, add_bf16(&tile[(r - at.r0) * ld + (c - at.c0)], s * p->value[k]));
   if (p->retired.n)
@@ -78,8 +87,8 @@ static lc_status sparse_aside(lc_ctx *ctx, const lc_delta *d, int64_t r0, int64_
                               float *y) {
   const lc_param *p = d->param[0];
   if (d->scale == 0) return LC_OK;
-  rows_aside(&p->idx, p->value, d->scale, d->w->N, r0, r1, x, y);
-  if (p->retired.n) rows_aside(&p->retired, p->retired_value, d->scale, d->w->N, r0, r1, x, y);
+  rows_aside(&p->idx, p->value, scale_of(d), d->w->N, r0, r1, x, y);
+  if (p->retired.n) rows_aside(&p->retired, p->retired_value, scale_of(d), d->w->N, r0, r1, x, y);
   return LC_OK;
 }
 
@@ -97,6 +106,7 @@ static void sparse_free(lc_ctx *ctx, lc_delta *d) {
     lc_weight_remove_sink(d->w, d->param[0]);
     lc_param_free(ctx, d->param[0]);
   }
+  lc_free(ctx, d->priv);
   lc_free(ctx, d);
 }
 
@@ -135,6 +145,8 @@ lc_status lc_delta_sparse_new(lc_ctx *ctx, lc_weight *w, lc_index *idx, const fl
                    (long long)w->N);
   if (!(d = lc_alloc(ctx, LC_MEM_OTHER, sizeof *d))) return LC_FAILED;
   *d = (lc_delta){.ops = &lc_delta_sparse, .w = w, .scale = 1, .apply = LC_PATCH};
+  if (!(d->priv = lc_alloc(ctx, LC_MEM_OTHER, sizeof(sparse_text)))) LC_GO(LC_FAILED);
+  ((sparse_text *)d->priv)->factor = 1;
   if (!(name = lc_delta_sparse_name(ctx, w))) LC_GO(LC_FAILED);
   LC_GO(lc_param_new(ctx, name, w, idx, w->M, w->N, trainable, &d->param[0]));
   d->n_param = 1;
@@ -148,3 +160,55 @@ done:
   lc_free(ctx, name);
   return st;
 }
+
+void lc_delta_sparse_set_factor(lc_delta *d, double factor) {
+  ((sparse_text *)d->priv)->factor = factor;
+  for (int i = 0; i < d->w->n_sink; i++)
+    if (d->w->sink[i].param == d->param[0]) d->w->sink[i].factor = (float)factor;
+}
+
+double lc_delta_sparse_factor(const lc_delta *d) {
+  return ((const sparse_text *)d->priv)->factor;
+}
+
+/* ---- beside others in an adapter file (layout modules; alone it has layouts of its own) ---- */
+
+static const lc_option file_options[] = {
+    {"count", LC_OPT_INT, offsetof(sparse_text, count), "1", 1, 1e18, NULL, "K", "entries"},
+    {"factor", LC_OPT_FLOAT, offsetof(sparse_text, factor), "1", -1e9, 1e9, NULL, "S", "of the values"},
+    {0},
+};
+static const void *options_of(const lc_delta *d) {
+  ((sparse_text *)d->priv)->count = d->param[0]->n;
+  return d->priv;
+}
+/* Its positions come with the file. */
+static lc_status make(lc_ctx *ctx, lc_weight *w, const void *options, lc_delta *const *made, int n, bool trainable,
+                      lc_delta **out) {
+  const sparse_text *t = options;
+  lc_index idx = {0};
+  if (t->count > w->M * w->N)
+    return lc_fail(ctx, "'%s' has %lld×%lld entries, not %lld", w->name, (long long)w->M, (long long)w->N,
+                   (long long)t->count);
+  int64_t *flat = lc_alloc_n(ctx, LC_MEM_SCRATCH, (size_t)t->count, sizeof *flat);
+  if (!flat) return LC_FAILED;
+  for (int64_t k = 0; k < t->count; k++) flat[k] = k;
+  lc_status st = lc_index_new(ctx, w->M, w->N, flat, t->count, &idx);
+  lc_free(ctx, flat);
+  if (!st) st = lc_delta_sparse_new(ctx, w, &idx, NULL, trainable, out);
+  lc_index_free(ctx, &idx);
+  if (!st) lc_delta_sparse_set_factor(*out, t->factor);
+  return st;
+}
+static lc_status loaded(lc_ctx *ctx, lc_delta *d) {
+  const lc_param *p = d->param[0];
+  for (int64_t k = 0; k < p->n; k++)
+    if (lc_index_at(&p->idx, k) < (k ? lc_index_at(&p->idx, k - 1) + 1 : 0) || lc_index_at(&p->idx, k) >= d->w->M * d->w->N)
+      return lc_fail(ctx, "position %lld of '%s' is %lld: positions ascend, are distinct and below %lld", (long long)k + 1,
+                     d->w->name, (long long)lc_index_at(&p->idx, k), (long long)(d->w->M * d->w->N));
+  return LC_OK;
+}
+static const char *const names[] = {"delta"};
+extern const lc_delta_kind lc_kind_sparse;
+const lc_delta_kind lc_kind_sparse = {
+    &lc_delta_sparse, file_options, sizeof(sparse_text), names, options_of, make, NULL, loaded};

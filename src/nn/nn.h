@@ -125,9 +125,11 @@ typedef enum {
 } lc_weight_kind;
 typedef enum { LC_PATCH, LC_IN_PLACE, LC_ASIDE } lc_apply;
 
-/* A consumer of a weight's gradient. ENTRIES: sampled at param->idx and added to param->grad. DENSE: the
- * whole dW added to param->grad (LC_ALL). TILES: strips of dW are computed, handed over, and forgotten
- * (workers call at once, the tile is in the worker's scratch). */
+/* A consumer of a weight's gradient. ENTRIES: sampled at param->idx, times factor, and added to param->grad. DENSE:
+ * the whole dW added to param->grad (LC_ALL). TILES: strips of dW are computed, handed over, and forgotten
+ * (workers call at once, the tile is in the worker's scratch). COLUMNS and ROWS: dW[:,lines] (M,k) or dW[lines,:] (k,N)
+ * added to param->grad; for COLUMNS a graph keeps x[lines] alone, not x. INPUT: no gradient; each forward pass adds
+ * Σ_t x² of each column of the weight's input to squares (N of them). */
 typedef struct {
   lc_rect at;
   const float *dw;
@@ -137,13 +139,24 @@ typedef struct {
 } lc_tile;
 typedef lc_status (*lc_tile_fn)(void *self, lc_weight *, const lc_tile *);
 typedef lc_status (*lc_tiles_end_fn)(void *self, lc_weight *);
-typedef enum { LC_SINK_ENTRIES, LC_SINK_DENSE, LC_SINK_TILES } lc_sink_kind;
+typedef enum {
+  LC_SINK_ENTRIES,
+  LC_SINK_DENSE,
+  LC_SINK_TILES,
+  LC_SINK_COLUMNS,
+  LC_SINK_ROWS,
+  LC_SINK_INPUT
+} lc_sink_kind;
 typedef struct {
   lc_sink_kind kind;
   lc_param *param;
   lc_tile_fn tile;
   void *self;
   lc_tiles_end_fn end; /* TILES: all strips of a use have been handed over; or NULL */
+  float factor;        /* ENTRIES; 0 means 1 */
+  const int32_t *lines;
+  int64_t n_lines; /* COLUMNS, ROWS: ascending; borrowed */
+  double *squares; /* INPUT; borrowed */
 } lc_sink;
 
 enum { LC_MAX_DELTAS = 8, LC_MAX_SINKS = 6, LC_DELTA_PARAMS = 6 };
@@ -174,10 +187,15 @@ lc_status lc_weight_refresh(lc_ctx *, lc_weight *);
 lc_status lc_weight_add_sink(lc_ctx *, lc_weight *, lc_sink);
 void lc_weight_remove_sink(lc_weight *, const void *self_or_param);
 bool lc_weight_trains(const lc_weight *); /* a sink that wants gradients now */
-/* dW of one use, given x (T,N) and dy (T,M), to every sink. dtypes F32 or BF16. dy already carries the loss
- * scale. */
+bool lc_weight_wants(const lc_weight *, lc_sink_kind); /* one of that kind that wants something now */
+int64_t lc_weight_columns(const lc_weight *);          /* Σ n_lines of COLUMNS that want gradients now */
+/* dW of one use, given x (T,N) and dy (T,M), to every sink but COLUMNS. dtypes F32 or BF16. dy already carries the
+ * loss scale. */
 lc_status lc_weight_gradient(lc_run *, lc_weight *, lc_dtype xt, const void *x, int64_t ldx, lc_dtype dt,
                              const void *dy, int64_t lddy, int64_t T, int use);
+/* To the COLUMNS: x[lines] of all of them side by side, (T, lc_weight_columns), in the dtype of dy. */
+lc_status lc_weight_gradient_columns(lc_run *, lc_weight *, lc_dtype, const void *x, const void *dy, int64_t lddy,
+                                     int64_t T);
 
 /* ---- delta: a nameable, removable change of a weight ---- */
 
@@ -201,6 +219,7 @@ typedef enum {
 typedef struct {
   const char *name;
   bool mergeable;
+  bool beneath; /* acts on the base alone: it is attached before any other delta */
   /* Emits ops around the layer: y (already W·x + b (+ residual)) becomes out. NULL: the delta patches. */
   lc_status (*emit)(lc_delta *, lc_builder *, lc_val x, lc_val y, lc_val *out);
   /* A delta of a whole block, which merely hangs on one of its weights: called at every tap of every layer but
@@ -238,6 +257,9 @@ void lc_weight_detach(
  * adds an ENTRIES sink. */
 lc_status lc_delta_sparse_new(lc_ctx *, lc_weight *, lc_index *idx, const float *values /* or NULL: zeros */,
                               bool trainable, lc_delta **);
+/* The change is factor·δ (1 unless set), and gradients have the factor: set before it is attached. */
+void lc_delta_sparse_set_factor(lc_delta *, double factor);
+double lc_delta_sparse_factor(const lc_delta *);
 /* Name of the trainable that the next sparse delta of a weight will have; lc_free. */
 char *lc_delta_sparse_name(lc_ctx *, const lc_weight *);
 /* delta_lora.c: y += s·B·(A·drop(x)); A (R,N), B (M,R); s = alpha/R, or alpha/√R (rslora). Values copied;
@@ -264,7 +286,16 @@ float lc_delta_lora_scale(const lc_delta *);
 const lc_lora_opts *lc_delta_lora_opts(const lc_delta *);
 extern const lc_delta_ops lc_delta_sparse, lc_delta_lora;
 
-/* Kinds that describe themselves: adapter files keep a delta as its kind, its options as text and its params by name. */
+/* What a delta holds beside its params: lists of lines, masks. In place, as for a visitor. */
+typedef struct {
+  const char *name;
+  lc_dtype dtype; /* I32 or U8 */
+  int64_t n;
+  void *data;
+} lc_array;
+enum { LC_DELTA_ARRAYS = 2 };
+/* Kinds that describe themselves: adapter files keep a delta as its kind, its options as text, its params and arrays by
+ * name. */
 typedef struct {
   const lc_delta_ops *ops;
   const lc_option *options; /* over a plain struct of `size` bytes */
@@ -274,6 +305,10 @@ typedef struct {
   /* A detached delta. `made`: those that the same adapter has made so far, for kinds that stand on another. */
   lc_status (*make)(lc_ctx *, lc_weight *, const void *options, lc_delta *const *made, int n_made, bool trainable,
                     lc_delta **);
+  int (*arrays)(const lc_delta *, lc_array *); /* how many of LC_DELTA_ARRAYS; NULL: none */
+  /* Params and arrays have been read: what they must be is checked here, and what follows from them made; NULL:
+   * anything is right. */
+  lc_status (*loaded)(lc_ctx *, lc_delta *);
 } lc_delta_kind;
 extern const lc_delta_kind *const lc_delta_kinds[];
 extern const int lc_n_delta_kinds;
@@ -283,6 +318,8 @@ const lc_delta_kind *lc_delta_kind_find(const char *name);
  * whose state is all in params and priv. */
 lc_status lc_delta_param(lc_ctx *, lc_delta *, const char *what, int64_t rows, int64_t cols, bool trainable);
 void lc_delta_free(lc_ctx *, lc_delta *);
+/* Names a delta's arrays to a visitor, as "<weight>.<kind>.<array>": for methods, whose checkpoints know params only. */
+lc_status lc_delta_visit_arrays(const lc_delta *, lc_visitor *);
 
 /* ---- builder: what a model file speaks. Errors stick: after the first, calls return {0} and the status is
  * in b->st ---- */

@@ -1,5 +1,6 @@
 /* linear: y (T,M) = x (T,N)·Weffᵀ + bias (+ residual). Weights are decoded and patched a tile at a time, in the compute dtype, into the
- * worker's scratch: row strips for y, column blocks for dx = dy·Weff; dW goes to the weight's consumers (gradient.c).
+ * worker's scratch: row strips for y, column blocks for dx = dy·Weff; dW goes to the weight's consumers (gradient.c). Where columns are
+ * trained, a third input is x[lines] (op_gather.c), and x itself is not kept for them.
  *
  * A few rows without gradients (decoding) take products straight from storage, deltas aside. */
 #include "kernels/kernels.h"
@@ -34,8 +35,16 @@ static bool trains(const lc_node *n) {
   return lc_weight_trains(a->w) || (a->bias && lc_weight_trains(a->bias));
 }
 
+/* x, unless all that is trained is columns: then x[lines] (in[2]) is enough. */
+static bool reads_input(const lc_weight *w) {
+  return lc_weight_wants(w, LC_SINK_ENTRIES) || lc_weight_wants(w, LC_SINK_DENSE) ||
+         lc_weight_wants(w, LC_SINK_TILES) || lc_weight_wants(w, LC_SINK_ROWS);
+}
+
 static uint32_t saves(const lc_node *n, uint32_t want) {
-  return want & LC_PARAMS && lc_weight_trains(((const lc_linear_attr *)n->attr)->w) ? LC_IN(0) : 0;
+  const lc_weight *w = ((const lc_linear_attr *)n->attr)->w;
+  if (!(want & LC_PARAMS)) return 0;
+  return (reads_input(w) ? LC_IN(0) : 0) | (n->in[2].id ? LC_IN(2) : 0);
 }
 
 typedef struct {
@@ -234,7 +243,9 @@ static lc_status backward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1)
     if (!a.dy) return LC_FAILED;
     LC_TRY(lc_for_rows(n, run, r0, r1, 64, convert_rows));
   }
-  if (n->want & LC_PARAMS && lc_weight_trains(w))
+  if (n->want & LC_PARAMS && n->in[2].id)
+    LC_TRY(lc_weight_gradient_columns(run, w, at->compute, lc_data(run, n->in[2]), a.dy, w->M, run->rows));
+  if (n->want & LC_PARAMS && reads_input(w))
     LC_TRY(lc_weight_gradient(run, w, at->compute, lc_data(run, n->in[0]), w->N, at->compute, a.dy, w->M,
                               run->rows, at->use));
   if (n->want & LC_IN(0)) {

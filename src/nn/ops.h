@@ -12,6 +12,10 @@ typedef struct {
   int use;
 } lc_linear_attr;
 typedef struct {
+  lc_weight *w;
+} lc_gather_attr; /* gather: the columns that w's COLUMNS name; input_squares: for w's INPUT */
+extern const lc_op lc_op_gather, lc_op_input_squares;
+typedef struct {
   lc_weight *w, *b;
   float eps;
   lc_dtype compute;

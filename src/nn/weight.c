@@ -73,6 +73,10 @@ lc_status lc_weight_refresh(lc_ctx *ctx, lc_weight *w) {
   bool private_copy = w->form != w->base;
   if (private_copy && !w->form->priv)
     return lc_fail(ctx, "'%s' is trained as a whole: no delta can be applied to it in place", w->name);
+  for (int i = 0; i < w->n_delta && wanted; i++)
+    if (w->delta[i]->ops->beneath && patches(w->delta[i]))
+      return lc_fail(ctx, "'%s' has a %s, which comes first: it must be in place when another change is", w->name,
+                     w->delta[i]->ops->name);
   if (!wanted) {
     if (private_copy) lc_form_free(ctx, w->form);
     w->form = w->base;
@@ -96,6 +100,9 @@ lc_status lc_weight_attach(lc_ctx *ctx, lc_weight *w, lc_delta *d) {
     return lc_fail(ctx, "'%s' already has %d deltas, the most it can have", w->name, LC_MAX_DELTAS);
   if (w->form != w->base && !w->form->priv)
     return lc_fail(ctx, "'%s' is trained as a whole: it takes no %s delta", w->name, d->ops->name);
+  if (d->ops->beneath && w->n_delta)
+    return lc_fail(ctx, "'%s' already has a %s delta: a %s acts on the base alone and is attached first", w->name,
+                   w->delta[0]->ops->name, d->ops->name);
   if (d->ops->emit && w->kind != LC_KIND_LINEAR)
     return lc_fail(ctx, "'%s' is no linear layer: a %s delta works beside linear layers only", w->name,
                    d->ops->name);
@@ -131,13 +138,27 @@ lc_status lc_weight_add_sink(lc_ctx *ctx, lc_weight *w, lc_sink s) {
 void lc_weight_remove_sink(lc_weight *w, const void *self_or_param) {
   int n = 0;
   for (int i = 0; i < w->n_sink; i++)
-    if ((const void *)w->sink[i].param != self_or_param && w->sink[i].self != self_or_param)
+    if ((const void *)w->sink[i].param != self_or_param && w->sink[i].self != self_or_param &&
+        (const void *)w->sink[i].squares != self_or_param)
       w->sink[n++] = w->sink[i];
   w->n_sink = n;
 }
 
 static bool sink_wants(const lc_sink *s) {
   return s->kind == LC_SINK_TILES || (s->param && s->param->wants_grad);
+}
+
+bool lc_weight_wants(const lc_weight *w, lc_sink_kind kind) {
+  for (int i = 0; i < w->n_sink; i++)
+    if (w->sink[i].kind == kind && (kind == LC_SINK_INPUT || sink_wants(&w->sink[i]))) return true;
+  return false;
+}
+
+int64_t lc_weight_columns(const lc_weight *w) {
+  int64_t n = 0;
+  for (int i = 0; i < w->n_sink; i++)
+    if (w->sink[i].kind == LC_SINK_COLUMNS && sink_wants(&w->sink[i])) n += w->sink[i].n_lines;
+  return n;
 }
 
 bool lc_weight_trains(const lc_weight *w) {

@@ -73,6 +73,7 @@ lc_status lc_attach_lora(lc_training *t, lc_weight *w, const lc_lora_opts *o, co
 static lc_status count_invisible(lc_ctx *ctx, const lc_delta *d, int64_t *changed, int64_t *lost) {
   const lc_param *p = d->param[0];
   const int64_t N = d->w->N;
+  const float factor = (float)lc_delta_sparse_factor(d);
   float *row = lc_scratch(ctx, 0, 2, (size_t)N * sizeof *row);
   if (!row) return LC_FAILED;
   for (int64_t k = 0, at = -1; k < p->n; k++) {
@@ -81,7 +82,7 @@ static lc_status count_invisible(lc_ctx *ctx, const lc_delta *d, int64_t *change
     at = r;
     if (p->value[k] == 0) continue;
     ++*changed;
-    *lost += lc_f32_to_bf16(row[c] + p->value[k]) == lc_f32_to_bf16(row[c]);
+    *lost += lc_f32_to_bf16(row[c] + factor * p->value[k]) == lc_f32_to_bf16(row[c]);
   }
   return LC_OK;
 }

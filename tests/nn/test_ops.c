@@ -10,6 +10,7 @@
 #include <string.h>
 #include "nn/bottleneck.h"
 #include "nn/mole.h"
+#include "nn/slice.h"
 
 enum { MAX_WEIGHTS = 12, T = 45 };
 
@@ -323,12 +324,40 @@ static lc_val b_pfeiffer(rig *k) {
   return bottleneck(k, LC_STYLE_PFEIFFER);
 }
 
+/* A slice of fc beside its dense gradient; columns come with gather. */
+static lc_val sliced(rig *k, int axis, bool squares) {
+  static const int32_t lines[] = {0, 7, 8, 32};
+  static double sums[33];
+  lc_weight *w = lc_weights_find(&k->set, "fc.weight");
+  lc_delta *d;
+  lc_rng r = {.seed = 9, .purpose = LC_RNG_TEST};
+  const lc_slice_opts o = {axis, 4};
+  assert_int_equal(lc_delta_slice_new(k->ctx, w, &o, lines, true, &d), LC_OK);
+  lc_rng_normal_fill(&r, 0, d->param[0]->n, d->param[0]->value);
+  hang(k, w, d);
+  if (squares)
+    assert_int_equal(lc_weight_add_sink(k->ctx, w, (lc_sink){.kind = LC_SINK_INPUT, .squares = sums}), LC_OK);
+  return b_residual(k);
+}
+static lc_val b_slice_columns(rig *k) {
+  return sliced(k, LC_SLICE_COLUMNS, false);
+}
+static lc_val b_slice_rows(rig *k) {
+  return sliced(k, LC_SLICE_ROWS, false);
+}
+static lc_val b_squares(rig *k) {
+  return sliced(k, LC_SLICE_COLUMNS, true);
+}
+
 static const test_case cases[] = {
     {"embedding", "", w_embedding, b_embedding, false, 1e-3f},
     {"linear", "", w_linear, b_linear, false, 2e-3f},
     {"linear", "bias", w_residual, b_bias, false, 2e-3f},
     {"linear", "bias and residual", w_residual, b_residual, false, 2e-3f},
     {"linear", "used twice", w_residual, b_shared, false, 2e-3f},
+    {"linear", "rows trained", w_residual, b_slice_rows, false, 2e-3f},
+    {"gather", "columns trained", w_residual, b_slice_columns, false, 2e-3f},
+    {"input_squares", "", w_residual, b_squares, false, 2e-3f},
     {"low_rank", "dropout", w_residual, b_low_rank, false, 2e-3f},
     {"route", "all experts by it", w_residual, b_dense, false, 3e-3f},
     {"experts", "gate prob, one in use", w_residual, b_prob, false, 2e-2f},
