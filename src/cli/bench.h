@@ -5,7 +5,7 @@
 #include "kernels/ceilings.h"
 
 typedef struct {
-  char *model, *adapter, *method, *set;
+  char *model, *adapter, *method, *set, *shape, *forms;
   int64_t repeat, tokens, prompt_tokens;
   bool exact;
   lc_train_opts train;
@@ -22,6 +22,10 @@ lc_status lc_bench_gemm(lc_bench_run *);
 lc_status lc_bench_attention(lc_bench_run *);
 lc_status lc_bench_train(lc_bench_run *);
 lc_status lc_bench_decode(lc_bench_run *);
+lc_status lc_bench_prefill(lc_bench_run *);
+lc_status lc_bench_load(lc_bench_run *);
+/* bench_synthetic.c: a Llama "L,C,F,H,KV" of random weights; *memory holds them (lc_free, after the model is closed). */
+lc_status lc_bench_synthetic(lc_ctx *, const char *shape, lc_dtype form, lc_model **, void **memory);
 lc_status lc_cli_set_pairs(lc_cli *, const lc_method *,
                            void *method_self);              /* cmd_train.c: every --set key=value */
 const lc_method *lc_cli_method(lc_cli *, const char *name); /* NULL with the error set */

@@ -1,11 +1,8 @@
 /* bench train: updates of a real run on random tokens, into a directory that is removed afterwards, by the wall clock between step events (the first, which
- * sizes buffers, is not counted). bench decode: prompt and generation through the KV cache, with the bytes that a token reads. */
+ * sizes buffers, is not counted). */
 #include "cli/bench.h"
-#include "infer/infer.h"
 #include <stdlib.h>
 #include <string.h>
-
-/* ---- train ---- */
 
 typedef struct {
   double last, t[1024];
@@ -101,71 +98,6 @@ lc_status lc_bench_train(lc_bench_run *b) {
   }
   if (self) lc_options_clear(ctx, m->options, self);
   lc_free(ctx, self);
-  lc_cli_unload(&l);
-  return st;
-}
-
-/* ---- decode ---- */
-
-/* Bytes of weights that one token reads: every matrix once; of the embedding a row, unless it is the head too. */
-static double bytes_a_token(const lc_net *net) {
-  double n = 0;
-  for (int i = 0; i < net->weights.n; i++) {
-    const lc_weight *w = &net->weights.w[i];
-    if (w->ndim == 2 && (w->kind != LC_KIND_EMBEDDING || net->model->config.tied) &&
-        w->kind != LC_KIND_POSITION)
-      n += (double)w->form->ops->bytes(w->form);
-  }
-  return n;
-}
-
-lc_status lc_bench_decode(lc_bench_run *b) {
-  lc_ctx *ctx = b->cli->ctx;
-  lc_bench *o = b->opts;
-  lc_dtype dtype;
-  LC_TRY(lc_cli_dtype(b->cli, o->train.dtype, &dtype));
-  lc_loaded l;
-  LC_TRY(lc_cli_load(b->cli, o->model, dtype, LC_ASIDE, false, &l));
-  int64_t V = l.model->config.V, n = o->prompt_tokens, context = n + o->tokens;
-  lc_session *s = NULL;
-  float *logits = lc_alloc_n(ctx, LC_MEM_OTHER, (size_t)V, sizeof *logits);
-  int32_t *ids = lc_alloc_n(ctx, LC_MEM_OTHER, (size_t)context, sizeof *ids);
-  lc_status st = logits && ids ? LC_OK : LC_FAILED;
-  if (!st && context > l.model->config.context)
-    st = lc_usage(ctx, "%lld tokens, the model has %lld positions", (long long)context,
-                  (long long)l.model->config.context);
-  if (!st) st = lc_session_new(l.net, context, lc_min64(n, 512), dtype, &s);
-  if (!st) lc_session_int8(s, !o->exact && strcmp(o->train.dtype, "f32"));
-  lc_rng r = {.seed = 1, .purpose = LC_RNG_TEST};
-  for (int64_t i = 0; !st && i < context; i++) ids[i] = (int32_t)lc_rng_below(&r, (uint64_t)i, (uint64_t)V);
-  double prefill[64], decode[64];
-  int times = (int)lc_min64(64, o->repeat);
-  for (int i = -1; !st && i < times; i++) { /* the first round sizes buffers and warms the cache */
-    lc_session_truncate(s, 0);
-    double t0 = lc_now();
-    st = lc_session_feed(s, ids, n, false, logits);
-    double t1 = lc_now();
-    for (int64_t t = n; !st && t < context; t++) st = lc_session_feed(s, ids + t, 1, false, logits);
-    if (i >= 0) prefill[i] = t1 - t0, decode[i] = lc_now() - t1;
-  }
-  if (!st) {
-    double p = lc_bench_median(prefill, times) / (double)n,
-           d = lc_bench_median(decode, times) / (double)o->tokens, bytes = bytes_a_token(l.net);
-    const char *form = NULL;
-    for (int i = 0; i < l.net->weights.n && !form; i++)
-      if (l.net->weights.w[i].kind == LC_KIND_LINEAR)
-        form = lc_dtype_get(l.net->weights.w[i].base->src.dtype)->name;
-    lc_bench_row(b, json_pack("{s:s, s:s, s:s, s:I, s:f, s:f, s:s}", "what", "prefill", "form", form, "dtype",
-                              lc_dtype_get(dtype)->name, "tokens", (json_int_t)n, "seconds", p * (double)n,
-                              "rate", 1 / p, "unit", "tokens/s"));
-    lc_bench_row(
-        b, json_pack("{s:s, s:s, s:s, s:I, s:f, s:f, s:s, s:f, s:f}", "what", "decode", "form", form, "dtype",
-                     lc_dtype_get(dtype)->name, "tokens", (json_int_t)o->tokens, "seconds",
-                     d * (double)o->tokens, "rate", 1 / d, "unit", "tokens/s", "bytes", bytes, "of_ceiling",
-                     bytes / d / b->ceilings.read[lc_min64(b->ceilings.threads, LC_CEILINGS_THREADS)]));
-  }
-  lc_session_free(s);
-  lc_free(ctx, logits), lc_free(ctx, ids);
   lc_cli_unload(&l);
   return st;
 }

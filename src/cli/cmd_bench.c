@@ -5,9 +5,13 @@
 #include <string.h>
 
 static const lc_option options[] = {{"model", LC_OPT_STRING, offsetof(lc_bench, model), NULL, 0, 0, NULL,
-                                     "MODEL", "train, decode: a Hugging Face directory or a GGUF file"},
+                                     "MODEL", "train, decode, prefill, load: a Hugging Face directory or a GGUF file"},
                                     {"adapter", LC_OPT_STRING, offsetof(lc_bench, adapter), NULL, 0, 0, NULL,
-                                     "[NAME=]DIR[:SCALE]", "decode: apply an adapter (repeatable)"},
+                                     "[NAME=]DIR[:SCALE]", "decode, prefill: apply an adapter (repeatable)"},
+                                    {"shape", LC_OPT_STRING, offsetof(lc_bench, shape), NULL, 0, 0, NULL,
+                                     "L,C,F,H,KV", "decode, prefill: random weights of this shape instead of a model"},
+                                    {"forms", LC_OPT_STRING, offsetof(lc_bench, forms), "bf16,q8_0,q4_0", 0, 0, NULL,
+                                     "A,B", "with --shape: how its weights are stored, one after another"},
                                     {"method", LC_OPT_STRING, offsetof(lc_bench, method), "shira", 0, 0, NULL,
                                      "NAME", "train: see `lacuna methods`"},
                                     {"set", LC_OPT_STRING, offsetof(lc_bench, set), NULL, 0, 0, NULL,
@@ -19,7 +23,7 @@ static const lc_option options[] = {{"model", LC_OPT_STRING, offsetof(lc_bench, 
                                     {"prompt-tokens", LC_OPT_INT, offsetof(lc_bench, prompt_tokens), "512", 1,
                                      1 << 20, NULL, "N", "decode: tokens of the prompt"},
                                     {"exact", LC_OPT_BOOL, offsetof(lc_bench, exact), "false", 0, 0, NULL, NULL,
-                                     "decode: without activations in 8 bits"},
+                                     "decode, prefill, load: without activations in 8 bits"},
                                     {0}};
 
 static int ascending(const void *a, const void *b) {
@@ -89,13 +93,15 @@ static const struct {
                {"gemm", lc_bench_gemm},
                {"attention", lc_bench_attention},
                {"train", lc_bench_train},
-               {"decode", lc_bench_decode}};
+               {"decode", lc_bench_decode},
+               {"prefill", lc_bench_prefill},
+               {"load", lc_bench_load}};
 enum { N_BENCHES = sizeof benches / sizeof *benches };
 
 static lc_status run(lc_cli *cli, void *self) {
   const char *names[N_BENCHES];
   for (int i = 0; i < N_BENCHES; i++) names[i] = benches[i].name;
-  if (cli->n_word != 1) return lc_usage(cli->ctx, "one of ceilings, gemm, attention, train, decode is needed");
+  if (cli->n_word != 1) return lc_usage(cli->ctx, "one of ceilings, gemm, attention, train, decode, prefill, load is needed");
   lc_bench_run b = {.cli = cli, .opts = self, .rows = json_array()};
   for (int i = 0; i < N_BENCHES; i++) {
     if (strcmp(benches[i].name, cli->word[0])) continue;
@@ -116,7 +122,7 @@ static lc_status run(lc_cli *cli, void *self) {
 }
 
 const lc_command lc_cmd_bench = {.name = "bench",
-                                 .usage = "ceilings|gemm|attention|train|decode [FLAGS]",
+                                 .usage = "ceilings|gemm|attention|train|decode|prefill|load [FLAGS]",
                                  .title = "measure the machine, and what we get of it",
                                  .options = options,
                                  .self_size = sizeof(lc_bench),

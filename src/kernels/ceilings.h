@@ -15,13 +15,15 @@ typedef struct {
   double int8;       /* 8-bit dot products, op/s */
   double amx_bf16;   /* bf16 tile products, FLOP/s */
   double amx_int8;   /* 8-bit tile products, op/s */
-  size_t read_bytes; /* what is read at a time, all threads together: many times a last-level cache */
+  size_t read_bytes; /* what is read at a time, all threads together: at least four last-level caches */
   double read[LC_CEILINGS_THREADS +
               1]; /* read[t]: bytes/s from memory with t threads, t = 1..min(threads, 64) */
 } lc_ceilings;
 
 /* Takes about `seconds_each` a figure; each is the best of several rounds. */
 lc_status lc_ceilings_measure(lc_ctx *, double seconds_each, lc_ceilings *out);
+
+size_t lc_last_level_cache(void); /* bytes; 0: not known */
 
 /* Register loops: `rounds` rounds of work, returning the operations done. One file an instruction set. */
 typedef double (*lc_peak_fn)(int64_t rounds);

@@ -114,6 +114,11 @@ t "train: a JSON line an event" events
 bench() {
   run 0 bench train -m $M --method shira --density 0.05 --seq 32 --batch 2 --steps 2 --repeat 1 --json && has name machine ceilings rows && grep -q '"tokens_per_s":.*"peak_rss_mib":' out
   run 0 bench decode -m $M --tokens 4 --prompt-tokens 8 --repeat 1 --json && has name machine ceilings rows && grep -q '"form":.*"seconds":.*"rate":.*"unit":' out
+  run 0 bench decode --shape 2,64,96,4,2 --forms bf16,q8_0,q4_1 --tokens 3 --prompt-tokens 2 --repeat 1 --json && grep -q '"form":"q4_1".*"of_ceiling":' out
+  run 0 bench prefill --shape 1,64,96,4,2 --forms q4_0 --repeat 1 --json && grep -q '"form":"q4_0".*"T":32,.*"rate":.*"of_ceiling":' out
+  run 0 bench load -m $M --repeat 1 --json && grep -q '"what":"first-token".*"what":"program".*"seconds":' out
+  run 2 bench decode --shape 2,64,96 && says "L,C,F,H,KV"
+  run 2 bench decode --shape 2,64,96,4,2 --forms q9 && says q9
   run 2 bench sideways && says sideways
 }
 t "bench" bench
