@@ -89,7 +89,7 @@ static void every_case(lc_ctx *ctx, const lc_gemm_provider_row *provider, const 
         for (int variant = 0; variant < 4; variant++) {
           int beta = variant & 1, pad = variant & 2 ? 4 : 3; /* units of 32 bits whole or not */
           lc_dtype dtype = types & 1 ? LC_BF16 : LC_F32, c_dtype = types & 2 ? LC_BF16 : LC_F32;
-          if ((c_dtype == LC_BF16 && beta) || (provider == &lc_gemm_onednn && dtype == LC_F32)) continue;
+          if ((c_dtype == LC_BF16 && beta) || (provider && !provider->f32 && dtype == LC_F32)) continue;
           double nmse =
               run_one(ctx, provider, shapes[i], pad, trans & 1, trans & 2, dtype, c_dtype, (float)beta);
           if (c_dtype == LC_BF16)
@@ -105,7 +105,7 @@ static void every_case(lc_ctx *ctx, const lc_gemm_provider_row *provider, const 
 /* One context an instruction set; oneDNN's cap is the process's, so it is made first by the best context. */
 static void test_providers(void **state) {
   (void)state;
-  static const char *const names[] = {"onednn", "openblas", "native", "reference"};
+  static const char *const names[] = {"onednn", "openblas", "native", "reference", "amx"};
   for (int isa = (int)lc_isa_detect(); isa >= 0; isa--) {
     char why[256] = "", label[64];
     lc_ctx *ctx;
@@ -114,6 +114,7 @@ static void test_providers(void **state) {
     every_case(ctx, NULL, lc_isa_name((lc_isa)isa));
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
       if (!strcmp(names[i], "onednn") && !lc_has_bf16_gemm(ctx)) continue;
+      if (!strcmp(names[i], "amx") && isa < LC_ISA_AMX) continue;
       if (strcmp(names[i], "native") && isa != (int)lc_isa_detect())
         continue; /* the others do not know our instruction set */
       snprintf(label, sizeof label, "%s %s", lc_isa_name((lc_isa)isa), names[i]);

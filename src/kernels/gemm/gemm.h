@@ -16,6 +16,9 @@ typedef struct {
 } lc_gemm_provider_row;
 
 extern const lc_gemm_provider_row lc_gemm_openblas, lc_gemm_onednn, lc_gemm_native, lc_gemm_reference;
+#ifdef __x86_64__
+extern const lc_gemm_provider_row lc_gemm_amx; /* needs AMX */
+#endif
 const lc_gemm_provider_row *lc_gemm_choose(const lc_ctx *, const lc_gemm_shape *);
 /* Runs a shape on a named row: what lc_gemm does after choosing; tests and benchmarks compare providers with
  * it. */

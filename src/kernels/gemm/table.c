@@ -18,7 +18,9 @@ typedef struct {
 
 /* The first row that fits counts. */
 static const choice choices[] = {
-    {LC_ISA_AMX, LC_ISA_AMX, LC_BF16, &lc_gemm_onednn}, /* tile products, which ours has none of */
+#ifdef __x86_64__
+    {LC_ISA_AMX, LC_ISA_AMX, LC_BF16, &lc_gemm_amx},
+#endif
     {LC_ISA_SCALAR, LC_ISA_AMX, LC_F32, &lc_gemm_native},
     {LC_ISA_SCALAR, LC_ISA_AVX512_BF16, LC_BF16, &lc_gemm_native},
 };
@@ -34,7 +36,11 @@ const lc_gemm_provider_row *lc_gemm_choose(const lc_ctx *ctx, const lc_gemm_shap
 
 const lc_gemm_provider_row *lc_gemm_provider_by_name(const char *name) {
   static const lc_gemm_provider_row *const rows[] = {&lc_gemm_openblas, &lc_gemm_onednn, &lc_gemm_native,
-                                                     &lc_gemm_reference};
+                                                     &lc_gemm_reference,
+#ifdef __x86_64__
+                                                     &lc_gemm_amx,
+#endif
+  };
   for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
     if (!strcmp(rows[i]->name, name)) return rows[i];
   return NULL;
