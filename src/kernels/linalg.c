@@ -76,6 +76,51 @@ lc_status lc_polar(lc_ctx *ctx, float *A, int64_t M, int64_t N, double tol, floa
   return st;
 }
 
+/* An estimate of ‖A‖₂ from below, by power iteration from a row of ones. */
+static double largest(const float *A, int m, int n, float *x, float *y) {
+  double norm = 0;
+  for (int j = 0; j < n; j++) x[j] = 1;
+  for (int it = 0; it < 20; it++) {
+    const float length = cblas_snrm2(n, x, 1);
+    if (length == 0) return 0;
+    cblas_sscal(n, 1 / length, x, 1);
+    cblas_sgemv(CblasRowMajor, CblasNoTrans, m, n, 1, A, n, x, 1, 0, y, 1);
+    norm = (double)cblas_snrm2(m, y, 1);
+    cblas_sgemv(CblasRowMajor, CblasTrans, m, n, 1, A, n, y, 1, 0, x, 1);
+  }
+  return norm;
+}
+
+lc_status lc_polar_iterated(lc_ctx *ctx, float *A, int64_t M, int64_t N, double tol, float *P, int *steps) {
+  LC_TRY(check(ctx, "polar factor", A, M, N));
+  const int m = (int)M, n = (int)N, r = m < n ? m : n;
+  lc_status st = LC_OK;
+  float *G = lc_alloc_n(ctx, LC_MEM_SCRATCH, (size_t)r * (size_t)r, sizeof *G),
+        *x = lc_alloc_n(ctx, LC_MEM_SCRATCH, (size_t)(M + N), sizeof *x);
+  if (!G || !x) LC_GO(LC_FAILED);
+  double size = largest(A, m, n, x, x + n), moved = 1;
+  int it = 0;
+  if (size == 0) { /* ones lie in the null space of A, or A is zero */
+    size = (double)cblas_snrm2(m * n, A, 1);
+    if (size == 0) size = 1;
+  }
+  cblas_sscal(m * n, (float)(1 / size), A, 1);
+  for (; it < 30 && moved > (tol > 0 ? tol : 1e-4); it++) {
+    cblas_ssyrk(CblasRowMajor, CblasUpper, m < n ? CblasNoTrans : CblasTrans, r, m < n ? n : m, 1, A, n, 0, G, r);
+    memcpy(P, A, (size_t)(M * N) * sizeof *P);
+    cblas_ssymm(CblasRowMajor, m < n ? CblasLeft : CblasRight, CblasUpper, m, n, -0.5f, G, r, A, n, 1.5f, P, n);
+    cblas_saxpy(m * n, -1, P, 1, A, 1);
+    moved = (double)cblas_snrm2(m * n, A, 1) / fmax((double)cblas_snrm2(m * n, P, 1), 1e-30);
+    memcpy(A, P, (size_t)(M * N) * sizeof *P);
+  }
+  memcpy(P, A, (size_t)(M * N) * sizeof *P);
+  if (steps) *steps = it;
+done:
+  lc_free(ctx, G);
+  lc_free(ctx, x);
+  return st;
+}
+
 /* A (M,n) row-major is Aᵀ (n,M) for LAPACK: Aᵀ = L·Q' there (an LQ), so Q'ᵀ (M,n) row-major is our Q. */
 lc_status lc_orthonormal(lc_ctx *ctx, float *A, int64_t M, int64_t n) {
   const lapack_int m = (lapack_int)n, k = (lapack_int)M;

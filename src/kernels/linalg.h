@@ -16,6 +16,10 @@ lc_status lc_svd_values(lc_ctx *, const float *A, int64_t M, int64_t N, float *s
  * norm ‖A‖_* where it has one, its shortest subgradient elsewhere. A is overwritten; P (M,N). values (may be
  * NULL): min(M,N). */
 lc_status lc_polar(lc_ctx *, float *A, int64_t M, int64_t N, double tol, float *P, float *values);
+/* The same by products only (Newton and Schulz): X ← 1.5·X − 0.5·X·XᵀX from A over its largest singular value, until X
+ * moves by less than tol (relative; 0: 1e-4) or 30 times. Singular values below some 1e-4 of the largest are not
+ * brought to 1. A is overwritten; *steps may be NULL. */
+lc_status lc_polar_iterated(lc_ctx *, float *A, int64_t M, int64_t N, double tol, float *P, int *steps);
 /* Thin QR of A (M,n), n <= M, by Householder reflections: A becomes Q, with orthonormal columns. */
 lc_status lc_orthonormal(lc_ctx *, float *A, int64_t M, int64_t n);
 

@@ -186,21 +186,18 @@ static lc_status visit(void *selfp, lc_visitor *v) {
   return v->array(v, "snella.sparsity", LC_F32, n, s->sparsity);
 }
 
-/* The kept entries as sparse deltas, in an adapter of their own for the time of writing. */
+/* The kept entries as sparse deltas. */
 static lc_status save_sparse(lc_training *t, const char *dir) {
-  lc_adapter *all = t->adapter, part = *all;
+  const lc_adapter *a = t->adapter;
   lc_status st = LC_OK;
-  part.n = 0;
-  part.delta = lc_alloc_n(t->ctx, LC_MEM_OTHER, (size_t)all->n, sizeof *part.delta);
-  if (!part.delta) return LC_FAILED;
-  for (; part.n < all->n; part.n++)
-    LC_GO(lc_delta_kernel_sparse(t->ctx, all->delta[part.n], &part.delta[part.n]));
-  t->adapter = &part;
-  st = lc_attach_save(t, LC_LAYOUT_NATIVE, NULL, dir);
+  int n = 0;
+  lc_delta **kept = lc_alloc_n(t->ctx, LC_MEM_OTHER, (size_t)a->n, sizeof *kept);
+  if (!kept) return LC_FAILED;
+  for (; n < a->n; n++) LC_GO(lc_delta_kernel_sparse(t->ctx, a->delta[n], &kept[n]));
+  st = lc_attach_save_deltas(t, kept, n, LC_LAYOUT_NATIVE, NULL, dir);
 done:
-  t->adapter = all;
-  for (int i = 0; i < part.n; i++) part.delta[i]->ops->free(t->ctx, part.delta[i]);
-  lc_free(t->ctx, part.delta);
+  for (int i = 0; i < n; i++) kept[i]->ops->free(t->ctx, kept[i]);
+  lc_free(t->ctx, kept);
   return st;
 }
 

@@ -133,10 +133,6 @@ lc_status lc_delta_sparse_new(lc_ctx *ctx, lc_weight *w, lc_index *idx, const fl
   lc_delta *d = NULL;
   *out = NULL;
   if (w->ndim != 2) return lc_fail(ctx, "weight '%s' is a vector: a sparse delta needs a matrix", w->name);
-  if (trainable && w->kind != LC_KIND_LINEAR)
-    return lc_fail(
-        ctx, "weight '%s' is not a linear layer's: a sparse delta can be applied to it, but not trained",
-        w->name);
   if (idx->kind == LC_ALL || idx->n < 1)
     return lc_fail(ctx, "weight '%s': a sparse delta needs a list of at least one position", w->name);
   if (lc_index_at(idx, 0) < 0 || lc_index_at(idx, idx->n - 1) >= w->M * w->N)

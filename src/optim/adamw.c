@@ -30,6 +30,7 @@ static lc_status chunk(void *arg, int64_t c, int worker) {
     if (rate == 0) continue;
     lc_kernels_get(a->ctx)->adamw(end - k, &h, a->step, a->p->value + k, a->p->grad + k, a->m + k, a->v + k,
                                   a->age ? a->age + k : NULL);
+    lc_decay_origin(a->p, (double)h.lr * (double)h.weight_decay, k, end);
   }
   return LC_OK;
 }

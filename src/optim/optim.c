@@ -37,6 +37,11 @@ float lc_rate_run(const lc_rates *r, int64_t k, int64_t limit, int64_t *end) {
   return r->rate[row];
 }
 
+void lc_decay_origin(lc_param *p, double rate_decay, int64_t k0, int64_t k1) {
+  const float *origin = rate_decay != 0 ? lc_param_find(p, LC_ORIGIN) : NULL, f = (float)rate_decay;
+  for (int64_t k = k0; k < k1 && origin; k++) p->value[k] -= f * origin[k];
+}
+
 enum { CHUNK = 65536 };
 
 typedef struct {

@@ -35,6 +35,13 @@ lc_rates lc_rates_of(const lc_param *);
 /* The multiplier of entry k; *end (at most `limit`): the end of the run of entries that have the same. */
 float lc_rate_run(const lc_rates *, int64_t k, int64_t limit, int64_t *end);
 
+/* A param's column "origin" (an axis of entries) is what its values are changes of: weight decay then pulls value +
+ * origin to 0, not the change. */
+#define LC_ORIGIN "origin"
+/* The part of decay that falls on the origin, after an update of entries [k0,k1):
+ * value -= rate·decay·origin. Nothing without one. */
+void lc_decay_origin(lc_param *, double rate_decay, int64_t k0, int64_t k1);
+
 /* choices "linear|cosine|constant" */
 typedef enum { LC_SCHEDULE_LINEAR, LC_SCHEDULE_COSINE, LC_SCHEDULE_CONSTANT } lc_schedule_kind;
 /* A pure function of (step, planned, warmup). */

@@ -22,11 +22,13 @@ static lc_status chunk(void *arg, int64_t c, int worker) {
     const float rate = lc_rate_run(&rates, k, last, &end);
     const double scaled = a->lr * (double)rate;
     const float lr = (float)scaled, keep = (float)(1 - scaled * a->lambda);
+    const int64_t begin = k;
     for (; k < end && rate != 0; k++) {
       float g = a->p->grad[k];
       if (a->b) g = a->b[k] = a->mu * a->b[k] + g;
       a->p->value[k] = a->p->value[k] * keep - lr * g;
     }
+    if (rate != 0) lc_decay_origin(a->p, scaled * a->lambda, begin, end);
   }
   return LC_OK;
 }

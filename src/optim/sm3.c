@@ -52,12 +52,14 @@ static lc_status chunk(void *arg, int64_t c, int worker) {
     const float rate = lc_rate_run(&rates, k, last, &end);
     const double scaled = a->lr * (double)rate;
     const float lr = (float)scaled, keep = (float)(1 - scaled * a->lambda);
+    const int64_t begin = k;
     for (; k < end && rate != 0; k++) {
       int64_t col = column_of(&w, k);
       float step = a->p->grad[k] / sqrtf(moment(a->p, a->r, a->q, w.row, col, k) + a->eps);
       if (a->b) step = a->b[k] = a->mu * a->b[k] + (1 - a->mu) * step;
       a->p->value[k] = (a->p->value[k] - lr * step) * keep;
     }
+    if (rate != 0) lc_decay_origin(a->p, scaled * a->lambda, begin, end);
   }
   return LC_OK;
 }

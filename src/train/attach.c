@@ -62,6 +62,64 @@ lc_status lc_attach_sparse(lc_training *t, lc_weight *w, lc_index *idx, lc_delta
   return lc_attach_delta(t, w, d, out);
 }
 
+/* Positions as a checkpoint keeps them, or one place holder when there are none. */
+static lc_status stored_index(lc_ctx *ctx, const lc_weight *w, const lc_tensor *at, lc_index *out) {
+  const int64_t n = lc_tensor_count(at);
+  int64_t *flat = lc_alloc_n(ctx, LC_MEM_OTHER, (size_t)n + 1, sizeof *flat);
+  if (!flat) return LC_FAILED;
+  const lc_index x = {at->dtype == LC_I64 ? LC_LIST64 : LC_LIST32, n, (void *)(uintptr_t)at->data};
+  for (int64_t k = 0; k < n; k++) flat[k] = lc_index_at(&x, k);
+  lc_status st = lc_index_new(ctx, w->M, w->N, flat, lc_max64(n, 1), out);
+  lc_free(ctx, flat);
+  return st;
+}
+
+lc_status lc_attach_stored(lc_training *t, lc_weight *w, lc_delta **out) {
+  lc_ctx *ctx = t->ctx;
+  lc_status st = LC_OK;
+  lc_index idx = {.kind = LC_LIST32};
+  char key[600];
+  *out = NULL;
+  char *name = lc_delta_sparse_name(ctx, w);
+  if (!name) return LC_FAILED;
+  snprintf(key, sizeof key, "%s:index", name);
+  const lc_tensor *at = lc_training_stored(t, key);
+  snprintf(key, sizeof key, "%s:retired_index", name);
+  const lc_tensor *gone = lc_training_stored(t, key);
+  if (!at) goto done;
+  LC_GO(stored_index(ctx, w, at, &idx));
+  LC_GO(lc_attach_sparse(t, w, &idx, out));
+  if (!lc_tensor_count(at)) {
+    lc_index none = {.kind = (*out)->param[0]->idx.kind};
+    LC_GO(lc_param_move(ctx, (*out)->param[0], &none, NULL));
+  }
+  if (gone) LC_GO(lc_param_retired_new(ctx, (*out)->param[0], lc_tensor_count(gone)));
+done:
+  lc_index_free(ctx, &idx);
+  lc_free(ctx, name);
+  return st;
+}
+
+lc_status lc_attach_base_values(lc_ctx *ctx, const lc_weight *w, const lc_index *x, float *out) {
+  const int64_t N = w->N;
+  float *row = lc_scratch(ctx, lc_worker(ctx), 2, (size_t)N * sizeof *row);
+  if (!row) return LC_FAILED;
+  for (int64_t k = 0, at = -1; k < x->n; k++) {
+    const int64_t r = lc_index_at(x, k) / N;
+    if (r != at) LC_TRY(w->base->ops->decode(ctx, w->base, (lc_rect){r, r + 1, 0, N}, LC_F32, row, N));
+    at = r;
+    out[k] = row[lc_index_at(x, k) - r * N];
+  }
+  return LC_OK;
+}
+
+lc_status lc_attach_origin(lc_training *t, lc_delta *d) {
+  float *origin;
+  if (t->opts.weight_decay == 0) return LC_OK;
+  LC_TRY(lc_param_column(t->ctx, d->param[0], LC_ORIGIN, LC_AXIS_ENTRY, 0, &origin));
+  return lc_attach_base_values(t->ctx, d->w, &d->param[0]->idx, origin);
+}
+
 lc_status lc_attach_lora(lc_training *t, lc_weight *w, const lc_lora_opts *o, const float *A,
                          lc_delta **out) {
   lc_delta *d;
@@ -108,4 +166,14 @@ lc_status lc_attach_save(lc_training *t, lc_layout layout, const char *mask_type
       .seed = t->opts.seed,
   };
   return lc_adapter_save(t->adapter, layout, dir, &meta);
+}
+
+lc_status lc_attach_save_deltas(lc_training *t, lc_delta **delta, int n, lc_layout layout,
+                                const char *mask_type, const char *dir) {
+  lc_adapter part = {.name = (char *)(uintptr_t)t->method->name, .scale = 1, .net = t->net, .delta = delta, .n = n};
+  lc_adapter *own = t->adapter;
+  t->adapter = &part;
+  lc_status st = lc_attach_save(t, layout, mask_type, dir);
+  t->adapter = own;
+  return st;
 }

@@ -25,6 +25,14 @@ lc_status lc_target_set_rank(lc_training *, lc_target_set *, int64_t r);
 lc_status lc_attach_sparse(lc_training *, lc_weight *, lc_index *idx, lc_delta **);
 /* A detached delta, which it takes over; out may not be NULL. */
 lc_status lc_attach_delta(lc_training *, lc_weight *, lc_delta *, lc_delta **out);
+/* While the run goes on from a checkpoint: the sparse delta that w had there, with its positions and with room for what
+ * had retired (the loader fills in the values). *out is NULL when it had none. */
+lc_status lc_attach_stored(lc_training *, lc_weight *, lc_delta **out);
+/* The base's f32 values at the positions. */
+lc_status lc_attach_base_values(lc_ctx *, const lc_weight *, const lc_index *, float *out);
+/* With weight decay: a sparse delta's column "origin" (optim.h), made or filled anew, so that decay pulls the weight to 0
+ * and not its change. 4 B an entry. */
+lc_status lc_attach_origin(lc_training *, lc_delta *);
 lc_status lc_attach_lora(lc_training *, lc_weight *, const lc_lora_opts *, const float *A, lc_delta **);
 
 /* Share of the run's changed entries that the products do not see, because W + δ rounds to W in the compute dtype
@@ -33,4 +41,7 @@ lc_status lc_attach_invisible(lc_training *, double *share);
 
 /* Writes the run's adapter with what is known of the run. */
 lc_status lc_attach_save(lc_training *, lc_layout, const char *mask_type, const char *dir);
+/* The same of n detached deltas instead of the run's own (which may be none). */
+lc_status lc_attach_save_deltas(lc_training *, lc_delta **, int n, lc_layout, const char *mask_type,
+                                const char *dir);
 #endif

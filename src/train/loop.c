@@ -301,9 +301,9 @@ static lc_status update(lc_loop *l) {
   t->micro = 0;
   t->auxiliary = 0;
   t->lr = t->hyper.lr = t->opts.lr * lc_schedule_at(&t->schedule, t->step - t->phase_first);
-  t->hyper.step = t->step - t->optimizer_first;
   lc_zero_gradients(t->ctx, t->param, t->n_param);
   if (t->method->before_step) LC_TRY(t->method->before_step(t->self, t));
+  t->hyper.step = t->step - t->optimizer_first;
   if (t->method->step) {
     LC_TRY(t->method->step(t->self, t));
   } else {

@@ -26,7 +26,8 @@ const lc_option lc_train_options[] = {
      "adamw, sgd or sm3; by rule: the method's"},
     {"weight-decay", LC_OPT_FLOAT, AT(weight_decay), "0", 0, 1e6, NULL, "D", "decoupled weight decay"},
     {"beta1", LC_OPT_FLOAT, AT(beta1), "0.9", 0, 1, NULL, "B", "AdamW: decay of the mean"},
-    {"beta2", LC_OPT_FLOAT, AT(beta2), "0.999", 0, 1, NULL, "B", "AdamW: decay of the squares"},
+    {"beta2", LC_OPT_FLOAT, AT(beta2), "0", 0, 1, NULL, "B",
+     "AdamW: decay of the squares; 0, by rule: 0.999, or the method's"},
     {"eps", LC_OPT_FLOAT, AT(eps), "0", 0, 1, NULL, "E",
      "of the optimiser; 0, by rule: 1e-8, or the method's"},
     {"momentum", LC_OPT_FLOAT, AT(momentum), "0", 0, 1, NULL, "B", "of SGD and SM3"},
@@ -100,6 +101,7 @@ lc_status lc_train_resolve(lc_ctx *ctx, const lc_config *c, const lc_method *m, 
   if (o->micro_batch == 0) o->micro_batch = lc_max64(1, 2048 / o->seq);
   o->micro_batch = lc_min64(o->micro_batch, o->batch);
   if (o->lr == 0) o->lr = m->lr;
+  if (o->beta2 == 0) o->beta2 = 0.999;
   if (o->steps == 0 && o->epochs <= 0) return lc_usage(ctx, "train: neither steps nor epochs is above 0");
   if (o->beta1 >= 1 || o->beta2 >= 1) return lc_usage(ctx, "train: beta1 and beta2 must be below 1");
   LC_TRY(resolve_optimizer(ctx, m, o));

@@ -106,7 +106,7 @@ struct lc_training {
   int phase, n_phases;
   int64_t phase_first;                 /* updates finished when the phase began */
   int64_t phase_length[LC_MAX_PHASES]; /* the schedule's length, a phase */
-  int64_t optimizer_first; /* updates finished when the optimiser's state began: a method that clears it sets this */
+  int64_t optimizer_first; /* updates finished when the optimiser's state began: a method that clears it sets this, before a step */
   int64_t last;    /* updates after which this run ends: min(planned, stop_after) */
   lc_example *example;
   int64_t n_example;          /* of the update under way: micro-batch i is [i·micro_batch, …) */

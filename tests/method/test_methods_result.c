@@ -60,6 +60,10 @@ static const variant variants[] = {
     {"mosa", "width=8 scale=1 pieces=3 share=down merge=sum"},
     {"mosa", "width=8 scale=1 pieces=1 kl=0 style=pfeiffer"},
     {"llava-mole", "r=4 alpha=8 gate=dense balance-scope=joint"},
+    {"lift", "filter=4 interval=2"},
+    {"lift", "r=2 filter=4 interval=3 layout=padded"},
+    {"lift", "r=2 filter=4 interval=0 layout=peft"},
+    {"lift", "budget=authors shape=blocks"},
 };
 
 static void test_start_and_result(void **state) {

@@ -526,7 +526,6 @@ static void test_refusals(void **state) {
       {"shira", "nth=300", "steps=3", "disjoint"},
       {"shira", "mask=grad examples=4 calibration-bytes=100", "steps=3", "the budget is 100"},
       {"shira", "mask=magnitude", "steps=3", "mask"},
-      {"shira", "", "steps=3 targets=embed_tokens", "not trained"},
       {"lora", "r=0", "steps=3", "r"},
       {"lora", "dropout=1", "steps=3", "dropout"},
       {"lora", "", "steps=3 targets=embed_tokens", "linear layers only"},

@@ -315,6 +315,42 @@ static void test_gradients(void **state) {
   }
 }
 
+/* A sparse change of an embedding (tied to the head or not), of the head, of position embeddings: its gradient is the
+ * dense one's at its positions. */
+static void test_outer_gradients(void **state) {
+  for (int kind = 0; kind < 3; kind++) {
+    tiny t = {.dir = lc_tiny_dir()};
+    lc_tiny d = kind == 2 ? LC_TINY_GPT2 : LC_TINY_LLAMA;
+    lc_net *dense;
+    d.tied = kind != 1;
+    ok(lc_tiny_hf(ctx, &d, t.dir));
+    ok(lc_model_open(ctx, t.dir, &t.m));
+    ok(lc_net_new(t.m, LC_F32, &t.net));
+    ok(lc_net_new(t.m, LC_F32, &dense));
+    ok(lc_net_train_whole(dense, NULL, NULL));
+    for (int i = 0; i < t.net->weights.n; i++)
+      if (t.net->weights.w[i].ndim == 2 && t.net->weights.w[i].kind != LC_KIND_LINEAR)
+        attach_sparse(&t.net->weights.w[i], 500, 6, true, true);
+    loss_of(t.net, true);
+    loss_of(dense, true);
+    int found = 0;
+    for (int i = 0; i < t.net->weights.n; i++) {
+      if (!t.net->weights.w[i].n_delta) continue;
+      const lc_param *p = t.net->weights.w[i].delta[0]->param[0];
+      for (int k = 0; k < dense->n_own; k++) {
+        if (dense->own[k]->of != &dense->weights.w[i]) continue;
+        float want[500];
+        for (int64_t e = 0; e < p->n; e++) want[e] = dense->own[k]->grad[lc_index_at(&p->idx, e)];
+        if (!(lc_tiny_error(p->grad, want, p->n) < 1e-5)) fail_msg("%s: off", p->name);
+        found++;
+      }
+    }
+    assert_int_equal(found, kind ? 2 : 1);
+    lc_net_free(dense);
+    close_tiny(&t);
+  }
+}
+
 static void zero_gradients(lc_param **p, int n) {
   for (int i = 0; i < n; i++) memset(p[i]->grad, 0, (size_t)p[i]->n * 4);
 }
@@ -424,7 +460,6 @@ static void test_refusals(void **state) {
   lc_index idx;
   ok(lc_index_new(ctx, 1, 64, at, 2, &idx));
   refused(lc_delta_sparse_new(ctx, norm, &idx, NULL, true, &d), "is a vector");
-  refused(lc_delta_sparse_new(ctx, embedding, &idx, NULL, true, &d), "not trained");
   lc_index_free(ctx, &idx);
   const int64_t far = linear->M * linear->N;
   ok(lc_index_new(ctx, 4096, 4096, &far, 1, &idx));
@@ -461,6 +496,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_zero_is_the_base),   cmocka_unit_test(test_modes_agree),
       cmocka_unit_test(test_patch_rectangles),   cmocka_unit_test(test_gradients),
+      cmocka_unit_test(test_outer_gradients),
       cmocka_unit_test(test_finite_differences), cmocka_unit_test(test_same_bits),
       cmocka_unit_test(test_refusals),
   };

@@ -313,6 +313,36 @@ static void reindex_moves_all(void **state) {
 
 /* Column "lr": every optimiser moves row i by rate[i] times as far, and a row at 0 keeps value and state. On a whole
  * tensor and on a list of entries. */
+/* A change with an origin decays as the sum of both would. */
+static void decay_falls_on_the_origin(void **state) {
+  (void)state;
+  enum { N = 35 };
+  for (int o = 0; o < lc_n_optims; o++)
+    for (int inside = 0; inside < 2; inside++) {
+      lc_param *whole = dense(5, 7), *change = dense(5, 7);
+      lc_hyper h = {
+          .lr = 0.01, .weight_decay = 0.5, .beta1 = 0.9, .beta2 = 0.99, .eps = 1e-6, .eps_inside = inside};
+      float *origin;
+      assert_int_equal(lc_param_column(ctx, change, LC_ORIGIN, LC_AXIS_ENTRY, 0, &origin), LC_OK);
+      for (int i = 0; i < N; i++) {
+        origin[i] = whole->value[i];
+        change->value[i] = 0;
+      }
+      assert_int_equal(lc_optims[o]->prepare(ctx, whole, &h), LC_OK);
+      assert_int_equal(lc_optims[o]->prepare(ctx, change, &h), LC_OK);
+      for (h.step = 0; h.step < 20; h.step++) {
+        lc_rng_normal_fill(&rng, (uint64_t)(1000 * h.step), N, whole->grad);
+        memcpy(change->grad, whole->grad, N * sizeof(float));
+        assert_int_equal(lc_optims[o]->update(ctx, whole, &h), LC_OK);
+        assert_int_equal(lc_optims[o]->update(ctx, change, &h), LC_OK);
+      }
+      for (int i = 0; i < N; i++)
+        assert_true(fabsf(whole->value[i] - (origin[i] + change->value[i])) < 1e-5f);
+      lc_param_free(ctx, whole);
+      lc_param_free(ctx, change);
+    }
+}
+
 static void rates_of_rows(void **state) {
   enum { M = 5, N = 7, K = 12 };
   static const int64_t at[K] = {0, 3, 6, 7, 9, 15, 16, 20, 21, 27, 30, 34};
@@ -324,7 +354,8 @@ static void rates_of_rows(void **state) {
         lc_index idx = {0};
         lc_weight of = {.name = "w", .M = M, .N = N, .ndim = 2};
         if (sparse) assert_int_equal(lc_index_new(ctx, M, N, at, K, &idx), LC_OK);
-        assert_int_equal(lc_param_new(ctx, "p", sparse ? &of : NULL, sparse ? &idx : NULL, M, N, true, &p[r]), LC_OK);
+        assert_int_equal(lc_param_new(ctx, "p", sparse ? &of : NULL, sparse ? &idx : NULL, M, N, true, &p[r]),
+                         LC_OK);
         float *rate;
         if (r) {
           assert_int_equal(lc_param_column(ctx, p[r], LC_RATE, LC_AXIS_ROW, 1, &rate), LC_OK);
@@ -351,6 +382,7 @@ int main(void) {
                                      cmocka_unit_test(sgd_with_momentum),
                                      cmocka_unit_test(sgd_decays_apart),
                                      cmocka_unit_test(rates_of_rows),
+                                     cmocka_unit_test(decay_falls_on_the_origin),
                                      cmocka_unit_test(sm3_dense_with_momentum),
                                      cmocka_unit_test(same_bits_for_any_threads),
                                      cmocka_unit_test(refused),

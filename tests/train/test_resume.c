@@ -67,6 +67,7 @@ static const variant variants[] = {
     {"llava-mole", "r=4 alpha=8", "lacuna_adapter.safetensors"},
     {"mosa", "width=8 scale=1", "lacuna_adapter.safetensors"},
     {"snella", "r=4 interval=3 target=0.5 ema=0.9", "lacuna_adapter.safetensors"},
+    {"lift", "filter=4 interval=3", "lacuna_adapter.safetensors"},
 };
 #define OPTS "steps=11 batch=4 micro-batch=2 eval-every=4 density=0.05 sample-prompt=the sample-tokens=4"
 

@@ -40,7 +40,9 @@ static const struct {
                 {"mosa", "width=8 scale=1 add=0.5"},
                 {"mosa", "width=8 scale=1 pieces=1 kl=0 style=pfeiffer"},
                 {"snella", "r=4 variant=mixk"},
-                {"snella", "r=4 interval=2 target=0.5 ema=0.5"}};
+                {"snella", "r=4 interval=2 target=0.5 ema=0.5"},
+                {"lift", "filter=4 interval=2"},
+                {"lift", "filter=4 svd=exact shape=blocks interval=0"}};
 #define N_VARIANTS (sizeof variants / sizeof *variants)
 #define ARRAYS     "checkpoint-7/state.safetensors"
 
