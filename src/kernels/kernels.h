@@ -92,7 +92,7 @@ typedef struct lc_kernels {
 
   /* -- attention of one head over one query tile, online softmax (Milakov & Gimelshein 2018; Dao et al.
    * 2022), causal. q (tq,D) with row stride ldq; keys k, v (tk,D) strides ldk, ldv; query i sits at position
-   * q0+i and sees keys j <= q0+i, and, if window > 0, j > q0+i-window. A query that sees no key gets output
+   * q0+i and sees keys j <= q0+i, and, if window > 0, j > q0+i-window: with q0 >= tk and no window, all keys. A query that sees no key gets output
    * 0, lse -inf. out (tq,D) stride ldo; lse[tq]. scratch: LC_ATTN_SCRATCH(tq,D) floats. D <= 256. -- */
   void (*attention)(int64_t tq, int64_t tk, int64_t D, int64_t q0, int64_t window, float scale,
                     const float *q, int64_t ldq, const float *k, int64_t ldk, const float *v, int64_t ldv,

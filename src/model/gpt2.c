@@ -21,10 +21,10 @@ static const lc_refusal refused[] = {{"add_cross_attention", NAN, NULL},
                                      {"is_encoder_decoder", NAN, NULL},
                                      {"pruned_heads", NAN, NULL}};
 
-static lc_gelu_kind read_gelu(lc_reader *r) {
+static lc_activation_kind read_gelu(lc_reader *r) {
   static const struct {
     const char *name;
-    lc_gelu_kind kind;
+    lc_activation_kind kind;
   } table[] = {{"gelu_new", LC_GELU_TANH},
                {"gelu_pytorch_tanh", LC_GELU_TANH},
                {"gelu_fast", LC_GELU_TANH},
@@ -189,7 +189,7 @@ static lc_val attention(lc_builder *b, const lc_config *c, int l, lc_val x) {
 
 static lc_val mlp(lc_builder *b, const lc_config *c, int l, lc_val x) {
   lc_val n = lc_tap(b, LC_TAP_MLP_IN, l, lc_layernorm(b, x, c->norm_eps, P "ln_2", l));
-  lc_val h = lc_gelu(b, lc_linear(b, n, (lc_val){0}, P "mlp.c_fc", l), c->gelu);
+  lc_val h = lc_activation(b, lc_linear(b, n, (lc_val){0}, P "mlp.c_fc", l), c->gelu);
   h = lc_tap(b, LC_TAP_MLP_HIDDEN, l, h);
   return lc_tap(b, LC_TAP_BLOCK_OUT, l, lc_project(b, h, x, LC_TAP_MLP_OUT, P "mlp.c_proj", l));
 }

@@ -18,7 +18,7 @@ typedef struct {
   bool tied, attention_bias, mlp_bias;
   float attention_scale; /* 0: 1/√D */
   bool scale_by_layer;   /* GPT-2's scale_attn_by_inverse_layer_idx */
-  lc_gelu_kind gelu;
+  lc_activation_kind gelu;
   lc_rope rope;
   int64_t window;        /* 0: none */
   int32_t bos, eos, pad; /* -1: none */

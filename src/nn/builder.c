@@ -69,8 +69,18 @@ lc_weight *lc_build_weight(lc_builder *b, const char *fmt, int layer, const char
   return w;
 }
 
+lc_val lc_types(lc_builder *b) {
+  if (!b->st && !b->types.id) b->types = lc_graph_input(b->g, "types", LC_I32, 1);
+  if (!b->st && !b->types.id) b->st = LC_FAILED;
+  return b->types;
+}
+
 lc_val lc_embedding(lc_builder *b, lc_val ids, const char *module) {
-  lc_embedding_attr a = {lc_build_weight(b, module, 0, ".weight", true)};
+  return lc_embedding_from(b, ids, module, 0);
+}
+
+lc_val lc_embedding_from(lc_builder *b, lc_val ids, const char *module, int64_t first) {
+  lc_embedding_attr a = {lc_build_weight(b, module, 0, ".weight", true), first};
   return lc_build(b, &lc_op_embedding, &a, sizeof a, &ids, 1);
 }
 
@@ -95,12 +105,25 @@ lc_val lc_rmsnorm(lc_builder *b, lc_val x, float eps, const char *fmt, int layer
   return lc_build(b, &lc_op_rmsnorm, &a, sizeof a, &x, 1);
 }
 
-lc_val lc_layernorm(lc_builder *b, lc_val x, float eps, const char *fmt, int layer) {
+static lc_val layernorm(lc_builder *b, lc_val x, float eps, const char *fmt, int layer, lc_dtype out) {
   lc_norm_attr a = {.w = lc_build_weight(b, fmt, layer, ".weight", true),
                     .b = lc_build_weight(b, fmt, layer, ".bias", true),
                     .eps = eps,
-                    .compute = b->compute};
+                    .compute = out};
   return lc_build(b, &lc_op_layernorm, &a, sizeof a, &x, 1);
+}
+
+lc_val lc_layernorm(lc_builder *b, lc_val x, float eps, const char *fmt, int layer) {
+  return layernorm(b, x, eps, fmt, layer, b->compute);
+}
+
+lc_val lc_layernorm_wide(lc_builder *b, lc_val x, float eps, const char *fmt, int layer) {
+  return layernorm(b, x, eps, fmt, layer, LC_F32);
+}
+
+lc_val lc_round(lc_builder *b, lc_val x) {
+  const lc_value *v = lc_value_get(b->g, x);
+  return b->st || (v && v->dtype == b->compute) ? x : lc_build(b, &lc_op_round, &b->compute, sizeof b->compute, &x, 1);
 }
 
 lc_val lc_sum(lc_builder *b, lc_val x, lc_val y) {
@@ -113,8 +136,8 @@ lc_val lc_silu_mul(lc_builder *b, lc_val gate, lc_val up) {
   return lc_build(b, &lc_op_silu_mul, NULL, 0, in, 2);
 }
 
-lc_val lc_gelu(lc_builder *b, lc_val x, lc_gelu_kind kind) {
-  return lc_build(b, &lc_op_gelu, &kind, sizeof kind, &x, 1);
+lc_val lc_activation(lc_builder *b, lc_val x, lc_activation_kind kind) {
+  return lc_build(b, &lc_op_activation, &kind, sizeof kind, &x, 1);
 }
 
 lc_val lc_columns(lc_builder *b, lc_val x, int64_t c0, int64_t c1) {
@@ -143,6 +166,7 @@ static lc_val head(lc_builder *b, lc_val hidden, lc_val labels, const char *weig
   a.compute = b->compute;
   if (b->st) return none;
   a.use = a.w->uses - 1;
+  if (a.w->head_bias) a.w->head_bias->uses++;
   for (int i = 0; i < a.w->n_delta; i++)
     if (a.w->delta[i]->ops->emit) {
       b->st = lc_fail(b->ctx, "'%s' is the output head: a %s delta cannot work beside it", a.w->name,

@@ -176,6 +176,8 @@ struct lc_weight {
   lc_sink sink[LC_MAX_SINKS];
   int n_sink;
   int uses; /* nodes of the built graph that read it */
+  bool head;                   /* of the task's own head: trained whole beside what a method trains */
+  struct lc_weight *head_bias; /* added to the logits where this weight is an output head; or NULL */
 };
 /* The effective rectangle in dtype (F32 or BF16): borrowed when nothing changes it, else decoded and patched
  * into the worker's scratch (slots 0 and 1 are this function's). */
@@ -348,6 +350,7 @@ struct lc_builder {
   const lc_weights *weights;
   lc_dtype compute;        /* F32 or BF16: dtype of values inside blocks */
   lc_val ids, pos, labels; /* inputs: int32 rows */
+  lc_val types;            /* the same, for families that ask (lc_types); else none */
   lc_tap_hook tap[4];
   int n_tap;
   int n_block_deltas;      /* deltas with a tap of their own */
@@ -356,20 +359,26 @@ struct lc_builder {
 };
 /* Makes the graph's inputs ids, pos, labels. */
 lc_status lc_builder_init(lc_builder *, lc_ctx *, lc_graph *, const lc_weights *, lc_dtype compute);
+lc_val lc_types(lc_builder *); /* the input of token types: 0, or 1 in the second text of a pair */
 lc_val lc_tap(lc_builder *, lc_tap_point, int layer, lc_val); /* costs nothing when no hook is set */
 void lc_add_auxiliary(lc_builder *, const char *name, lc_val);
 void lc_block(lc_builder *, int layer);                       /* -1 ends the blocks */
 /* fmt takes the layer number: lc_linear(b, x, res, "model.layers.%d.mlp.up_proj", l). ".weight", and ".bias"
  * when the model has it, are added. */
 lc_val lc_embedding(lc_builder *, lc_val ids, const char *module); /* out: f32 */
+lc_val lc_embedding_from(lc_builder *, lc_val ids, const char *module, int64_t first); /* row first + id */
 lc_val lc_linear(lc_builder *, lc_val x, lc_val residual /* {0}: none; else added, and out has its dtype */,
                  const char *fmt, int layer);
 lc_val lc_rmsnorm(lc_builder *, lc_val x, float eps, const char *fmt, int layer); /* out: compute dtype */
 lc_val lc_layernorm(lc_builder *, lc_val x, float eps, const char *fmt, int layer);
+/* For networks that normalise behind the residual sum: out is f32, the stream itself; lc_round makes what linear
+ * layers take of it (itself, when the compute dtype is f32). */
+lc_val lc_layernorm_wide(lc_builder *, lc_val x, float eps, const char *fmt, int layer);
+lc_val lc_round(lc_builder *, lc_val x);
 lc_val lc_sum(lc_builder *, lc_val a, lc_val b); /* a + b */
 lc_val lc_silu_mul(lc_builder *, lc_val gate, lc_val up);
-typedef enum { LC_GELU_TANH, LC_GELU_ERF } lc_gelu_kind;
-lc_val lc_gelu(lc_builder *, lc_val x, lc_gelu_kind);
+typedef enum { LC_GELU_TANH, LC_GELU_ERF, LC_RELU, LC_TANH } lc_activation_kind;
+lc_val lc_activation(lc_builder *, lc_val x, lc_activation_kind);
 lc_val lc_columns(lc_builder *, lc_val x, int64_t c0,
                   int64_t c1); /* a slice of columns (GPT-2's joined q,k,v) */
 /* rotary position embedding (Su et al. 2021) and its extensions */
@@ -390,11 +399,12 @@ typedef struct {
   int64_t heads, kv_heads, head_dim, window;
   float scale;
   int layer;
+  bool bidirectional; /* every row sees its whole segment; window is 0, and there is no cache */
 } lc_attention_opts;
 lc_val lc_attention(lc_builder *, lc_val q, lc_val k, lc_val v, const lc_attention_opts *);
 /* Next-token loss through a chunked head: returns the row losses (nll, f32; 0 where label < 0). Logits are
  * never whole; the gradient of `hidden` is made in the same pass when training. The weight is the head (or
- * the tied embedding). */
+ * the tied embedding), its head_bias is added. Labels are rows of it: tokens, or the classes of a classifier. */
 lc_val lc_head_loss(lc_builder *, lc_val hidden, lc_val labels, const char *weight_name);
 /* The same with another loss of each row, a function of its nll = −log p(label): preference and policy
  * objectives are sums of such. row gives L and stores dL/dnll in *slope (1 and nll for next-token loss); it is
@@ -430,5 +440,5 @@ typedef struct lc_kv_ops {
 extern const lc_op *const lc_ops[];
 extern const int lc_n_ops;
 extern const lc_op lc_op_embedding, lc_op_linear, lc_op_rmsnorm, lc_op_layernorm, lc_op_sum, lc_op_silu_mul,
-    lc_op_gelu, lc_op_columns, lc_op_rope_table, lc_op_rope, lc_op_attention, lc_op_head_loss, lc_op_low_rank;
+    lc_op_round, lc_op_activation, lc_op_columns, lc_op_rope_table, lc_op_rope, lc_op_attention, lc_op_head_loss, lc_op_low_rank;
 #endif

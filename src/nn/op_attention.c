@@ -1,4 +1,4 @@
-/* attention: causal softmax(q·kᵀ·scale)·v per segment, tiles of 64 queries, online softmax; backward recomputes the probabilities from the
+/* attention: causal (or bidirectional) softmax(q·kᵀ·scale)·v per segment, tiles of 64 queries, online softmax; backward recomputes the probabilities from the
  * saved log-sum-exps (Dao et al. 2022). q (T,H·D), k and v (T,G·D): query head h reads key head h/(H/G); heads are not copied.
  * out[0] (T,H·D); out[1] (T,H) log-sum-exp.
  *
@@ -16,6 +16,8 @@ static lc_status shape(lc_graph *g, lc_node *n) {
   if (a->heads <= 0 || a->kv_heads <= 0 || a->heads % a->kv_heads)
     return lc_fail(ctx, "attention: %lld heads cannot share %lld key heads", (long long)a->heads,
                    (long long)a->kv_heads);
+  if (a->bidirectional && a->window)
+    return lc_fail(ctx, "attention: a window of %lld in both directions is not built", (long long)a->window);
   if (a->head_dim > LC_ATTN_MAX_D)
     return lc_fail(ctx, "attention: heads of %lld columns, at most %d are built", (long long)a->head_dim,
                    LC_ATTN_MAX_D);
@@ -86,6 +88,11 @@ static piece piece_of(const attention_arg *arg, int64_t chunk) {
                  a->heads / a->kv_heads};
 }
 
+/* Where the kernels put a tile of queries, the first at `position` of nk keys: behind all keys, a query sees each. */
+static int64_t stand(const lc_attention_opts *a, int64_t position, int64_t nk) {
+  return a->bidirectional ? nk : position;
+}
+
 static lc_status forward_chunk(void *arg, int64_t chunk, int worker) {
   attention_arg *aa = arg;
   lc_run *run = aa->run;
@@ -111,8 +118,9 @@ static lc_status forward_chunk(void *arg, int64_t chunk, int worker) {
     for (int64_t t = 0; t < p.T; t += LC_ATTN_TQ) {
       int64_t tq = lc_min64(LC_ATTN_TQ, p.T - t), ldq, row = p.seg->row0 + t;
       const float *q = block(run, lc_data(run, n->in[0]), p.dtype, p.HD, row, tq, h * D, D, qt, &ldq);
-      lc_kernels_get(run->ctx)->attention(tq, lc_min64(nk, q0 + t + tq), D, q0 + t, p.a->window, p.a->scale,
-                                          q, ldq, k, ldk, v, ldv, ot, D, lse, scratch);
+      const int64_t at = stand(p.a, q0 + t, nk);
+      lc_kernels_get(run->ctx)->attention(tq, lc_min64(nk, at + tq), D, at, p.a->window, p.a->scale, q, ldq, k, ldk,
+                                          v, ldv, ot, D, lse, scratch);
       put_block(run, lc_data(run, n->out[0]), p.dtype, p.HD, row, tq, h * D, D, ot, false);
       for (int64_t i = 0; i < tq; i++)
         ((float *)lc_data(run, n->out[1]))[(row + i) * p.a->heads + h] = lse[i];
@@ -140,6 +148,7 @@ static lc_status append(const lc_node *n, lc_run *run) {
 static lc_status forward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1) {
   const lc_attention_opts *a = n->attr;
   if (!run->kv && lc_value_dtype(run, n->in[0]) == LC_BF16) return lc_attention_bf16_forward(n, run);
+  if (run->kv && a->bidirectional) return lc_fail(run->ctx, "attention in both directions has no cache");
   if (run->kv) LC_TRY(append(n, run));
   attention_arg arg = {n, run};
   return lc_parallel(run->ctx, run->n_seg * a->kv_heads, forward_chunk, &arg);
@@ -176,7 +185,8 @@ static lc_status backward_chunk(void *arg, int64_t chunk, int worker) {
         lse[i] = ((const float *)lc_data(run, n->out[1]))[(row + i) * p.a->heads + h];
         delta[i] = kn->dot(D, o + i * ldo, d_o + i * lddo);
       }
-      kn->attention_back(tq, t + tq, D, t, p.a->window, p.a->scale, q, ldq, k, ldk, v, ldv, d_o, lddo, lse,
+      const int64_t at = stand(p.a, t, p.T);
+      kn->attention_back(tq, lc_min64(p.T, at + tq), D, at, p.a->window, p.a->scale, q, ldq, k, ldk, v, ldv, d_o, lddo, lse,
                          delta, mine + 3 * tile, D, dk, D, dv, D, scratch);
       if (n->want & LC_IN(0))
         put_block(run, lc_grad(run, n->in[0]), lc_grad_dtype(run, n->in[0]), p.HD, row, tq, h * D, D,

@@ -1,4 +1,4 @@
-/* embedding: out (T,C) f32 = rows of W (V,C) chosen by ids (T). Backward adds dy rows to W's consumers. */
+/* embedding: out (T,C) f32 = rows first + id of W (V,C), for ids (T). Backward adds dy rows to W's consumers. */
 #include "kernels/kernels.h"
 #include "nn/ops.h"
 #include <string.h>
@@ -15,16 +15,24 @@ static uint32_t saves(const lc_node *n, uint32_t want) {
   return want & LC_PARAMS ? LC_IN(0) : 0;
 }
 
+/* The row of W that row t of the pass reads. */
+static int64_t row_of(const lc_node *n, const int32_t *ids, int64_t t) {
+  return ids[t] + ((const lc_embedding_attr *)n->attr)->first;
+}
+
 static lc_status rows_forward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1, int worker) {
-  const lc_weight *w = ((const lc_embedding_attr *)n->attr)->w;
+  const lc_embedding_attr *a = n->attr;
+  const lc_weight *w = a->w;
   const int32_t *ids = lc_data(run, n->in[0]);
   float *out = lc_data(run, n->out[0]);
   for (int64_t r = r0; r < r1; r++) {
-    if (ids[r] < 0 || ids[r] >= w->M)
-      return lc_fail(run->ctx, "token id %d: '%s' has rows 0 to %lld", ids[r], w->name, (long long)w->M - 1);
+    const int64_t at = row_of(n, ids, r);
+    if (ids[r] < 0 || at >= w->M)
+      return lc_fail(run->ctx, "token id %d: '%s' has rows %lld to %lld", ids[r], w->name, (long long)a->first,
+                     (long long)w->M - 1);
     const void *row;
     int64_t ld;
-    LC_TRY(lc_weight_tile(run->ctx, worker, w, (lc_rect){ids[r], ids[r] + 1, 0, w->N}, LC_F32, &row, &ld));
+    LC_TRY(lc_weight_tile(run->ctx, worker, w, (lc_rect){at, at + 1, 0, w->N}, LC_F32, &row, &ld));
     memcpy(out + r * w->N, row, (size_t)w->N * sizeof *out);
   }
   return LC_OK;
@@ -48,7 +56,7 @@ static lc_status dense_chunk(void *arg, int64_t c, int worker) {
   const float *dy = lc_grad(a->run, a->n->out[0]);
   int64_t c0 = c * 64, width = lc_min64(64, a->N - c0);
   for (int64_t t = 0; t < a->run->rows; t++) {
-    float *dst = a->grad + ids[t] * a->N + c0;
+    float *dst = a->grad + row_of(a->n, ids, t) * a->N + c0;
     lc_kernels_get(a->run->ctx)->add(width, dst, dy + t * a->N + c0, dst);
   }
   return LC_OK;
@@ -58,7 +66,7 @@ static void add_entries(const lc_node *n, lc_run *run, lc_param *p, int64_t N) {
   const int32_t *ids = lc_data(run, n->in[0]);
   const float *dy = lc_grad(run, n->out[0]);
   for (int64_t t = 0; t < run->rows; t++) {
-    int64_t row = ids[t] * N;
+    int64_t row = row_of(n, ids, t) * N;
     for (int64_t k = lc_index_lower(&p->idx, 0, row); k < p->idx.n && lc_index_at(&p->idx, k) < row + N; k++)
       p->grad[k] += dy[t * N + (lc_index_at(&p->idx, k) - row)];
   }
@@ -81,11 +89,12 @@ static lc_status tiles_chunk(void *arg, int64_t c, int worker) {
   float *tile = lc_scratch(a->run->ctx, worker, 1, (size_t)(64 * w->N) * sizeof *tile);
   if (!tile) return LC_FAILED;
   memset(tile, 0, (size_t)(64 * w->N) * sizeof *tile);
-  for (int64_t t = 0; t < a->run->rows; t++)
-    if (ids[t] >= q.r0 && ids[t] < q.r1) {
-      float *dst = tile + (ids[t] - q.r0) * w->N;
-      lc_kernels_get(a->run->ctx)->add(w->N, dst, dy + t * w->N, dst);
-    }
+  for (int64_t t = 0; t < a->run->rows; t++) {
+    const int64_t at = row_of(a->n, ids, t);
+    if (at < q.r0 || at >= q.r1) continue;
+    float *dst = tile + (at - q.r0) * w->N;
+    lc_kernels_get(a->run->ctx)->add(w->N, dst, dy + t * w->N, dst);
+  }
   lc_tile tl = {q, tile, w->N, 0, w->uses, worker};
   return a->s->tile(a->s->self, w, &tl);
 }

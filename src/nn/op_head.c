@@ -1,6 +1,7 @@
 /* head_loss: row losses −log softmax(h·Wᵀ)[label] through a chunked output head: logits exist for 256 rows at a time, rows without a label are
  * skipped. When training, the same pass makes dh = scale·(softmax − onehot)·W and the head's own dW, so logits are computed once.
  * A link makes another loss of each row's nll: its slope multiplies the row's gradient.
+ * The weight's head_bias is added to the logits.
  * in: hidden (T,C), labels (T). out[0] (T,1) losses, 0 where label < 0; out[1] (T,C) f32 dh, handed on in backward. */
 #include "kernels/kernels.h"
 #include "nn/ops.h"
@@ -19,7 +20,8 @@ static lc_status shape(lc_graph *g, lc_node *n) {
 }
 
 static bool trains(const lc_node *n) {
-  return lc_weight_trains(((const lc_head_attr *)n->attr)->w);
+  const lc_weight *w = ((const lc_head_attr *)n->attr)->w;
+  return lc_weight_trains(w) || (w->head_bias && lc_weight_trains(w->head_bias));
 }
 static uint32_t saves(const lc_node *n, uint32_t want) {
   return want & LC_IN(0) ? LC_OUT(1) : 0;
@@ -55,7 +57,26 @@ static lc_status logits_chunk(void *arg, int64_t c, int worker) {
                      .trans_b = true,
                      .dtype = b->dtype,
                      .c_dtype = LC_F32};
-  return lc_gemm(b->run->ctx, worker, &s, b->h, tile, b->logits + v0);
+  LC_TRY(lc_gemm(b->run->ctx, worker, &s, b->h, tile, b->logits + v0));
+  for (int64_t r = 0; b->w->head_bias && r < b->rows; r++) {
+    float *z = b->logits + r * b->V + v0;
+    lc_kernels_get(b->run->ctx)->add(v1 - v0, z, b->w->head_bias->vector + v0, z);
+  }
+  return LC_OK;
+}
+
+/* db: columns are cut into chunks, rows add in order. */
+static lc_status bias_chunk(void *arg, int64_t c, int worker) {
+  (void)worker;
+  const head_block *b = arg;
+  const int64_t v0 = c * VSTRIP, v1 = lc_min64(v0 + VSTRIP, b->V);
+  const lc_weight *bias = b->w->head_bias;
+  for (int i = 0; i < bias->n_sink; i++)
+    for (int64_t r = 0; r < b->rows && bias->sink[i].kind == LC_SINK_DENSE && bias->sink[i].param->wants_grad; r++) {
+      float *g = bias->sink[i].param->grad + v0;
+      lc_kernels_get(b->run->ctx)->add(v1 - v0, g, b->logits + r * b->V + v0, g);
+    }
+  return LC_OK;
 }
 
 /* L(nll) of one row; its logits become scale·dL/dnll·(softmax − onehot). */
@@ -151,7 +172,9 @@ static lc_status run_block(head_block *b) {
   LC_TRY(lc_parallel(run->ctx, lc_ceil_div(b->rows, 8), loss_chunk, b));
   if (!b->grad) return LC_OK;
   const void *d = b->dtype == LC_F32 ? (const void *)b->logits : b->dlogits;
-  if (b->n->want & LC_PARAMS)
+  if (b->n->want & LC_PARAMS && a->w->head_bias && lc_weight_trains(a->w->head_bias))
+    LC_TRY(lc_parallel(run->ctx, lc_ceil_div(b->V, VSTRIP), bias_chunk, b));
+  if (b->n->want & LC_PARAMS && lc_weight_trains(a->w))
     LC_TRY(lc_weight_gradient(run, a->w, b->dtype, b->h, b->C, b->dtype, d, b->V, b->rows, a->use));
   if (!(b->n->want & LC_IN(0))) return LC_OK;
   LC_TRY(lc_parallel(run->ctx, lc_ceil_div(b->C, 96), dh_chunk, b));
@@ -238,6 +261,14 @@ typedef struct {
   lc_q8_vector q8;
 } logits_arg;
 
+static lc_status add_bias(const logits_arg *a, int64_t v0, int64_t v1) {
+  for (int64_t r = 0; a->w->head_bias && r < a->rows; r++) {
+    float *z = a->dst + r * a->w->M + v0;
+    lc_kernels_get(a->run->ctx)->add(v1 - v0, z, a->w->head_bias->vector + v0, z);
+  }
+  return LC_OK;
+}
+
 static lc_status logits_strip(void *arg, int64_t c, int worker) {
   logits_arg *a = arg;
   int64_t V = a->w->M, C = a->w->N, v0 = c * VSTRIP, v1 = lc_min64(v0 + VSTRIP, V), ld;
@@ -245,7 +276,7 @@ static lc_status logits_strip(void *arg, int64_t c, int worker) {
     for (int64_t v = v0; v < v1; v += 64)
       LC_TRY(a->int8 ? lc_form_gemv_q8(a->run->ctx, a->w->form, v, lc_min64(v + 64, v1), &a->q8, a->dst + v)
                      : a->w->form->ops->gemv(a->run->ctx, a->w->form, v, lc_min64(v + 64, v1), a->x, a->dst + v));
-    return LC_OK;
+    return add_bias(a, v0, v1);
   }
   const void *tile;
   LC_TRY(lc_weight_tile(a->run->ctx, worker, a->w, (lc_rect){v0, v1, 0, C}, LC_F32, &tile, &ld));
@@ -258,7 +289,8 @@ static lc_status logits_strip(void *arg, int64_t c, int worker) {
                      .trans_b = true,
                      .dtype = LC_F32,
                      .c_dtype = LC_F32};
-  return lc_gemm(a->run->ctx, worker, &s, a->x, tile, a->dst + v0);
+  LC_TRY(lc_gemm(a->run->ctx, worker, &s, a->x, tile, a->dst + v0));
+  return add_bias(a, v0, v1);
 }
 
 lc_status lc_head_logits(lc_run *run, lc_val hidden, const lc_weight *w, int64_t r0, int64_t r1, float *dst) {

@@ -1,6 +1,7 @@
-/* Row-by-row ops without weights: sum, silu_mul (SwiGLU's product, Shazeer 2020), gelu, and a slice of columns. */
+/* Row-by-row ops without weights: sum, silu_mul (SwiGLU's product, Shazeer 2020), activations, rounding, and a slice of columns. */
 #include "kernels/kernels.h"
 #include "nn/ops.h"
+#include <math.h>
 #include <string.h>
 
 enum { CHUNK = 32 };
@@ -99,57 +100,109 @@ const lc_op lc_op_silu_mul = {.name = "silu_mul",
                               .forward = silu_forward,
                               .backward = silu_backward};
 
-/* ---- gelu (Hendrycks & Gimpel 2016), tanh form or exact ---- */
+/* ---- activation: gelu (Hendrycks & Gimpel 2016) in its tanh form or exact, relu, tanh ---- */
 
-static lc_status gelu_shape(lc_graph *g, lc_node *n) {
-  const lc_value *x = lc_value_get(g, n->in[0]);
-  return lc_node_out(g, n, 0, "gelu", x->dtype, x->width);
+static void relu(int64_t n, const float *x, float *y) {
+  for (int64_t i = 0; i < n; i++) y[i] = x[i] > 0 ? x[i] : 0;
+}
+static void relu_back(int64_t n, const float *x, const float *dy, float *dx) {
+  for (int64_t i = 0; i < n; i++) dx[i] = x[i] > 0 ? dy[i] : 0;
+}
+static void tanh_of(int64_t n, const float *x, float *y) {
+  for (int64_t i = 0; i < n; i++) y[i] = tanhf(x[i]);
+}
+static void tanh_back(int64_t n, const float *x, const float *dy, float *dx) {
+  for (int64_t i = 0; i < n; i++) {
+    float y = tanhf(x[i]);
+    dx[i] = dy[i] * (1 - y * y);
+  }
 }
 
-static uint32_t gelu_saves(const lc_node *n, uint32_t want) {
+typedef struct {
+  void (*forward)(int64_t n, const float *x, float *y);
+  void (*backward)(int64_t n, const float *x, const float *dy, float *dx);
+} activation;
+static activation activation_of(const lc_node *n, const lc_run *run) {
+  const lc_kernels *k = lc_kernels_get(run->ctx);
+  const activation all[] = {[LC_GELU_TANH] = {k->gelu_tanh, k->gelu_tanh_back},
+                            [LC_GELU_ERF] = {k->gelu_erf, k->gelu_erf_back},
+                            [LC_RELU] = {relu, relu_back},
+                            [LC_TANH] = {tanh_of, tanh_back}};
+  return all[*(const lc_activation_kind *)n->attr];
+}
+
+static lc_status activation_shape(lc_graph *g, lc_node *n) {
+  const lc_value *x = lc_value_get(g, n->in[0]);
+  return lc_node_out(g, n, 0, "activation", x->dtype, x->width);
+}
+
+static uint32_t activation_saves(const lc_node *n, uint32_t want) {
   return want ? LC_IN(0) : 0;
 }
 
-static lc_status gelu_rows(const lc_node *n, lc_run *run, int64_t r0, int64_t r1, int worker) {
-  const lc_kernels *k = lc_kernels_get(run->ctx);
+static lc_status activation_rows(const lc_node *n, lc_run *run, int64_t r0, int64_t r1, int worker) {
   int64_t F = lc_width(run, n->out[0]);
   float *tmp = row_scratch(run, worker, F, 2);
   if (!tmp) return LC_FAILED;
   for (int64_t r = r0; r < r1; r++) {
-    const float *x = lc_row_get(run, n->in[0], r, tmp);
-    (*(const lc_gelu_kind *)n->attr == LC_GELU_TANH ? k->gelu_tanh : k->gelu_erf)(F, x, tmp + F);
+    activation_of(n, run).forward(F, lc_row_get(run, n->in[0], r, tmp), tmp + F);
     lc_row_put(run, n->out[0], r, tmp + F);
   }
   return LC_OK;
 }
 
-static lc_status gelu_back_rows(const lc_node *n, lc_run *run, int64_t r0, int64_t r1, int worker) {
-  const lc_kernels *k = lc_kernels_get(run->ctx);
+static lc_status activation_back_rows(const lc_node *n, lc_run *run, int64_t r0, int64_t r1, int worker) {
   int64_t F = lc_width(run, n->out[0]);
   float *tmp = row_scratch(run, worker, F, 3);
   if (!tmp) return LC_FAILED;
   for (int64_t r = r0; r < r1; r++) {
     const float *x = lc_row_get(run, n->in[0], r, tmp), *dy = lc_grad_row_get(run, n->out[0], r, tmp + F);
-    (*(const lc_gelu_kind *)n->attr == LC_GELU_TANH ? k->gelu_tanh_back : k->gelu_erf_back)(F, x, dy,
-                                                                                            tmp + 2 * F);
+    activation_of(n, run).backward(F, x, dy, tmp + 2 * F);
     lc_grad_row_put(n, run, 0, r, tmp + 2 * F);
   }
   return LC_OK;
 }
 
-static lc_status gelu_forward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1) {
-  return lc_for_rows(n, run, r0, r1, CHUNK, gelu_rows);
+static lc_status activation_forward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1) {
+  return lc_for_rows(n, run, r0, r1, CHUNK, activation_rows);
 }
-static lc_status gelu_backward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1) {
-  return n->want & LC_IN(0) ? lc_for_rows(n, run, r0, r1, CHUNK, gelu_back_rows) : LC_OK;
+static lc_status activation_backward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1) {
+  return n->want & LC_IN(0) ? lc_for_rows(n, run, r0, r1, CHUNK, activation_back_rows) : LC_OK;
 }
 
-const lc_op lc_op_gelu = {.name = "gelu",
-                          .flags = LC_OP_ROWWISE,
-                          .shape = gelu_shape,
-                          .saves = gelu_saves,
-                          .forward = gelu_forward,
-                          .backward = gelu_backward};
+const lc_op lc_op_activation = {.name = "activation",
+                                .flags = LC_OP_ROWWISE,
+                                .shape = activation_shape,
+                                .saves = activation_saves,
+                                .forward = activation_forward,
+                                .backward = activation_backward};
+
+/* ---- round: the same values in another dtype ---- */
+
+static lc_status round_shape(lc_graph *g, lc_node *n) {
+  const lc_value *x = lc_value_get(g, n->in[0]);
+  return lc_node_out(g, n, 0, "round", *(const lc_dtype *)n->attr, x->width);
+}
+
+static lc_status round_rows(const lc_node *n, lc_run *run, int64_t r0, int64_t r1, int worker) {
+  float *tmp = row_scratch(run, worker, lc_width(run, n->in[0]), 1);
+  if (!tmp) return LC_FAILED;
+  for (int64_t r = r0; r < r1; r++) lc_row_put(run, n->out[0], r, lc_row_get(run, n->in[0], r, tmp));
+  return LC_OK;
+}
+
+static lc_status round_forward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1) {
+  return lc_for_rows(n, run, r0, r1, CHUNK, round_rows);
+}
+static lc_status round_backward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1) {
+  return n->want & LC_IN(0) ? lc_grad_pass(n, run, 0, r0, r1) : LC_OK;
+}
+
+const lc_op lc_op_round = {.name = "round",
+                           .flags = LC_OP_ROWWISE,
+                           .shape = round_shape,
+                           .forward = round_forward,
+                           .backward = round_backward};
 
 /* ---- columns: y = x[:, c0:c1] ---- */
 

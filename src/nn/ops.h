@@ -5,6 +5,7 @@
 
 typedef struct {
   lc_weight *w;
+  int64_t first;
 } lc_embedding_attr;
 typedef struct {
   lc_weight *w, *bias;

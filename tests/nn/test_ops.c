@@ -27,6 +27,7 @@ typedef struct {
   lc_val y;
   bool own_loss;
   int joint;
+  bool bidirectional;
   lc_delta *delta[4];
   int n_delta, n_delta_params;
 } rig;
@@ -120,6 +121,12 @@ static void w_embedding(rig *k) {
 static lc_val b_embedding(rig *k) {
   return input(k, "x");
 }
+static void w_embedding_from(rig *k) {
+  add_weight(k, "x.weight", LC_KIND_POSITION, T + 3, 21, 2, 0, 1);
+}
+static lc_val b_embedding_from(rig *k) {
+  return lc_embedding_from(&k->b, k->b.pos, "x", 3);
+}
 
 static void w_linear(rig *k) {
   table(k, "x.weight", 33);
@@ -158,6 +165,12 @@ static lc_val b_layer(rig *k) {
   return lc_layernorm(&k->b, input(k, "x"), 1e-3f, "n", 0);
 }
 
+static void w_wide(rig *k) {
+  table(k, "x.weight", 33);
+  add_weight(k, "ln.weight", LC_KIND_NORM, 1, 33, 1, 1, 0.5f);
+  add_weight(k, "ln.bias", LC_KIND_BIAS, 1, 33, 1, 0, 0.5f);
+  add_weight(k, "square.weight", LC_KIND_LINEAR, 33, 33, 2, 0, 0.2f);
+}
 static void w_two(rig *k) {
   table(k, "a.weight", 40);
   table(k, "b.weight", 40);
@@ -174,10 +187,24 @@ static lc_val b_silu(rig *k) {
   return lc_silu_mul(&k->b, rounded(k, "a", 40), rounded(k, "b", 40));
 }
 static lc_val b_gelu_tanh(rig *k) {
-  return lc_gelu(&k->b, rounded(k, "a", 40), LC_GELU_TANH);
+  return lc_activation(&k->b, rounded(k, "a", 40), LC_GELU_TANH);
 }
 static lc_val b_gelu_erf(rig *k) {
-  return lc_gelu(&k->b, rounded(k, "a", 40), LC_GELU_ERF);
+  return lc_activation(&k->b, rounded(k, "a", 40), LC_GELU_ERF);
+}
+static lc_val b_relu(rig *k) {
+  return lc_activation(&k->b, rounded(k, "a", 40), LC_RELU);
+}
+static lc_val b_tanh(rig *k) {
+  return lc_activation(&k->b, rounded(k, "a", 40), LC_TANH);
+}
+/* As behind a residual sum: the stream is f32, and a linear layer takes it rounded. */
+static lc_val b_round(rig *k) {
+  lc_val x = lc_layernorm_wide(&k->b, input(k, "x"), 1e-5f, "ln", 0);
+  if (k->b.st) return (lc_val){0};
+  assert_int_equal(lc_value_get(k->g, x)->dtype, LC_F32);
+  assert_int_equal(lc_value_get(k->g, lc_round(&k->b, x))->dtype, k->b.compute);
+  return lc_sum(&k->b, x, lc_linear(&k->b, lc_round(&k->b, x), (lc_val){0}, "square", 0));
 }
 static lc_val b_columns(rig *k) {
   lc_val a = rounded(k, "a", 40);
@@ -211,7 +238,8 @@ static void w_attention(rig *k) {
 }
 static lc_val attention(rig *k, int64_t heads, int64_t kv_heads, int64_t D, int64_t window) {
   lc_attention_opts o = {
-      .heads = heads, .kv_heads = kv_heads, .head_dim = D, .window = window, .scale = 0.5f};
+      .heads = heads, .kv_heads = kv_heads, .head_dim = D, .window = window, .scale = 0.5f,
+      .bidirectional = k->bidirectional};
   lc_val q = lc_rmsnorm(&k->b, input(k, "q"), 1e-5f, "uq", 0),
          key = lc_rmsnorm(&k->b, input(k, "k"), 1e-5f, "uk", 0);
   return lc_attention(&k->b, q, key, lc_rmsnorm(&k->b, input(k, "v"), 1e-5f, "uk", 0), &o);
@@ -221,6 +249,10 @@ static lc_val b_grouped(rig *k) {
 }
 static lc_val b_single_key(rig *k) {
   return attention(k, 2, 1, 24, 0);
+}
+static lc_val b_both_ways(rig *k) {
+  k->bidirectional = true;
+  return attention(k, 4, 2, 12, 0);
 }
 static lc_val b_window(rig *k) {
   return attention(k, 4, 2, 12, 7);
@@ -232,6 +264,14 @@ static void w_head(rig *k) {
 }
 static lc_val b_head(rig *k) {
   return lc_head_loss(&k->b, input(k, "x"), k->b.labels, "head.weight");
+}
+static void w_head_bias(rig *k) {
+  w_head(k);
+  add_weight(k, "head.bias", LC_KIND_BIAS, 1, 50, 1, 0, 1);
+}
+static lc_val b_head_bias(rig *k) {
+  lc_weights_find(&k->set, "head.weight")->head_bias = lc_weights_find(&k->set, "head.bias");
+  return b_head(k);
 }
 /* L = c·nll²/2 with another c on each row, none on every fifth */
 static float squared(void *self, int64_t row, float nll, float *slope) {
@@ -351,6 +391,7 @@ static lc_val b_squares(rig *k) {
 
 static const test_case cases[] = {
     {"embedding", "", w_embedding, b_embedding, false, 1e-3f},
+    {"embedding", "from a later row", w_embedding_from, b_embedding_from, false, 1e-3f},
     {"linear", "", w_linear, b_linear, false, 2e-3f},
     {"linear", "bias", w_residual, b_bias, false, 2e-3f},
     {"linear", "bias and residual", w_residual, b_residual, false, 2e-3f},
@@ -370,15 +411,20 @@ static const test_case cases[] = {
     {"sum", "", w_two, b_sum, false, 1e-3f},
     {"sum", "of itself", w_two, b_twice, false, 1e-3f},
     {"silu_mul", "", w_two, b_silu, false, 2e-3f},
-    {"gelu", "tanh", w_two, b_gelu_tanh, false, 2e-3f},
-    {"gelu", "erf", w_two, b_gelu_erf, false, 2e-3f},
+    {"activation", "gelu, tanh", w_two, b_gelu_tanh, false, 2e-3f},
+    {"activation", "gelu, erf", w_two, b_gelu_erf, false, 2e-3f},
+    {"activation", "relu", w_two, b_relu, false, 3e-2f}, /* differences step over the kink */
+    {"activation", "tanh", w_two, b_tanh, false, 2e-3f},
+    {"round", "behind a wide norm", w_wide, b_round, false, 2e-3f},
     {"columns", "overlapping", w_two, b_columns, false, 2e-3f},
     {"rope", "", w_two, b_rope, false, 2e-3f},
     {"rope_table", "yarn, part of the head", w_two, b_partial, false, 2e-3f},
     {"attention", "grouped heads", w_attention, b_grouped, false, 3e-3f},
     {"attention", "one key head", w_attention, b_single_key, false, 3e-3f},
+    {"attention", "in both directions", w_attention, b_both_ways, false, 3e-3f},
     {"attention", "window", w_attention, b_window, false, 3e-3f},
     {"head_loss", "", w_head, b_head, true, 2e-3f},
+    {"head_loss", "bias", w_head_bias, b_head_bias, true, 2e-3f},
     {"head_loss", "another loss of each row", w_head, b_linked_head, true, 3e-3f},
 };
 enum { N_CASES = sizeof cases / sizeof *cases };
