@@ -18,7 +18,7 @@ import torch
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 warnings.filterwarnings("ignore")
 import transformers  # noqa: E402
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig  # noqa: E402
+from transformers import AutoModelForCausalLM, BertConfig, GPT2Config, LlamaConfig, RobertaConfig  # noqa: E402
 
 transformers.utils.logging.disable_progress_bar()
 logging.getLogger("transformers").setLevel(logging.ERROR)
@@ -47,6 +47,21 @@ def gpt2_config(**kw):
     return GPT2Config(**{**base, **kw})
 
 
+def bert_config(**kw):
+    """A BERT of two narrow layers; keywords as BertConfig has them."""
+    base = dict(vocab_size=53, hidden_size=24, intermediate_size=34, num_hidden_layers=2, num_attention_heads=3,
+                max_position_embeddings=64, type_vocab_size=2, layer_norm_eps=1e-12, hidden_act="gelu", pad_token_id=0,
+                hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    return BertConfig(**{**base, **kw})
+
+
+def roberta_config(**kw):
+    base = dict(vocab_size=53, hidden_size=24, intermediate_size=34, num_hidden_layers=2, num_attention_heads=3,
+                max_position_embeddings=66, type_vocab_size=1, layer_norm_eps=1e-5, hidden_act="gelu", pad_token_id=1,
+                bos_token_id=0, eos_token_id=2, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    return RobertaConfig(**{**base, **kw})
+
+
 def draw_weights(model, generator, qk_gain):
     """Normal weights of unit gain by fan-in, q and k times qk_gain; biases and norms away from 0 and 1."""
     conv1d = model.config.model_type == "gpt2"
@@ -54,14 +69,14 @@ def draw_weights(model, generator, qk_gain):
     with torch.no_grad():
         for name, p in model.named_parameters():
             n = torch.empty(p.shape, dtype=torch.float32).normal_(generator=generator)
-            embedding = any(s in name for s in ("embed_tokens", "wte", "wpe", "lm_head"))
+            embedding = any(s in name for s in ("embed_tokens", "wte", "wpe", "lm_head.weight", "_embeddings"))
             if embedding:
                 n *= 0.5
             elif p.ndim == 1:
                 n = 0.3 * n + (0.0 if name.endswith("bias") else 1.0)
             else:
                 n /= p.shape[0 if conv1d else 1] ** 0.5
-                if "q_proj" in name or "k_proj" in name:
+                if any(s in name for s in ("q_proj", "k_proj", "self.query", "self.key")):
                     n *= qk_gain
                 if "c_attn" in name:
                     n[:, :2 * C] *= qk_gain  # Conv1D: columns are outputs, q and k first
@@ -70,13 +85,15 @@ def draw_weights(model, generator, qk_gain):
 
 def attention_entropy(model, ids):
     """Mean entropy of attention as a share of uniform's, queries t >= 1."""
+    both = model.config.model_type in ("bert", "roberta")  # every query sees all keys
     with torch.no_grad():
         maps = model(input_ids=torch.tensor([ids]), output_attentions=True).attentions
     total = []
     for a in maps:  # (1, H, T, T)
         a = a[0].double()
         entropy = -(a * a.clamp_min(1e-300).log()).sum(-1)[:, 1:]
-        total.append(entropy / torch.log(torch.arange(2, a.shape[-1] + 1, dtype=torch.float64)))
+        seen = torch.arange(2, a.shape[-1] + 1, dtype=torch.float64)
+        total.append(entropy / torch.log(torch.full_like(seen, a.shape[-1]) if both else seen))
     return float(torch.stack(total).mean())
 
 
@@ -85,10 +102,13 @@ def random_ids(config, T, seed):
     return [rng.randrange(config.vocab_size) for _ in range(T)]
 
 
-def random_model(config, seed, ids):
+def random_model(config, seed, ids, cls=None):
     """-> a model in f32 and eager attention whose mean attention entropy on ids is below MAX_ENTROPY of uniform's."""
     config._attn_implementation = "eager"
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=torch.float32).eval()
+    if cls is None:
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=torch.float32).eval()
+    else:
+        model = cls(config).eval()
     gain = 1.4
     while True:
         draw_weights(model, torch.Generator().manual_seed(seed), gain)
@@ -118,6 +138,24 @@ def loss_and_gradients(model, ids, labels):
     result = {"logits": out.logits[0].detach(), "loss": out.loss.detach().reshape(1)}
     for name, p in model.named_parameters():
         result["grad." + name] = p.grad.detach().clone()
+    return result
+
+
+def head_outputs(model, ids, types, labels):
+    """Of a model with another head than a causal one -> {"logits" (rows, K), "loss" (1), "grad.NAME"}; of one without a head
+    {"hidden" (T, C)}. labels stand beside the rows that they are of (one row: classification)."""
+    kw = dict(input_ids=torch.tensor([ids]))
+    if model.config.model_type in ("bert", "roberta"):
+        kw["token_type_ids"] = torch.tensor([types])
+    if labels is None:
+        with torch.no_grad():
+            return {"hidden": model(**kw).last_hidden_state[0]}
+    model.zero_grad(set_to_none=True)
+    out = model(labels=torch.tensor([labels] if len(labels) > 1 else labels), **kw)
+    out.loss.backward()
+    result = {"logits": out.logits.detach().reshape(-1, out.logits.shape[-1]), "loss": out.loss.detach().reshape(1)}
+    for name, p in model.named_parameters():
+        result["grad." + name] = p.grad.detach().clone() if p.grad is not None else torch.zeros_like(p)
     return result
 
 

@@ -87,7 +87,7 @@ static lc_status run(lc_cli *cli, void *self) {
   }
   if (!st && cli->common.json)
     lc_cli_print_json(json_pack(
-        "{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:O}", "architecture", c->family->architecture,
+        "{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:O}", "architecture", lc_architecture(c),
         "parameters", (json_int_t)total, "layers", (json_int_t)c->L, "context_length", (json_int_t)c->context,
         "width", (json_int_t)c->C, "heads", (json_int_t)c->H, "kv_heads", (json_int_t)c->G, "vocabulary",
         (json_int_t)c->V, "bytes", (json_int_t)bytes, "tensors", tensors));
@@ -95,7 +95,7 @@ static lc_status run(lc_cli *cli, void *self) {
     printf("architecture    %s\nparameters      %lld\nlayers          %lld\nwidth           %lld\nheads      "
            "     %lld (%lld key/value) of %lld\nfeed-forward    %lld\n"
            "vocabulary      %lld%s\ncontext         %lld\nbytes           %zu (%.2f a parameter)\n",
-           c->family->architecture, (long long)total, (long long)c->L, (long long)c->C, (long long)c->H,
+           lc_architecture(c), (long long)total, (long long)c->L, (long long)c->C, (long long)c->H,
            (long long)c->G, (long long)c->D, (long long)c->F, (long long)c->V,
            c->tied ? ", tied to the embedding" : "", (long long)c->context, bytes,
            (double)bytes / (double)total);

@@ -29,6 +29,8 @@ static lc_status check_context(const lc_net *net, int64_t context) {
 lc_status lc_session_new(lc_net *net, int64_t context, int64_t prefill_rows, lc_dtype kv, lc_session **out) {
   const lc_config *c = &net->model->config;
   *out = NULL;
+  if (c->task != LC_TASK_LM)
+    return lc_fail(net->ctx, "%s: a %s predicts no next token: it cannot generate", net->model->path, lc_architecture(c));
   if (!context) context = c->context;
   LC_TRY(check_context(net, context));
   lc_session *s = lc_alloc(net->ctx, LC_MEM_OTHER, sizeof *s);

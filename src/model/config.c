@@ -135,3 +135,19 @@ lc_key lc_arch_key(const char *arch, const char *name) {
   snprintf(k.text, sizeof k.text, "%s.%s", arch, name);
   return k;
 }
+
+lc_activation_kind lc_read_activation(lc_reader *r, const char *key, const char *def) {
+  static const struct {
+    const char *name;
+    lc_activation_kind kind;
+  } table[] = {{"gelu_new", LC_GELU_TANH},
+               {"gelu_pytorch_tanh", LC_GELU_TANH},
+               {"gelu_fast", LC_GELU_TANH},
+               {"gelu", LC_GELU_ERF},
+               {"relu", LC_RELU}};
+  const char *name = lc_read_str(r, key, def);
+  for (size_t i = 0; i < sizeof table / sizeof *table; i++)
+    if (!strcmp(name, table[i].name)) return table[i].kind;
+  if (!r->st) r->st = lc_fail(r->ctx, "%s: '%s%s' = \"%.40s\" is not supported", r->path, r->where, key, name);
+  return LC_GELU_TANH;
+}

@@ -32,6 +32,8 @@ typedef struct {
   const char *ok_text;
 } lc_refusal;
 void lc_read_refuse(lc_reader *, const lc_refusal *table, int n);
+/* A name of transformers' ACT2FN. */
+lc_activation_kind lc_read_activation(lc_reader *, const char *key, const char *def);
 /* Dropout is off here (its rates are 0 in evaluation): a rate that is not zero is said in the log. */
 void lc_read_dropout(lc_reader *, const char *const *keys, int n);
 
@@ -63,6 +65,12 @@ enum { LC_MAX_LAYERS = 4096 };
 /* One projection back into the residual stream: W·x + residual, or, when someone listens, with the tap
  * between the two. */
 lc_val lc_project(lc_builder *, lc_val x, lc_val residual, lc_tap_point, const char *fmt, int layer);
+
+/* head.c: the task, its labels and the configuration's JSON for it, as the files or the caller have it. */
+lc_status lc_head_resolve(lc_ctx *, const char *path, const lc_head_opts *, lc_config *);
+/* "<module>.weight" M×N and, with bias, "<module>.bias": a head, which may be new. */
+void lc_declare_head(lc_decls *, int64_t M, int64_t N, const char *module, bool bias);
+lc_status lc_head_draw(lc_ctx *, const lc_tensor_decl *, uint64_t seed, float **out);
 
 /* structures: grows a list; sticky error */
 typedef struct {

@@ -135,7 +135,7 @@ lc_status lc_net_write_gguf(lc_net *net, const char *path, lc_dtype dtype, lc_me
   if (type_row(dtype) < 0)
     return lc_usage(net->ctx, "GGUF is written as f32, f16, bf16 or q8_0, not %s", lc_dtype_get(dtype)->name);
   if (!net->model->config.family->gguf)
-    return lc_fail(net->ctx, "GGUF has no architecture for %s", net->model->config.family->architecture);
+    return lc_fail(net->ctx, "GGUF has no architecture for %s", lc_architecture(&net->model->config));
   if (report) *report = (lc_merge_report){0};
   LC_TRY(lc_export_check(net, path));
   lc_gguf_writer *w;

@@ -20,7 +20,7 @@ struct json_t *lc_export_config(const lc_net *net, lc_dtype dtype) {
   }
   for (size_t i = 0; i < sizeof old / sizeof *old; i++) json_object_del(j, old[i]);
   if (rope) json_object_set_new(j, "rope_parameters", rope);
-  json_object_set_new(j, "architectures", json_pack("[s]", c->family->architecture));
+  json_object_set_new(j, "architectures", json_pack("[s]", lc_architecture(c)));
   json_object_set_new(j, "model_type", json_string(c->family->model_type));
   json_object_set_new(j, "tie_word_embeddings", json_boolean(c->tied));
   json_object_set_new(j, "dtype",

@@ -4,6 +4,7 @@
  *   each block:  x += O·attention(q, k, v) + b,  [q|k|v] = A·n + b,  n = layernorm(x)
  *                x += D·gelu(U·m + b) + b,                           m = layernorm(x)
  *   hidden = layernorm(x); logits = E·hidden (tied, unless the configuration says otherwise)
+ *   classification: logits = S·hidden of the last token
  *
  * Its linear layers are "Conv1D": files hold them in×out, here they are out×in as everywhere (a GGUF already
  * has them so). One linear makes q, k and v; columns are taken apart after it. Dropout (three rates of 0.1 in
@@ -20,22 +21,6 @@ static const lc_refusal refused[] = {{"add_cross_attention", NAN, NULL},
                                      {"quantization_config", NAN, NULL},
                                      {"is_encoder_decoder", NAN, NULL},
                                      {"pruned_heads", NAN, NULL}};
-
-static lc_activation_kind read_gelu(lc_reader *r) {
-  static const struct {
-    const char *name;
-    lc_activation_kind kind;
-  } table[] = {{"gelu_new", LC_GELU_TANH},
-               {"gelu_pytorch_tanh", LC_GELU_TANH},
-               {"gelu_fast", LC_GELU_TANH},
-               {"gelu", LC_GELU_ERF}};
-  const char *name = lc_read_str(r, "activation_function", "gelu_new");
-  for (size_t i = 0; i < sizeof table / sizeof *table; i++)
-    if (!strcmp(name, table[i].name)) return table[i].kind;
-  if (!r->st)
-    r->st = lc_fail(r->ctx, "%s: 'activation_function' = \"%.40s\" is not supported", r->path, name);
-  return LC_GELU_TANH;
-}
 
 static lc_status check(lc_ctx *ctx, const char *path, lc_config *c) {
   if (c->C % c->H)
@@ -60,7 +45,7 @@ static lc_status config_hf(lc_ctx *ctx, const char *path, const struct json_t *j
   c->attention_scale = lc_read_bool(&r, "scale_attn_weights", true) ? 0 : 1;
   c->scale_by_layer = lc_read_bool(&r, "scale_attn_by_inverse_layer_idx", false);
   c->attention_bias = c->mlp_bias = true;
-  c->gelu = read_gelu(&r);
+  c->activation = lc_read_activation(&r, "activation_function", "gelu_new");
   c->bos = lc_read_token(&r, "bos_token_id");
   c->eos = lc_read_token(&r, "eos_token_id");
   c->pad = lc_read_token(&r, "pad_token_id");
@@ -108,7 +93,7 @@ static lc_status config_gguf(lc_ctx *ctx, const lc_gguf *g, lc_config *c) {
   c->V = embed->shape[0];
   c->tied = !lc_gguf_find(g, "output.weight");
   c->attention_bias = c->mlp_bias = true;
-  c->gelu = LC_GELU_TANH;
+  c->activation = LC_GELU_TANH;
   c->bos = (int32_t)lc_gguf_i64_or(g, "tokenizer.ggml.bos_token_id", -1);
   c->eos = (int32_t)lc_gguf_i64_or(g, "tokenizer.ggml.eos_token_id", -1);
   c->pad = (int32_t)lc_gguf_i64_or(g, "tokenizer.ggml.padding_token_id", -1);
@@ -118,11 +103,11 @@ static lc_status config_gguf(lc_ctx *ctx, const lc_gguf *g, lc_config *c) {
 }
 
 static lc_status write_gguf(lc_ctx *ctx, const lc_config *c, lc_gguf_writer *w) {
-  if (c->scale_by_layer || c->attention_scale || c->gelu != LC_GELU_TANH)
+  if (c->scale_by_layer || c->attention_scale || c->activation != LC_GELU_TANH)
     return lc_fail(ctx, "GGUF has no GPT-2 with %s",
                    c->scale_by_layer    ? "scale_attn_by_inverse_layer_idx"
                    : c->attention_scale ? "scale_attn_weights = false"
-                                        : "the exact gelu");
+                                        : "another activation than gelu_new");
   LC_TRY(lc_gguf_put_u32(w, "gpt2.block_count", (uint32_t)c->L));
   LC_TRY(lc_gguf_put_u32(w, "gpt2.context_length", (uint32_t)c->context));
   LC_TRY(lc_gguf_put_u32(w, "gpt2.embedding_length", (uint32_t)c->C));
@@ -165,10 +150,12 @@ static void tensors(const lc_config *c, lc_decls *d) {
   }
   vector(d, -1, LC_KIND_NORM, c->C, "transformer.ln_f.weight", "output_norm.weight");
   vector(d, -1, LC_KIND_BIAS, c->C, "transformer.ln_f.bias", "output_norm.bias");
-  if (!c->tied) matrix(d, -1, LC_KIND_HEAD, c->V, c->C, "lm_head.weight", "output.weight");
+  if (lc_task_has_labels(c->task)) lc_declare_head(d, c->labels, c->C, "score", false);
+  else if (!c->tied) matrix(d, -1, LC_KIND_HEAD, c->V, c->C, "lm_head.weight", "output.weight");
 }
 
 static const char *head(const lc_config *c) {
+  if (lc_task_has_labels(c->task)) return "score.weight";
   return c->tied ? "transformer.wte.weight" : "lm_head.weight";
 }
 
@@ -189,7 +176,7 @@ static lc_val attention(lc_builder *b, const lc_config *c, int l, lc_val x) {
 
 static lc_val mlp(lc_builder *b, const lc_config *c, int l, lc_val x) {
   lc_val n = lc_tap(b, LC_TAP_MLP_IN, l, lc_layernorm(b, x, c->norm_eps, P "ln_2", l));
-  lc_val h = lc_activation(b, lc_linear(b, n, (lc_val){0}, P "mlp.c_fc", l), c->gelu);
+  lc_val h = lc_activation(b, lc_linear(b, n, (lc_val){0}, P "mlp.c_fc", l), c->activation);
   h = lc_tap(b, LC_TAP_MLP_HIDDEN, l, h);
   return lc_tap(b, LC_TAP_BLOCK_OUT, l, lc_project(b, h, x, LC_TAP_MLP_OUT, P "mlp.c_proj", l));
 }
@@ -218,7 +205,8 @@ static void residual(lc_structure_list *s, const lc_config *c) {
   lc_structure_begin(s, LC_S_RESIDUAL, -1, c->C);
   lc_structure_side(s, "transformer.wte.weight", -1, 1, 0, 1);
   lc_structure_side(s, "transformer.wpe.weight", -1, 1, 0, 1);
-  if (!c->tied) lc_structure_side(s, "lm_head.weight", -1, 1, 0, 1);
+  if (lc_task_has_labels(c->task)) lc_structure_side(s, "score.weight", -1, 1, 0, 1);
+  else if (!c->tied) lc_structure_side(s, "lm_head.weight", -1, 1, 0, 1);
   pair(s, "transformer.ln_f.weight", "transformer.ln_f.bias", -1, 0, 1);
   for (int l = 0; l < c->L; l++) {
     lc_structure_side(s, P "attn.c_attn.weight", l, 1, 0, 1);
@@ -248,12 +236,12 @@ static lc_status structures(lc_ctx *ctx, const lc_config *c, lc_structure **out,
 #undef P
   lc_structure_begin(&s, LC_S_VOCAB, -1, c->V);
   lc_structure_side(&s, "transformer.wte.weight", -1, 0, 0, 1);
-  if (!c->tied) lc_structure_side(&s, "lm_head.weight", -1, 0, 0, 1);
+  if (!c->tied && c->task == LC_TASK_LM) lc_structure_side(&s, "lm_head.weight", -1, 0, 0, 1);
   return lc_structure_end(&s, out, n);
 }
 
 const lc_family lc_family_gpt2 = {
-    .architecture = "GPT2LMHeadModel",
+    .architectures = {{"GPT2LMHeadModel", LC_TASK_LM}, {"GPT2ForSequenceClassification", LC_TASK_CLASSIFY}},
     .model_type = "gpt2",
     .gguf = "gpt2",
     .prefix = "transformer.",

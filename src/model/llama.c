@@ -5,6 +5,7 @@
  *   each block:  x += O·attention(rotate(Q·n), rotate(K·n), V·n),  n = rmsnorm(x)
  *                x += D·(silu(G·m) ⊙ (U·m)),                       m = rmsnorm(x)
  *   hidden = rmsnorm(x); logits = head·hidden
+ *   classification: logits = S·hidden of the last token; of tokens: logits = S·hidden + s of each
  *
  * Q is (H·D, C), K and V (G·D, C), O (C, H·D); each kv head serves H/G query heads. D need not be C/H. In a
  * GGUF the rows of Q and K of each head are interleaved (llama.cpp rotates neighbouring pairs): row 2j+p
@@ -225,10 +226,16 @@ static void tensors(const lc_config *c, lc_decls *d) {
     }
   }
   vector(d, -1, LC_KIND_NORM, c->C, 0, "model.norm.weight", "output_norm.weight");
-  if (!c->tied) matrix(d, -1, LC_KIND_HEAD, c->V, c->C, 0, "lm_head.weight", "output.weight");
+  if (lc_task_has_labels(c->task)) lc_declare_head(d, c->labels, c->C, "score", c->task == LC_TASK_TOKENS);
+  else if (!c->tied) matrix(d, -1, LC_KIND_HEAD, c->V, c->C, 0, "lm_head.weight", "output.weight");
+}
+
+static const char *head_bias(const lc_config *c) {
+  return c->task == LC_TASK_TOKENS ? "score.bias" : NULL;
 }
 
 static const char *head(const lc_config *c) {
+  if (lc_task_has_labels(c->task)) return "score.weight";
   return c->tied ? "model.embed_tokens.weight" : "lm_head.weight";
 }
 
@@ -279,7 +286,8 @@ static void residual(lc_structure_list *s, const lc_config *c) {
   lc_structure_begin(s, LC_S_RESIDUAL, -1, c->C);
   lc_structure_side(s, "model.embed_tokens.weight", -1, 1, 0, 1);
   lc_structure_side(s, "model.norm.weight", -1, 0, 0, 1);
-  if (!c->tied) lc_structure_side(s, "lm_head.weight", -1, 1, 0, 1);
+  if (lc_task_has_labels(c->task)) lc_structure_side(s, "score.weight", -1, 1, 0, 1);
+  else if (!c->tied) lc_structure_side(s, "lm_head.weight", -1, 1, 0, 1);
   for (int l = 0; l < c->L; l++) {
     static const char *const readers[] = {P "self_attn.q_proj.weight", P "self_attn.k_proj.weight",
                                           P "self_attn.v_proj.weight", P "mlp.gate_proj.weight",
@@ -313,12 +321,14 @@ static lc_status structures(lc_ctx *ctx, const lc_config *c, lc_structure **out,
 #undef P
   lc_structure_begin(&s, LC_S_VOCAB, -1, c->V);
   lc_structure_side(&s, "model.embed_tokens.weight", -1, 0, 0, 1);
-  if (!c->tied) lc_structure_side(&s, "lm_head.weight", -1, 0, 0, 1);
+  if (!c->tied && c->task == LC_TASK_LM) lc_structure_side(&s, "lm_head.weight", -1, 0, 0, 1);
   return lc_structure_end(&s, out, n);
 }
 
 const lc_family lc_family_llama = {
-    .architecture = "LlamaForCausalLM",
+    .architectures = {{"LlamaForCausalLM", LC_TASK_LM},
+                      {"LlamaForSequenceClassification", LC_TASK_CLASSIFY},
+                      {"LlamaForTokenClassification", LC_TASK_TOKENS}},
     .model_type = "llama",
     .gguf = "llama",
     .prefix = "model.",
@@ -328,5 +338,6 @@ const lc_family lc_family_llama = {
     .tensors = tensors,
     .build = build,
     .head = head,
+    .head_bias = head_bias,
     .structures = structures,
 };

@@ -8,23 +8,41 @@
 #include "nn/nn.h"
 #include "text/text.h"
 
+/* ---- tasks: what a network's head is for ---- */
+typedef enum {
+  LC_TASK_OWN,      /* in options: as the files say */
+  LC_TASK_LM,       /* the next token */
+  LC_TASK_MASKED,   /* tokens that an encoder does not see */
+  LC_TASK_NONE,     /* no head: hidden states */
+  LC_TASK_CLASSIFY, /* one label for a row */
+  LC_TASK_TOKENS    /* a label for each token */
+} lc_task;
+const char *lc_task_name(lc_task);
+bool lc_task_has_labels(lc_task);
+
 /* ---- configuration ---- */
 typedef struct lc_family lc_family;
 typedef struct {
   const lc_family *family;
+  lc_task task;
+  int64_t labels; /* of a task that has labels */
   int64_t C, L, H, G, D, F, V,
       context; /* width, layers, heads, kv heads, head width, ffn width, vocabulary, positions */
   float norm_eps;
   bool tied, attention_bias, mlp_bias;
   float attention_scale; /* 0: 1/√D */
   bool scale_by_layer;   /* GPT-2's scale_attn_by_inverse_layer_idx */
-  lc_activation_kind gelu;
+  int64_t types, first_position; /* token types of an encoder; row of the first position (RoBERTa: 2) */
+  lc_activation_kind activation;
   lc_rope rope;
   int64_t window;        /* 0: none */
   int32_t bos, eos, pad; /* -1: none */
   struct json_t
       *json; /* the HF config (own, or made from GGUF metadata in today's spelling); written to outputs */
 } lc_config;
+const char *lc_architecture(const lc_config *);                           /* its name in config.json */
+const char *lc_config_label(const lc_config *, int64_t i);                /* name of label i: borrowed */
+int64_t lc_config_find_label(const lc_config *, const char *name);        /* -1: none */
 
 /* ---- tensors of a family ---- */
 typedef struct {
@@ -35,7 +53,9 @@ typedef struct {
   int ndim;               /* logical out×in; a vector: M = 1, ndim 1 */
   bool transposed;        /* stored in×out in HF files (Conv1D) */
   int64_t permuted_heads; /* rows are rope-permuted in GGUF, for so many heads; 0 not */
-  bool optional;
+  bool optional;          /* left out where the file lacks it */
+  bool may_be_new;        /* drawn where the file lacks it and a head was asked for */
+  bool head;              /* of the task's head: trained whole beside a method's own */
 } lc_tensor_decl;
 typedef struct {
   lc_tensor_decl *decl;
@@ -64,21 +84,29 @@ typedef struct {
 } lc_structure;
 void lc_structures_free(lc_ctx *, lc_structure *, int n);
 
+typedef struct {
+  const char *name; /* config.json "architectures" */
+  lc_task task;
+} lc_architecture_row;
+
 struct lc_family {
-  const char *architecture; /* config.json "architectures" */
+  lc_architecture_row architectures[8]; /* the first names the family */
   const char *model_type;   /* config.json "model_type" */
   const char *gguf;         /* general.architecture; NULL: not read from GGUF */
   const char *prefix; /* of all names but the head's: files of the bare network may leave it out ("model.") */
+  bool bidirectional; /* tokens see what comes after them: no generation, and a row's label stands at its first token */
   lc_status (*config_hf)(lc_ctx *, const char *path, const struct json_t *,
                          lc_config *); /* refuses features it does not know, by name */
   lc_status (*config_gguf)(lc_ctx *, const lc_gguf *, lc_config *);       /* fills config and json */
   lc_status (*write_gguf)(lc_ctx *, const lc_config *, lc_gguf_writer *); /* <arch>.* metadata */
   void (*tensors)(const lc_config *, lc_decls *);
   lc_val (*build)(lc_builder *, const lc_config *); /* ids, pos -> final hidden (after the last norm), f32 */
-  const char *(*head)(const lc_config *);           /* name of the head's weight (the embedding when tied) */
+  lc_val (*features)(lc_builder *, const lc_config *, lc_val hidden); /* what the head reads; NULL: hidden itself */
+  const char *(*head)(const lc_config *); /* name of the head's weight (the embedding when tied); NULL: no head */
+  const char *(*head_bias)(const lc_config *); /* of the vector added to its logits; may be NULL, or return it */
   lc_status (*structures)(lc_ctx *, const lc_config *, lc_structure **, int *n);
 };
-extern const lc_family lc_family_llama, lc_family_gpt2;
+extern const lc_family lc_family_llama, lc_family_gpt2, lc_family_bert, lc_family_roberta;
 extern const lc_family *const lc_families[];
 extern const int lc_n_families;
 
@@ -95,9 +123,22 @@ typedef struct lc_model {
   int32_t **row_map;
   int n;
   int32_t *maps[2];     /* the distinct row maps: q's and k's */
+  float **drawn;        /* values of tensors that are new; else NULL */
   uint64_t fingerprint; /* config, tensor table, sampled pages */
 } lc_model;
 lc_status lc_model_open(lc_ctx *, const char *path, lc_model **);
+/* The same network for a task of the caller's choice (LC_TASK_OWN: as the files say), with a new head where the files
+ * have none for it, or when asked. labels 0: those of the files. Label names NULL: LABEL_0, LABEL_1, … */
+typedef struct {
+  lc_task task;
+  int64_t labels;
+  const char *const *label;
+  bool fresh;
+  uint64_t seed; /* of what is new */
+} lc_head_opts;
+enum { LC_MAX_LABELS = 65536 };
+lc_status lc_model_open_for(lc_ctx *, const char *path, const lc_head_opts *, lc_model **);
+void lc_head_opts_free(lc_ctx *, lc_head_opts *); /* of opts whose names are lc_alloc'ed */
 void lc_model_close(lc_model *);
 lc_status lc_model_tokenizer(const lc_model *, lc_tokenizer **); /* caller frees */
 int64_t lc_model_parameters(const lc_model *);
@@ -129,10 +170,11 @@ lc_status lc_net_release_whole(lc_net *);
  * caller. */
 lc_status lc_net_params(const lc_net *, lc_param ***out, int *n);
 
-/* The graph of a net. objective NULL: next-token loss. with_loss false: hidden only. */
+/* The graph of a net. objective NULL: the head's cross-entropy. with_loss false: hidden, and what the head reads.
+ * types: none where the family has no token types. */
 typedef struct {
   lc_graph *g;
-  lc_val ids, pos, labels, hidden, nll;
+  lc_val ids, pos, types, labels, hidden, features, nll;
   const lc_auxiliary *auxiliary; /* further losses, or NULL */
   lc_weight *head;
 } lc_net_graph;

@@ -30,7 +30,8 @@ static lc_status fill_weight(const lc_model *m, int i, lc_weight *w) {
                    .kind = d->kind,
                    .M = d->M,
                    .N = d->N,
-                   .ndim = d->ndim};
+                   .ndim = d->ndim,
+                   .head = d->head};
   const char *dot = strrchr(d->name, '.');
   char *module = lc_format(m->ctx, "%.*s", dot ? (int)(dot - d->name) : (int)strlen(d->name), d->name);
   if (!module) return LC_FAILED;
@@ -42,6 +43,13 @@ static lc_status fill_weight(const lc_model *m, int i, lc_weight *w) {
   LC_TRY(lc_form_view(m->ctx, &m->src[i], d->transposed && !m->is_gguf, m->row_map[i], &w->base));
   w->form = w->base;
   return LC_OK;
+}
+
+/* The vector that is added to the head's logits. */
+static void link_head(lc_net *net) {
+  const lc_config *c = &net->model->config;
+  const char *bias = c->family->head_bias ? c->family->head_bias(c) : NULL;
+  if (bias) lc_net_weight(net, c->family->head(c))->head_bias = lc_net_weight(net, bias);
 }
 
 lc_status lc_net_new(const lc_model *m, lc_dtype compute, lc_net **out) {
@@ -64,6 +72,7 @@ lc_status lc_net_new(const lc_model *m, lc_dtype compute, lc_net **out) {
     return st;
   }
   qsort(net->weights.w, (size_t)net->weights.n, sizeof *net->weights.w, by_name);
+  link_head(net);
   *out = net;
   return LC_OK;
 }
@@ -231,6 +240,7 @@ static void reset_uses(lc_weights *w, int *before) {
 lc_status lc_net_build(lc_net *net, bool with_loss, lc_objective_fn objective, void *self,
                        lc_net_graph *out) {
   const lc_config *c = &net->model->config;
+  const char *head = c->family->head(c);
   *out = (lc_net_graph){0};
   int *before = lc_alloc_n(net->ctx, LC_MEM_OTHER, (size_t)net->weights.n, sizeof *before);
   if (!before) return LC_FAILED;
@@ -244,17 +254,23 @@ lc_status lc_net_build(lc_net *net, bool with_loss, lc_objective_fn objective, v
   out->hidden = c->family->build(&b, c);
   LC_GO(b.st);
   lc_graph_keep(out->g, out->hidden);
+  out->features = head && c->family->features ? c->family->features(&b, c, out->hidden) : out->hidden;
+  LC_GO(b.st);
+  lc_graph_keep(out->g, out->features);
+  if (with_loss && !head)
+    LC_GO(lc_fail(net->ctx, "%s: a %s has no head, and so no loss", net->model->path, lc_architecture(c)));
   if (with_loss && objective)
-    LC_GO(objective(self, &b, out->hidden, &out->nll));
+    LC_GO(objective(self, &b, out->features, &out->nll));
   else if (with_loss)
-    out->nll = lc_head_loss(&b, out->hidden, b.labels, c->family->head(c));
+    out->nll = lc_head_loss(&b, out->features, b.labels, head);
   LC_GO(b.st);
   if (with_loss) lc_graph_keep(out->g, out->nll);
   out->ids = b.ids;
   out->pos = b.pos;
   out->labels = b.labels;
+  out->types = b.types;
   out->auxiliary = b.auxiliary;
-  out->head = lc_net_weight(net, c->family->head(c));
+  out->head = head ? lc_net_weight(net, head) : NULL;
   for (int i = 0; i < net->weights.n; i++)
     if (net->weights.w[i].uses < before[i]) net->weights.w[i].uses = before[i];
 done:

@@ -12,27 +12,43 @@
 
 /* ---- finding the files ---- */
 
-static const lc_family *family_of(const json_t *j) {
+/* By architecture, or, where none is named or another head is wanted anyway, by the model's type. */
+static void find_family(const json_t *j, const lc_head_opts *o, lc_config *c) {
   const char *arch = json_string_value(json_array_get(json_object_get(j, "architectures"), 0));
   const char *type = json_string_value(json_object_get(j, "model_type"));
   for (int i = 0; i < lc_n_families; i++)
-    if (arch ? !strcmp(arch, lc_families[i]->architecture)
-             : type && !strcmp(type, lc_families[i]->model_type))
-      return lc_families[i];
-  return NULL;
+    for (const lc_architecture_row *a = lc_families[i]->architectures; a->name; a++) {
+      const bool same = arch && !strcmp(arch, a->name);
+      if (!same && (c->family || !type || strcmp(type, lc_families[i]->model_type) ||
+                    (arch && !(o && o->task != LC_TASK_OWN))))
+        continue;
+      c->family = lc_families[i];
+      c->task = a->task;
+      if (same) return;
+    }
 }
 
-static lc_status read_config(lc_model *m, const char *path) {
+/* "A, B and C": what can be opened. */
+static void list_families(char *out, size_t size) {
+  size_t n = 0;
+  for (int i = 0; i < lc_n_families && n < size; i++)
+    n += (size_t)snprintf(out + n, size - n, "%s%s", !i ? "" : i + 1 < lc_n_families ? ", " : " and ",
+                          lc_families[i]->architectures[0].name);
+}
+
+static lc_status read_config(lc_model *m, const char *path, const lc_head_opts *o) {
   lc_config *c = &m->config;
   LC_TRY(lc_json_read(m->ctx, path, &c->json));
-  c->family = family_of(c->json);
+  find_family(c->json, o, c);
   if (!c->family) {
+    char known[400];
     const char *arch = json_string_value(json_array_get(json_object_get(c->json, "architectures"), 0));
     if (!arch) arch = json_string_value(json_object_get(c->json, "model_type"));
-    return lc_fail(m->ctx, "%s: architecture '%.60s' is not supported (%s and %s are)", path,
-                   arch ? arch : "(none)", lc_family_llama.architecture, lc_family_gpt2.architecture);
+    list_families(known, sizeof known);
+    return lc_fail(m->ctx, "%s: architecture '%.60s' is not supported (%s are)", path, arch ? arch : "(none)", known);
   }
-  return c->family->config_hf(m->ctx, path, c->json, c);
+  LC_TRY(c->family->config_hf(m->ctx, path, c->json, c));
+  return lc_head_resolve(m->ctx, path, o, c);
 }
 
 /* generation_config.json may know better which token ends a text. */
@@ -51,7 +67,7 @@ static lc_status read_generation_config(lc_model *m, const char *path) {
   return r.st;
 }
 
-static lc_status open_hf(lc_model *m) {
+static lc_status open_hf(lc_model *m, const lc_head_opts *o) {
   static const char *const names[] = {"config.json", "generation_config.json", "model.safetensors",
                                       "model.safetensors.index.json"};
   enum { CONFIG, GENERATION, SINGLE, INDEX, N };
@@ -62,7 +78,7 @@ static lc_status open_hf(lc_model *m) {
     if (!path[i]) st = LC_FAILED;
   }
   if (st) goto done;
-  LC_GO(read_config(m, path[CONFIG]));
+  LC_GO(read_config(m, path[CONFIG], o));
   LC_GO(read_generation_config(m, path[GENERATION]));
   if (lc_path_exists(path[SINGLE]))
     st = lc_safetensors_open(m->ctx, path[SINGLE], &m->st);
@@ -75,7 +91,7 @@ done:
   return st;
 }
 
-static lc_status open_gguf(lc_model *m) {
+static lc_status open_gguf(lc_model *m, const lc_head_opts *o) {
   m->is_gguf = true;
   LC_TRY(lc_gguf_open(m->ctx, m->path, &m->gguf));
   lc_str arch;
@@ -85,17 +101,33 @@ static lc_status open_gguf(lc_model *m) {
   if (!m->config.family)
     return lc_fail(m->ctx, "%s: architecture '%.*s' is not supported (llama and gpt2 are)", m->path,
                    (int)lc_min64(60, (int64_t)arch.n), arch.data);
-  return m->config.family->config_gguf(m->ctx, &m->gguf, &m->config);
+  m->config.task = m->config.family->architectures[0].task;
+  LC_TRY(m->config.family->config_gguf(m->ctx, &m->gguf, &m->config));
+  return lc_head_resolve(m->ctx, m->path, o, &m->config);
 }
 
 /* ---- tensors ---- */
 
+/* Names of norms in files that TensorFlow's came from. */
+static const lc_tensor *find_old(const lc_model *m, const char *name) {
+  static const char *const now[] = {"LayerNorm.weight", "LayerNorm.bias"}, *const then[] = {"LayerNorm.gamma", "LayerNorm.beta"};
+  char old[160];
+  for (int i = 0; i < 2; i++) {
+    size_t n = strlen(name), k = strlen(now[i]);
+    if (n < k || strcmp(name + n - k, now[i])) continue;
+    snprintf(old, sizeof old, "%.*s%s", (int)(n - k), name, then[i]);
+    return lc_safetensors_find(&m->st, old);
+  }
+  return NULL;
+}
+
 static const lc_tensor *find(const lc_model *m, const lc_tensor_decl *d, const char **stored) {
-  if (m->is_gguf) return lc_gguf_find(&m->gguf, *stored = d->gguf);
-  const lc_tensor *t = lc_safetensors_find(&m->st, *stored = d->name);
+  if (m->is_gguf) return *d->gguf ? lc_gguf_find(&m->gguf, *stored = d->gguf) : NULL;
   size_t n = strlen(m->config.family->prefix);
-  if (!t && !strncmp(d->name, m->config.family->prefix, n))
-    t = lc_safetensors_find(&m->st, *stored = d->name + n);
+  const char *name[] = {d->name, strncmp(d->name, m->config.family->prefix, n) ? NULL : d->name + n};
+  const lc_tensor *t = NULL;
+  for (int i = 0; i < 2 && !t && name[i]; i++)
+    if (!(t = lc_safetensors_find(&m->st, *stored = name[i]))) t = find_old(m, name[i]);
   if (!t) *stored = d->name;
   return t;
 }
@@ -164,7 +196,7 @@ static void untie(lc_model *m) {
   lc_tensor_decl embedding = {.name = (char *)m->config.family->head(&m->config)};
   const char *stored;
   size_t bytes;
-  if (m->is_gguf || !m->config.tied) return;
+  if (m->is_gguf || !m->config.tied || m->config.task != LC_TASK_LM) return;
   const lc_tensor *head = lc_safetensors_find(&m->st, "lm_head.weight"), *e = find(m, &embedding, &stored);
   if (!head || !e || head->ndim != 2 || e->ndim != 2 || head->shape[0] != e->shape[0] ||
       head->shape[1] != e->shape[1])
@@ -179,7 +211,24 @@ static void untie(lc_model *m) {
   json_object_set_new(m->config.json, "tie_word_embeddings", json_false());
 }
 
-static lc_status find_tensors(lc_model *m, bool *used) {
+/* A tensor that the file lacks, or that is to be new whatever the file has. */
+static lc_status draw(lc_model *m, int i, uint64_t seed) {
+  lc_tensor_decl *d = &m->decl[i];
+  LC_TRY(lc_head_draw(m->ctx, d, seed, &m->drawn[i]));
+  m->src[i] = (lc_tensor){.dtype = LC_F32, .ndim = d->ndim, .shape = {d->M, d->N}, .data = m->drawn[i]};
+  if (d->ndim == 1) m->src[i].shape[0] = d->N;
+  d->head = true;
+  return LC_OK;
+}
+
+static void forget(lc_model *m, int i) {
+  lc_free(m->ctx, m->decl[i].name);
+  lc_free(m->ctx, m->decl[i].gguf);
+  memmove(&m->decl[i], &m->decl[i + 1], (size_t)(m->n - i - 1) * sizeof *m->decl);
+  m->n--;
+}
+
+static lc_status find_tensors(lc_model *m, const lc_head_opts *o, bool *used) {
   lc_decls d = {.ctx = m->ctx};
   m->config.family->tensors(&m->config, &d);
   m->decl = d.decl;
@@ -187,11 +236,20 @@ static lc_status find_tensors(lc_model *m, bool *used) {
   LC_TRY(d.st);
   m->src = lc_alloc_n(m->ctx, LC_MEM_OTHER, (size_t)m->n, sizeof *m->src);
   m->row_map = lc_alloc_n(m->ctx, LC_MEM_OTHER, (size_t)m->n, sizeof *m->row_map);
-  if (!m->src || !m->row_map) return LC_FAILED;
+  m->drawn = lc_alloc_n(m->ctx, LC_MEM_OTHER, (size_t)m->n, sizeof *m->drawn);
+  if (!m->src || !m->row_map || !m->drawn) return LC_FAILED;
   const lc_named_tensor *all = m->is_gguf ? m->gguf.tensor : m->st.tensor;
   for (int i = 0; i < m->n; i++) {
-    const char *stored;
+    const char *stored = m->decl[i].name;
     const lc_tensor *t = find(m, &m->decl[i], &stored);
+    if (!t && m->decl[i].optional) {
+      forget(m, i--);
+      continue;
+    }
+    if (o && o->task != LC_TASK_OWN && m->decl[i].may_be_new && (!t || (o->fresh && m->decl[i].head))) {
+      LC_TRY(draw(m, i, o->seed));
+      continue;
+    }
     LC_TRY(check_tensor(m, &m->decl[i], stored, t));
     m->src[i] = *t;
     used[(const lc_named_tensor *)((const char *)t - offsetof(lc_named_tensor, t)) - all] = true;
@@ -203,8 +261,15 @@ static lc_status find_tensors(lc_model *m, bool *used) {
 /* Buffers that other programs saved beside the weights, and the head's copy of a tied embedding. */
 static bool of_no_use(const lc_model *m, const char *name) {
   static const char *const suffixes[] = {".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias",
-                                         "rope_freqs.weight"};
+                                         "rope_freqs.weight", "embeddings.position_ids",
+                                         "embeddings.token_type_ids"};
+  static const char *const other_heads[] = {"lm_head.", "cls.", "classifier.", "score.", "qa_outputs.", "pooler."};
   if (m->config.tied && !strcmp(name, "lm_head.weight")) return true;
+  for (size_t i = 0; m->config.task != LC_TASK_LM && i < sizeof other_heads / sizeof *other_heads; i++) {
+    size_t n = strlen(m->config.family->prefix), k = strlen(other_heads[i]);
+    if (!strncmp(name, other_heads[i], k)) return true;
+    if (!strncmp(name, m->config.family->prefix, n) && !strncmp(name + n, other_heads[i], k)) return true;
+  }
   for (size_t i = 0; i < sizeof suffixes / sizeof *suffixes; i++) {
     size_t n = strlen(name), k = strlen(suffixes[i]);
     if (n >= k && !strcmp(name + n - k, suffixes[i])) return true;
@@ -212,16 +277,16 @@ static bool of_no_use(const lc_model *m, const char *name) {
   return false;
 }
 
-static lc_status resolve(lc_model *m) {
+static lc_status resolve(lc_model *m, const lc_head_opts *o) {
   int n = m->is_gguf ? m->gguf.n : m->st.n;
   const lc_named_tensor *all = m->is_gguf ? m->gguf.tensor : m->st.tensor;
   bool *used = lc_alloc_n(m->ctx, LC_MEM_OTHER, (size_t)n, sizeof *used);
   untie(m);
-  lc_status st = used ? find_tensors(m, used) : LC_FAILED;
+  lc_status st = used ? find_tensors(m, o, used) : LC_FAILED;
   for (int i = 0; !st && i < n; i++)
     if (!used[i] && !of_no_use(m, all[i].name))
       lc_log(m->ctx, LC_LOG_WARN, "%s: tensor '%s' is not part of a %s: ignored", file_of(m, &all[i].t),
-             all[i].name, m->config.family->architecture);
+             all[i].name, lc_architecture(&m->config));
   lc_free(m->ctx, used);
   return st;
 }
@@ -271,11 +336,13 @@ static uint64_t fingerprint(const lc_model *m) {
                        (int64_t)c->rope.type,
                        (int64_t)(c->rope.factor * 1024),
                        (int64_t)(c->norm_eps * 1e12f)};
-  uint64_t h = mix(0xcbf29ce484222325u, c->family->architecture, strlen(c->family->architecture));
+  const char *family = c->family->architectures[0].name;
+  uint64_t h = mix(0xcbf29ce484222325u, family, strlen(family));
   h = mix(h, numbers, sizeof numbers);
   for (int i = 0; i < m->n; i++) {
     const lc_tensor *t = &m->src[i];
     size_t bytes;
+    if (m->decl[i].head) continue; /* a classifier does not make another base */
     h = mix(h, m->decl[i].name, strlen(m->decl[i].name) + 1);
     h = mix(h, t->shape, (size_t)t->ndim * sizeof *t->shape);
     h = mix(h, lc_dtype_get(t->dtype)->name, strlen(lc_dtype_get(t->dtype)->name));
@@ -289,6 +356,10 @@ static uint64_t fingerprint(const lc_model *m) {
 /* ---- open and close ---- */
 
 lc_status lc_model_open(lc_ctx *ctx, const char *path, lc_model **out) {
+  return lc_model_open_for(ctx, path, NULL, out);
+}
+
+lc_status lc_model_open_for(lc_ctx *ctx, const char *path, const lc_head_opts *o, lc_model **out) {
   *out = NULL;
   lc_model *m = lc_alloc(ctx, LC_MEM_OTHER, sizeof *m);
   if (!m) return LC_FAILED;
@@ -299,16 +370,16 @@ lc_status lc_model_open(lc_ctx *ctx, const char *path, lc_model **out) {
   size_t n = strlen(path);
   if (st) goto done;
   if (lc_path_is_dir(path))
-    st = open_hf(m);
+    st = open_hf(m, o);
   else if (!lc_path_exists(path))
     st = lc_fail(ctx, "%s: no such file or directory", path);
   else if (n >= 12 && !strcmp(path + n - 12, ".safetensors"))
     st = lc_fail(ctx, "%s: a model is a GGUF file or the directory that holds config.json and safetensors",
                  path);
   else
-    st = open_gguf(m);
+    st = open_gguf(m, o);
   if (st) goto done;
-  LC_GO(resolve(m));
+  LC_GO(resolve(m, o));
   LC_GO(check_ids(m));
   m->fingerprint = fingerprint(m);
   *out = m;
@@ -327,6 +398,8 @@ void lc_model_close(lc_model *m) {
   lc_free(ctx, m->decl);
   lc_free(ctx, m->src);
   lc_free(ctx, m->row_map);
+  for (int i = 0; m->drawn && i < m->n; i++) lc_free(ctx, m->drawn[i]);
+  lc_free(ctx, m->drawn);
   for (int i = 0; i < 2; i++) lc_free(ctx, m->maps[i]);
   if (m->config.json) json_decref(m->config.json);
   if (m->is_gguf)

@@ -11,6 +11,7 @@ import sys
 import tempfile
 
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -56,6 +57,22 @@ MODELS = {
     "gpt2-unscaled": ref.gpt2_config(scale_attn_weights=False),
 }
 STORED = {"llama-bf16": torch.bfloat16, "llama-f16": torch.float16}
+
+
+HEADS = {  # classifiers, token classifiers, hidden tokens, bare encoders: (class, configuration)
+    "bert-classify": (transformers.BertForSequenceClassification, ref.bert_config(num_labels=3)),
+    "bert-tokens": (transformers.BertForTokenClassification,
+                    ref.bert_config(num_labels=5, num_attention_heads=2, layer_norm_eps=1e-2, hidden_act="gelu_new")),
+    "bert-masked": (transformers.BertForMaskedLM, ref.bert_config(hidden_act="relu")),
+    "bert-untied": (transformers.BertForMaskedLM, ref.bert_config(tie_word_embeddings=False, num_hidden_layers=1)),
+    "bert-bare": (transformers.BertModel, ref.bert_config(type_vocab_size=3)),
+    "roberta-classify": (transformers.RobertaForSequenceClassification, ref.roberta_config(num_labels=2)),
+    "roberta-tokens": (transformers.RobertaForTokenClassification, ref.roberta_config(num_labels=4, type_vocab_size=2)),
+    "roberta-masked": (transformers.RobertaForMaskedLM, ref.roberta_config()),
+    "llama-classify": (transformers.LlamaForSequenceClassification, ref.llama_config(num_labels=3)),
+    "llama-tokens": (transformers.LlamaForTokenClassification, ref.llama_config(num_labels=3, hidden_size=16)),
+    "gpt2-classify": (transformers.GPT2ForSequenceClassification, ref.gpt2_config(num_labels=4, n_embd=18, n_head=2)),
+}
 
 
 def features():
@@ -119,6 +136,14 @@ def features():
     differs("gpt2-odd", "scale_attn_by_inverse_layer_idx", may_refuse=True, scale_attn_by_inverse_layer_idx=False)
     differs("gpt2-odd", "layer_norm_epsilon", layer_norm_epsilon=1e-5)
     differs("gpt2-odd", "tied instead of untied output", drop=["lm_head.weight"], tie_word_embeddings=True)
+    differs("bert-classify", "hidden_act", hidden_act="relu")
+    differs("bert-classify", "number of heads", num_attention_heads=2)
+    same("bert-classify", "layer_norm_eps, hidden_act absent: 1e-12, gelu", remove=["layer_norm_eps", "hidden_act"])
+    differs("bert-tokens", "layer_norm_eps", layer_norm_eps=1e-12)
+    differs("bert-masked", "hidden_act", hidden_act="gelu")
+    differs("roberta-classify", "positions count from pad + 1", may_refuse=True, pad_token_id=0)
+    same("roberta-classify", "pad_token_id absent: 1", remove=["pad_token_id"])
+    differs("roberta-classify", "number of heads", num_attention_heads=2)
     differs("gpt2-unscaled", "scale_attn_weights", may_refuse=True, scale_attn_weights=True)
     return out
 
@@ -157,6 +182,41 @@ def make_model(name, config):
           f"{size // 1000} kB")
 
 
+def make_head(name, cls, config):
+    """The same for a model with another head than a causal one; of a bare encoder, its hidden states."""
+    out = os.path.join(HERE, name)
+    shutil.rmtree(out, ignore_errors=True)
+    ids = [i for i in ref.random_ids(config, 4 * T, ref.seed_of(name + "/ids")) if i > 1][:T]  # no padding
+    types = [t // 14 % getattr(config, "type_vocab_size", 1) for t in range(T)]
+    rng = ref.random_ids(config, T, ref.seed_of(name + "/labels"))
+    if "Sequence" in cls.__name__:
+        labels = [rng[0] % config.num_labels]
+    elif "Token" in cls.__name__:
+        labels = [r % config.num_labels if r % 4 else ref.IGNORE for r in rng]
+    else:
+        labels = [r if t % 5 == 1 else ref.IGNORE for t, r in enumerate(rng)] if "Masked" in cls.__name__ else None
+    model, entropy = ref.random_model(config, ref.seed_of(name), ids, cls)
+    model.save_pretrained(out)
+    for f in os.listdir(out):
+        os.chmod(os.path.join(out, f), 0o644)
+    model = cls.from_pretrained(out, attn_implementation="eager").eval()
+    expected = ref.head_outputs(model, ids, types, labels)
+    exact = ref.head_outputs(cls.from_pretrained(out, attn_implementation="eager", dtype=torch.float64).eval(), ids, types,
+                             labels)
+    for k in expected:  # softmax does not see a bias of the keys: its gradient is rounding, and zero is written
+        if k.endswith("self.key.bias"):
+            assert float(exact[k].norm()) < 1e-12 and float(expected[k].norm()) < 1e-6
+            expected[k], exact[k] = torch.zeros_like(expected[k]), torch.zeros_like(exact[k])
+    noise = max(ref.relative(expected[k], exact[k]) for k in expected)
+    assert noise < 1e-5, f"{name}: f32 itself is {noise:.1e} away from f64: no reference for 1e-4"
+    as_int = {"ids": ids, "types": types, "labels": [] if labels is None else labels}
+    save_file({**{k: torch.tensor(v, dtype=torch.int32) for k, v in as_int.items() if v},
+               **{k: v.contiguous() for k, v in expected.items()}}, os.path.join(out, "expected.safetensors"),
+              metadata={"format": "pt"})
+    os.chmod(os.path.join(out, "expected.safetensors"), 0o644)
+    print(f"{name:20s} entropy {entropy:.2f} of uniform, f32 noise {noise:.1e}")
+
+
 def check_feature(feature):
     """Measures a feature in transformers itself, and records the difference."""
     base = os.path.join(HERE, feature["model"])
@@ -171,7 +231,11 @@ def check_feature(feature):
             kept = {k: v for k, v in load_file(path).items() if k not in feature["drop"]}
             save_file(kept, path, metadata={"format": "pt"})
         try:
-            got = ref.logits_of(ref.load_model(tmp), expected["ids"].tolist())
+            if feature["model"] in HEADS:
+                model = HEADS[feature["model"]][0].from_pretrained(tmp, attn_implementation="eager").eval()
+                got = ref.head_outputs(model, *(expected[k].tolist() for k in ("ids", "types", "labels")))["logits"]
+            else:
+                got = ref.logits_of(ref.load_model(tmp), expected["ids"].tolist())
         except (RuntimeError, ValueError) as e:  # shapes that do not fit
             assert feature["may_refuse"], f"{feature['model']}: {feature['what']}: {e}"
             feature["transformers"] = "refuses"
@@ -189,6 +253,9 @@ def main():
     for name, config in MODELS.items():
         if name.startswith(args.only):
             make_model(name, config)
+    for name, (cls, config) in HEADS.items():
+        if name.startswith(args.only):
+            make_head(name, cls, config)
     listed = features()
     for feature in listed:
         check_feature(feature)

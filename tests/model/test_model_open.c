@@ -188,7 +188,7 @@ static void test_refused_features(void **state) {
       {"llama", "{\"tie_word_embeddings\":false}", "lm_head.weight", "missing"},
       {"llama", "{\"architectures\":[\"MambaForCausalLM\"]}", "MambaForCausalLM", "not supported"},
       {"llama", "{\"attention_bias\":true}", "bias", "missing"},
-      {"gpt2", "{\"activation_function\":\"relu\"}", "activation_function", "relu"},
+      {"gpt2", "{\"activation_function\":\"silu\"}", "activation_function", "silu"},
       {"gpt2", "{\"add_cross_attention\":true}", "add_cross_attention", "true"},
       {"gpt2", "{\"n_head\":5}", "64", "5 heads"},
       {"gpt2", "{\"n_positions\":64}", "wpe", "64×64 expected, 128×64 found"},

@@ -417,8 +417,25 @@ const char *lc_tiny_path(const char *dir, const char *name) {
   return buffer[next];
 }
 
-static lc_status begin(lc_run *run, const lc_net_graph *g, const int32_t *ids, const int32_t *labels,
-                       int64_t n, lc_segment *seg) {
+static const int32_t *types;
+void lc_tiny_types(const int32_t *t) {
+  types = t;
+}
+
+/* The row that a classifier reads. */
+static int64_t read_row(const lc_net *net, int64_t n) {
+  return net->model->config.family->bidirectional ? 0 : n - 1;
+}
+
+/* The label of row t. */
+static int32_t label_of(const lc_net *net, const int32_t *labels, int64_t t, int64_t n) {
+  if (net->model->config.task == LC_TASK_LM) return t + 1 < n ? labels[t + 1] : -1;
+  if (net->model->config.task == LC_TASK_CLASSIFY) return t == read_row(net, n) ? labels[0] : -1;
+  return labels[t];
+}
+
+static lc_status begin(const lc_net *net, lc_run *run, const lc_net_graph *g, const int32_t *ids,
+                       const int32_t *labels, int64_t n, lc_segment *seg) {
   *seg = (lc_segment){.row1 = n};
   LC_TRY(lc_run_begin(run, n, seg, 1));
   int32_t *id = lc_data(run, g->ids), *pos = lc_data(run, g->pos),
@@ -426,7 +443,8 @@ static lc_status begin(lc_run *run, const lc_net_graph *g, const int32_t *ids, c
   for (int64_t t = 0; t < n; t++) {
     id[t] = ids[t];
     pos[t] = (int32_t)t;
-    if (label) label[t] = t + 1 < n ? labels[t + 1] : -1;
+    if (g->types.id) ((int32_t *)lc_data(run, g->types))[t] = types ? types[t] : 0;
+    if (label) label[t] = label_of(net, labels, t, n);
   }
   return LC_OK;
 }
@@ -440,9 +458,14 @@ lc_status lc_tiny_logits(lc_net *net, const int32_t *ids, int64_t n, float *dst)
   LC_GO(lc_net_build(net, false, NULL, NULL, &g));
   LC_GO(lc_plan_new(g.g, &(lc_plan_opts){.rows = n}, &plan));
   LC_GO(lc_run_new(net->ctx, plan, &run));
-  LC_GO(begin(run, &g, ids, NULL, n, &seg));
+  LC_GO(begin(net, run, &g, ids, NULL, n, &seg));
   LC_GO(lc_forward(run, NULL));
-  LC_GO(lc_head_logits(run, g.hidden, g.head, 0, n, dst));
+  int64_t r0 = 0, r1 = n;
+  if (net->model->config.task == LC_TASK_CLASSIFY) r0 = read_row(net, n), r1 = r0 + 1;
+  if (g.head)
+    LC_GO(lc_head_logits(run, g.features, g.head, r0, r1, dst));
+  else
+    for (int64_t r = 0; r < n; r++) memcpy(dst + r * lc_width(run, g.hidden), lc_row_get(run, g.hidden, r, dst), (size_t)lc_width(run, g.hidden) * sizeof *dst);
 done:
   if (run) lc_run_free(run);
   if (plan) lc_plan_free(plan);
@@ -458,11 +481,11 @@ lc_status lc_tiny_loss(lc_net *net, const int32_t *ids, const int32_t *labels, i
   lc_segment seg;
   int64_t targets = 0;
   lc_status st;
-  for (int64_t t = 1; t < n; t++) targets += labels[t] >= 0;
+  for (int64_t t = 0; t < n; t++) targets += label_of(net, labels, t, n) >= 0;
   LC_GO(lc_net_build(net, true, NULL, NULL, &g));
   LC_GO(lc_plan_new(g.g, &(lc_plan_opts){.rows = n, .training = backward}, &plan));
   LC_GO(lc_run_new(net->ctx, plan, &run));
-  LC_GO(begin(run, &g, ids, labels, n, &seg));
+  LC_GO(begin(net, run, &g, ids, labels, n, &seg));
   run->training = backward;
   run->loss_scale = 1.0f / (float)targets;
   LC_GO(lc_forward(run, NULL));

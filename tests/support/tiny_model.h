@@ -41,10 +41,13 @@ char *lc_tiny_dir(void);
 /* "dir/name" in one of 64 rotating buffers. */
 const char *lc_tiny_path(const char *dir, const char *name);
 
-/* Runs ids through the net in one pass: all logits (n, V) -> dst. */
+/* Runs ids through the net in one pass: all logits (n, V) -> dst; of a classifier, the logits of the row that it reads;
+ * of a bare network, the hidden states. */
 lc_status lc_tiny_logits(lc_net *, const int32_t *ids, int64_t n, float *dst);
+/* Token types of the passes that follow (borrowed; NULL: zeros). */
+void lc_tiny_types(const int32_t *types);
 /* Loss (mean over labels >= 0, labels[t] beside ids[t]: the label of position t is the token after it) and
- * gradients: each trainable's grad. */
+ * gradients: each trainable's grad. Of another head than a causal one the labels are the rows' own (one: a classifier's). */
 lc_status lc_tiny_loss(lc_net *, const int32_t *ids, const int32_t *labels, int64_t n, bool backward,
                        double *loss);
 /* ‖a-b‖/‖b‖ */
