@@ -186,24 +186,10 @@ static lc_status visit(void *selfp, lc_visitor *v) {
   return v->array(v, "snella.sparsity", LC_F32, n, s->sparsity);
 }
 
-/* The kept entries as sparse deltas. */
-static lc_status save_sparse(lc_training *t, const char *dir) {
-  const lc_adapter *a = t->adapter;
-  lc_status st = LC_OK;
-  int n = 0;
-  lc_delta **kept = lc_alloc_n(t->ctx, LC_MEM_OTHER, (size_t)a->n, sizeof *kept);
-  if (!kept) return LC_FAILED;
-  for (; n < a->n; n++) LC_GO(lc_delta_kernel_sparse(t->ctx, a->delta[n], &kept[n]));
-  st = lc_attach_save_deltas(t, kept, n, LC_LAYOUT_NATIVE, NULL, dir);
-done:
-  for (int i = 0; i < n; i++) kept[i]->ops->free(t->ctx, kept[i]);
-  lc_free(t->ctx, kept);
-  return st;
-}
-
 static lc_status save(void *selfp, lc_training *t, const char *dir) {
   const snella *s = selfp;
-  return s->layout == LAYOUT_SPARSE ? save_sparse(t, dir) : lc_attach_save(t, LC_LAYOUT_MODULES, NULL, dir);
+  return s->layout == LAYOUT_SPARSE ? lc_attach_save_as(t, LC_LAYOUT_NATIVE, lc_delta_kernel_sparse, dir, NULL)
+                                    : lc_attach_save(t, LC_LAYOUT_MODULES, NULL, dir);
 }
 
 static lc_status report(void *selfp, lc_training *t, json_t *to) {

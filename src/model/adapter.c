@@ -139,8 +139,29 @@ static lc_status read_parts(lc_adapter_parts *p) {
   return lc_fail(ctx, "%s: %s is missing", dir, LC_PEFT_FILE);
 }
 
+static json_t *base_shape(const lc_config *c) {
+  return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I}", "layers", (json_int_t)c->L, "width", (json_int_t)c->C, "heads",
+                   (json_int_t)c->H, "kv_heads", (json_int_t)c->G, "head_width", (json_int_t)c->D, "ffn_width",
+                   (json_int_t)c->F);
+}
+
+/* What the adapter says of its base's shape must be so here: heads and channels are numbers in it. */
+static lc_status check_shape(lc_ctx *ctx, const lc_adapter_parts *p, const json_t *was) {
+  json_t *now = base_shape(&p->net->model->config), *value;
+  const char *key;
+  lc_status st = LC_OK;
+  json_object_foreach(now, key, value) {
+    const json_t *old = json_object_get(was, key);
+    if (!st && json_is_integer(old) && !json_equal(old, value))
+      st = lc_fail(ctx, "%s was trained on a model whose %s is %lld; here it is %lld", p->dir, key,
+                   (long long)json_integer_value(old), (long long)json_integer_value(value));
+  }
+  json_decref(now);
+  return st;
+}
+
 /* A base other than the one it was trained on is worth a word, no more: the same weights come as GGUF and as
- * HF files. */
+ * HF files. A base of another shape is refused. */
 static lc_status check_base(const lc_adapter_parts *p) {
   lc_ctx *ctx = p->net->ctx;
   if (!has_file(ctx, p->dir, LC_SIDECAR)) return LC_OK;
@@ -150,6 +171,7 @@ static lc_status check_base(const lc_adapter_parts *p) {
   lc_status st = path ? lc_json_read(ctx, path, &j) : LC_FAILED;
   if (!st) st = lc_in_file(ctx, path, lc_json_str_or(ctx, j, "base_fingerprint", NULL, &text));
   if (!st) st = lc_in_file(ctx, path, lc_json_str_or(ctx, j, "base_model", "another base", &name));
+  if (!st) st = check_shape(ctx, p, json_object_get(j, "base_shape"));
   char mine[32];
   snprintf(mine, sizeof mine, "%016" PRIx64, p->net->model->fingerprint);
   if (!st && text && strcmp(text, mine))
@@ -167,8 +189,8 @@ lc_status lc_adapter_load(lc_net *net, const char *dir, float scale, lc_apply ap
   lc_status st = LC_OK;
   int attached = 0;
   *out = NULL;
-  LC_GO(read_parts(&p));
   LC_GO(check_base(&p));
+  LC_GO(read_parts(&p));
   for (int i = 0; i < p.n; i++)
     if (!can_apply(p.delta[i], apply))
       LC_GO(lc_fail(ctx, "%s: a %s delta cannot be applied in this way", dir, p.delta[i]->ops->name));
@@ -224,6 +246,7 @@ static lc_status write_sidecar(const lc_adapter *a, lc_layout layout, const char
                 (json_int_t)stored, "density", entries ? (double)stored / (double)entries : 0.0);
   if (j && layout == LC_LAYOUT_NATIVE)
     json_object_set(j, "weights", shapes); /* module: [rows, columns, values] */
+  if (j) json_object_set_new(j, "base_shape", base_shape(&a->net->model->config));
   if (j && layout == LC_LAYOUT_MODULES) json_object_set_new(j, "deltas", lc_modules_describe(a));
   json_decref(shapes);
   if (!j) return lc_fail(ctx, "%s: could not make %s", dir, LC_SIDECAR);

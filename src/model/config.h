@@ -83,6 +83,7 @@ void lc_structure_begin(lc_structure_list *, lc_structure_kind, int layer, int64
 /* adds a side to the last one begun */
 void lc_structure_side(lc_structure_list *, const char *fmt, int layer, int axis, int64_t first,
                        int64_t unit);
+void lc_structure_role(lc_structure_list *, lc_role); /* of the side added last */
 /* hands the list over, or frees it on an error */
 lc_status lc_structure_end(lc_structure_list *, lc_structure **, int *n);
 #endif

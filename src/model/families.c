@@ -65,6 +65,10 @@ void lc_structure_side(lc_structure_list *l, const char *fmt, int layer, int axi
   s->side[s->n_side++] = (lc_side){.weight = weight, .axis = axis, .first = first, .unit = unit};
 }
 
+void lc_structure_role(lc_structure_list *l, lc_role role) {
+  if (!l->st) l->s[l->n - 1].side[l->s[l->n - 1].n_side - 1].role = role;
+}
+
 lc_status lc_structure_end(lc_structure_list *l, lc_structure **out, int *n) {
   *out = NULL;
   *n = 0;

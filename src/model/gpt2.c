@@ -225,13 +225,20 @@ static lc_status structures(lc_ctx *ctx, const lc_config *c, lc_structure **out,
     lc_structure_begin(&s, LC_S_HEAD, l, c->H);
     pair(&s, P "attn.c_attn.weight", P "attn.c_attn.bias", l, 0, c->D);
     lc_structure_side(&s, P "attn.c_proj.weight", l, 1, 0, c->D);
+    lc_structure_role(&s, LC_ROLE_O);
     lc_structure_begin(&s, LC_S_KV_HEAD, l, c->H);
-    for (int part = 0; part < 3; part++)
+    for (int part = 0; part < 2; part++)
       pair(&s, P "attn.c_attn.weight", P "attn.c_attn.bias", l, part * c->C, c->D);
+    lc_structure_side(&s, P "attn.c_attn.weight", l, 0, 2 * c->C, c->D);
+    lc_structure_role(&s, LC_ROLE_V);
+    lc_structure_side(&s, P "attn.c_attn.bias", l, 0, 2 * c->C, c->D);
     lc_structure_side(&s, P "attn.c_proj.weight", l, 1, 0, c->D);
     lc_structure_begin(&s, LC_S_CHANNEL, l, c->F);
-    pair(&s, P "mlp.c_fc.weight", P "mlp.c_fc.bias", l, 0, 1);
+    lc_structure_side(&s, P "mlp.c_fc.weight", l, 0, 0, 1);
+    lc_structure_role(&s, LC_ROLE_UP);
+    lc_structure_side(&s, P "mlp.c_fc.bias", l, 0, 0, 1);
     lc_structure_side(&s, P "mlp.c_proj.weight", l, 1, 0, 1);
+    lc_structure_role(&s, LC_ROLE_DOWN);
   }
 #undef P
   lc_structure_begin(&s, LC_S_VOCAB, -1, c->V);

@@ -276,10 +276,15 @@ static lc_val build(lc_builder *b, const lc_config *c) {
 
 /* ---- structures ---- */
 
-static void rows(lc_structure_list *s, bool bias, const char *weight, const char *bias_name, int l,
-                 int64_t unit) {
+static void rows_of(lc_structure_list *s, lc_role role, bool bias, const char *weight, const char *bias_name, int l,
+                    int64_t unit) {
   lc_structure_side(s, weight, l, 0, 0, unit);
+  lc_structure_role(s, role);
   if (bias) lc_structure_side(s, bias_name, l, 0, 0, unit);
+}
+
+static void rows(lc_structure_list *s, bool bias, const char *weight, const char *bias_name, int l, int64_t unit) {
+  rows_of(s, LC_ROLE_NONE, bias, weight, bias_name, l, unit);
 }
 
 static void residual(lc_structure_list *s, const lc_config *c) {
@@ -308,15 +313,17 @@ static lc_status structures(lc_ctx *ctx, const lc_config *c, lc_structure **out,
     lc_structure_begin(&s, LC_S_HEAD, l, c->H);
     rows(&s, c->attention_bias, P "self_attn.q_proj.weight", P "self_attn.q_proj.bias", l, c->D);
     lc_structure_side(&s, P "self_attn.o_proj.weight", l, 1, 0, c->D);
+    lc_structure_role(&s, LC_ROLE_O);
     lc_structure_begin(&s, LC_S_KV_HEAD, l, c->G); /* with the query heads that it serves */
     rows(&s, c->attention_bias, P "self_attn.k_proj.weight", P "self_attn.k_proj.bias", l, c->D);
-    rows(&s, c->attention_bias, P "self_attn.v_proj.weight", P "self_attn.v_proj.bias", l, c->D);
+    rows_of(&s, LC_ROLE_V, c->attention_bias, P "self_attn.v_proj.weight", P "self_attn.v_proj.bias", l, c->D);
     rows(&s, c->attention_bias, P "self_attn.q_proj.weight", P "self_attn.q_proj.bias", l, group * c->D);
     lc_structure_side(&s, P "self_attn.o_proj.weight", l, 1, 0, group * c->D);
     lc_structure_begin(&s, LC_S_CHANNEL, l, c->F);
     rows(&s, c->mlp_bias, P "mlp.gate_proj.weight", P "mlp.gate_proj.bias", l, 1);
-    rows(&s, c->mlp_bias, P "mlp.up_proj.weight", P "mlp.up_proj.bias", l, 1);
+    rows_of(&s, LC_ROLE_UP, c->mlp_bias, P "mlp.up_proj.weight", P "mlp.up_proj.bias", l, 1);
     lc_structure_side(&s, P "mlp.down_proj.weight", l, 1, 0, 1);
+    lc_structure_role(&s, LC_ROLE_DOWN);
   }
 #undef P
   lc_structure_begin(&s, LC_S_VOCAB, -1, c->V);

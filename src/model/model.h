@@ -67,10 +67,13 @@ typedef struct {
 void lc_declare(lc_decls *, lc_tensor_decl proto, const char *fmt, const char *gguf);
 
 /* ---- structure map: what belongs together across weights ---- */
+typedef enum { LC_ROLE_NONE, LC_ROLE_V, LC_ROLE_O, LC_ROLE_UP, LC_ROLE_DOWN } lc_role;
 typedef struct {
   char *weight;
   int axis /* 0 rows, 1 columns */;
   int64_t first, unit; /* element i spans [first+i·unit, +unit) */
+  lc_role role; /* of a weight, by which selection asks for it: V's rows in KV_HEAD, O's columns in HEAD, UP's rows and
+                   DOWN's columns in CHANNEL; a family says each once a layer */
 } lc_side;
 typedef enum { LC_S_RESIDUAL, LC_S_HEAD, LC_S_KV_HEAD, LC_S_CHANNEL, LC_S_VOCAB } lc_structure_kind;
 /* HEAD: a query head (heads that share a kv head may change places). KV_HEAD: a kv head with the query heads

@@ -1,6 +1,7 @@
 /* Targets, budgets and adapters of a run: see attach.h. */
 #include "train/attach.h"
 #include <math.h>
+#include <string.h>
 
 lc_status lc_target_set_open(lc_training *t, lc_target_set *s) {
   *s = (lc_target_set){0};
@@ -127,20 +128,22 @@ lc_status lc_attach_lora(lc_training *t, lc_weight *w, const lc_lora_opts *o, co
   return lc_attach_delta(t, w, d, out);
 }
 
-/* Of one sparse delta, row by row: entries with δ ≠ 0, and those of them that bf16 rounds away. */
+/* Of one weight, row by row: entries that its patches change, and those of them that bf16 rounds away. */
 static lc_status count_invisible(lc_ctx *ctx, const lc_delta *d, int64_t *changed, int64_t *lost) {
-  const lc_param *p = d->param[0];
-  const int64_t N = d->w->N;
-  const float factor = (float)lc_delta_sparse_factor(d);
-  float *row = lc_scratch(ctx, 0, 2, (size_t)N * sizeof *row);
+  const lc_weight *w = d->w;
+  const int64_t N = w->N;
+  float *row = lc_scratch(ctx, 0, 10, (size_t)(2 * N) * sizeof *row), *change = row + N;
   if (!row) return LC_FAILED;
-  for (int64_t k = 0, at = -1; k < p->n; k++) {
-    const int64_t r = lc_index_at(&p->idx, k) / N, c = lc_index_at(&p->idx, k) % N;
-    if (r != at) LC_TRY(d->w->base->ops->decode(ctx, d->w->base, (lc_rect){r, r + 1, 0, N}, LC_F32, row, N));
-    at = r;
-    if (p->value[k] == 0) continue;
-    ++*changed;
-    *lost += lc_f32_to_bf16(row[c] + factor * p->value[k]) == lc_f32_to_bf16(row[c]);
+  for (int64_t r = 0; r < w->M; r++) {
+    const lc_rect at = {r, r + 1, 0, N};
+    memset(change, 0, (size_t)N * sizeof *change);
+    LC_TRY(d->ops->patch(ctx, d, at, change, N));
+    LC_TRY(w->base->ops->decode(ctx, w->base, at, LC_F32, row, N));
+    for (int64_t c = 0; c < N; c++) {
+      if (change[c] == 0) continue;
+      ++*changed;
+      *lost += lc_f32_to_bf16(row[c] + change[c]) == lc_f32_to_bf16(row[c]);
+    }
   }
   return LC_OK;
 }
@@ -150,7 +153,7 @@ lc_status lc_attach_invisible(lc_training *t, double *share) {
   *share = 0;
   if (t->net->compute == LC_F32) return LC_OK;
   for (int i = 0; i < t->adapter->n; i++)
-    if (t->adapter->delta[i]->ops == &lc_delta_sparse)
+    if (t->adapter->delta[i]->ops->patch && !t->adapter->delta[i]->ops->emit)
       LC_TRY(count_invisible(t->ctx, t->adapter->delta[i], &changed, &lost));
   if (changed) *share = (double)lost / (double)changed;
   return LC_OK;
@@ -175,5 +178,24 @@ lc_status lc_attach_save_deltas(lc_training *t, lc_delta **delta, int n, lc_layo
   t->adapter = &part;
   lc_status st = lc_attach_save(t, layout, mask_type, dir);
   t->adapter = own;
+  return st;
+}
+
+lc_status lc_attach_save_as(lc_training *t, lc_layout layout, lc_as_fn as, const char *dir, int *n) {
+  const lc_adapter *all = t->adapter;
+  lc_status st = LC_OK;
+  int made = 0;
+  lc_delta **part = lc_alloc_n(t->ctx, LC_MEM_OTHER, (size_t)all->n, sizeof *part);
+  if (!part) return LC_FAILED;
+  for (int i = 0; i < all->n; i++) {
+    lc_delta *d = NULL;
+    LC_GO(as(t->ctx, all->delta[i], &d));
+    if (d) part[made++] = d;
+  }
+  if (made) st = lc_attach_save_deltas(t, part, made, layout, NULL, dir);
+  if (n) *n = made;
+done:
+  for (int i = 0; i < made; i++) part[i]->ops->free(t->ctx, part[i]);
+  lc_free(t->ctx, part);
   return st;
 }

@@ -39,6 +39,11 @@ lc_status lc_attach_lora(lc_training *, lc_weight *, const lc_lora_opts *, const
  * (0 in f32). δ itself is f32 and goes on moving; merged into a wider type it counts. */
 lc_status lc_attach_invisible(lc_training *, double *share);
 
+/* Writes other forms of the run's deltas: `as` makes a detached delta of one, or leaves *out NULL (it is not written).
+ * They are freed afterwards. *n (may be NULL): how many were written; none writes nothing. */
+typedef lc_status (*lc_as_fn)(lc_ctx *, const lc_delta *, lc_delta **out);
+lc_status lc_attach_save_as(lc_training *, lc_layout, lc_as_fn as, const char *dir, int *n);
+
 /* Writes the run's adapter with what is known of the run. */
 lc_status lc_attach_save(lc_training *, lc_layout, const char *mask_type, const char *dir);
 /* The same of n detached deltas instead of the run's own (which may be none). */

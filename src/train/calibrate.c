@@ -1,4 +1,6 @@
-/* Dense gradients of chosen weights, before training: dW = Σ over the first rows of the data of d(mean
+/* What is known of chosen weights before training.
+ *
+ * Mean squares of their inputs' columns: forward passes. Dense gradients: dW = Σ over the first rows of the data of d(mean
  * loss)/dW.
  *
  * Accumulators are M×N of f32 and may be larger than the model, so they live within a byte budget: as many
@@ -74,12 +76,12 @@ static lc_status attach_group(calibration *c, lc_weight **w, int n) {
   return LC_OK;
 }
 
-static lc_status passes(calibration *c) {
+static lc_status passes(calibration *c, bool backward) {
   lc_training *t = c->t;
   lc_stage stage = {.ctx = t->ctx};
   lc_stage_opts o = {.rows = c->rows,
                      .segments = c->micro,
-                     .training = true,
+                     .training = backward,
                      .recompute = t->opts.recompute,
                      .objective = t->method->objective,
                      .self = t->self};
@@ -93,7 +95,7 @@ static lc_status passes(calibration *c) {
     if (lc_stop_requested(t->ctx))
       st = LC_STOPPED;
     else
-      st = lc_stage_pass(&stage, c->example + i, lc_min64(c->micro, c->n - i), true, true,
+      st = lc_stage_pass(&stage, c->example + i, lc_min64(c->micro, c->n - i), backward, backward,
                          (float)(1.0 / (double)c->targets), NULL, &sum, &targets);
   }
   lc_stage_close(&stage);
@@ -103,7 +105,7 @@ static lc_status passes(calibration *c) {
 static lc_status one_group(calibration *c, lc_weight **w, int n,
                            lc_status (*done)(void *, lc_weight *, const float *), void *arg) {
   lc_status st = attach_group(c, w, n);
-  if (!st) st = passes(c);
+  if (!st) st = passes(c, true);
   for (int i = 0; i < n; i++) lc_weight_remove_sink(w[i], &c->param[i]);
   for (int i = 0; !st && i < n; i++) st = done(arg, w[i], c->param[i].grad);
   return st;
@@ -140,5 +142,29 @@ done:
   lc_free(t->ctx, c.memory);
   lc_free(t->ctx, c.example);
   lc_free(t->ctx, c.param);
+  return st;
+}
+
+lc_status lc_calibrate_inputs(lc_training *t, lc_weight **w, int n, int64_t n_examples,
+                              lc_status (*done)(void *arg, lc_weight *, const double *mean), void *arg) {
+  calibration c = {.t = t};
+  lc_status st = LC_OK;
+  int64_t tokens = 0, all = 0;
+  for (int i = 0; i < n; i++) all += w[i]->N;
+  double *sums = lc_alloc_n(t->ctx, LC_MEM_SCRATCH, (size_t)all, sizeof *sums), *at = sums;
+  if (!sums) return LC_FAILED;
+  LC_GO(choose_rows(&c, n_examples));
+  for (int64_t i = 0; i < c.n; i++) tokens += c.example[i].n;
+  for (int i = 0; i < n; at += w[i++]->N)
+    LC_GO(lc_weight_add_sink(t->ctx, w[i], (lc_sink){.kind = LC_SINK_INPUT, .squares = at}));
+  LC_GO(passes(&c, false));
+  for (int64_t i = 0; i < all; i++) sums[i] /= (double)tokens;
+  at = sums;
+  for (int i = 0; i < n; at += w[i++]->N) LC_GO(done(arg, w[i], at));
+done:
+  at = sums;
+  for (int i = 0; i < n; at += w[i++]->N) lc_weight_remove_sink(w[i], at);
+  lc_free(t->ctx, c.example);
+  lc_free(t->ctx, sums);
   return st;
 }

@@ -173,6 +173,11 @@ lc_status lc_pass(lc_training *, const lc_example *, int64_t n, bool backward, f
 lc_status lc_calibrate_gradients(lc_training *, lc_weight **, int n, int64_t n_examples, size_t byte_budget,
                                  lc_status (*done)(void *arg, lc_weight *, const float *dW), void *arg);
 
+/* Mean squares of each column (N) of the weights' inputs, over the tokens of the first n_examples rows: forward passes
+ * only. Calls done(arg, w, mean) once a weight. For calibrate. */
+lc_status lc_calibrate_inputs(lc_training *, lc_weight **, int n, int64_t n_examples,
+                              lc_status (*done)(void *arg, lc_weight *, const double *mean), void *arg);
+
 /* ---- evaluation: its own run over any net ---- */
 typedef struct {
   int64_t context, stride;

@@ -55,6 +55,8 @@ static const variant variants[] = {
     {"spiel", "select=ma period=4 accumulate=2"},
     {"allora", "r=4"},
     {"allora", "r=4 place=lr power=1"},
+    {"s2ft", "o=0.25 d=0.1"},
+    {"s2ft", "v=0.5 o=0 u=0.2 d=0 select=activation end=small layout=lora"},
     {"llava-mole", "r=4 alpha=8"},
     {"mosa", "width=8 scale=1"},
     {"mosa", "width=8 scale=1 pieces=3 share=down merge=sum"},

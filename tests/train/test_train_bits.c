@@ -39,6 +39,8 @@ static const struct {
                 {"llava-mole", "r=4 alpha=8 gate=dense balance-scope=joint"},
                 {"mosa", "width=8 scale=1 add=0.5"},
                 {"mosa", "width=8 scale=1 pieces=1 kl=0 style=pfeiffer"},
+                {"s2ft", "v=0.5 o=0.5 u=0.2 d=0.3"},
+                {"s2ft", "o=0.25 d=0.3 select=product examples=8"},
                 {"snella", "r=4 variant=mixk"},
                 {"snella", "r=4 interval=2 target=0.5 ema=0.5"},
                 {"lift", "filter=4 interval=2"},
