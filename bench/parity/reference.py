@@ -18,7 +18,7 @@ import torch
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 warnings.filterwarnings("ignore")
 import transformers  # noqa: E402
-from transformers import AutoModelForCausalLM, BertConfig, GPT2Config, LlamaConfig, RobertaConfig  # noqa: E402
+from transformers import AutoModelForCausalLM, BertConfig, GPT2Config, LlamaConfig, RobertaConfig, ViTConfig  # noqa: E402
 
 transformers.utils.logging.disable_progress_bar()
 logging.getLogger("transformers").setLevel(logging.ERROR)
@@ -62,6 +62,48 @@ def roberta_config(**kw):
     return RobertaConfig(**{**base, **kw})
 
 
+def vit_config(**kw):
+    """A ViT of two narrow layers; keywords as ViTConfig has them."""
+    base = dict(hidden_size=24, intermediate_size=34, num_hidden_layers=2, num_attention_heads=3, image_size=12, patch_size=4, num_channels=3,
+                layer_norm_eps=1e-12, hidden_act="gelu", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    return ViTConfig(**{**base, **kw})
+
+
+def patch_rows(pictures, P):
+    """(S, side, side) -> (1 + patches, S·P²): zeros, then patches left to right and down, columns channel, y, x"""
+    S, side, _ = pictures.shape
+    n = side // P
+    cut = pictures.reshape(S, n, P, n, P).permute(1, 3, 0, 2, 4).reshape(n * n, S * P * P)
+    return torch.cat([torch.zeros(1, S * P * P), cut])
+
+
+VIT_FILE_NAMES = (("vit.layers.", "vit.encoder.layer."), ("attention.q_proj", "attention.attention.query"),
+                  ("attention.k_proj", "attention.attention.key"), ("attention.v_proj", "attention.attention.value"),
+                  ("attention.o_proj", "attention.output.dense"), ("mlp.fc1", "intermediate.dense"), ("mlp.fc2", "output.dense"))
+
+
+def vit_file_name(name):
+    """transformers 5's name of a parameter in memory -> that in its files"""
+    if not name.startswith(("vit.", "classifier.")):
+        name = "vit." + name
+    for old, new in VIT_FILE_NAMES:
+        name = name.replace(old, new)
+    return name
+
+
+def vit_outputs(model, picture, label):
+    """-> {"logits" (1, K), "loss", "grad.NAME"} under the files' names; without a head {"hidden" (T, C)}"""
+    x = picture[None].to(next(model.parameters()).dtype)
+    if label is None:
+        with torch.no_grad():
+            return {"hidden": model(pixel_values=x).last_hidden_state[0]}
+    model.zero_grad(set_to_none=True)
+    out = model(pixel_values=x, labels=torch.tensor([label]))
+    out.loss.backward()
+    return {"logits": out.logits.detach(), "loss": out.loss.detach().reshape(1),
+            **{"grad." + vit_file_name(n): p.grad.detach().clone() for n, p in model.named_parameters()}}
+
+
 def draw_weights(model, generator, qk_gain):
     """Normal weights of unit gain by fan-in, q and k times qk_gain; biases and norms away from 0 and 1."""
     conv1d = model.config.model_type == "gpt2"
@@ -69,13 +111,14 @@ def draw_weights(model, generator, qk_gain):
     with torch.no_grad():
         for name, p in model.named_parameters():
             n = torch.empty(p.shape, dtype=torch.float32).normal_(generator=generator)
-            embedding = any(s in name for s in ("embed_tokens", "wte", "wpe", "lm_head.weight", "_embeddings"))
+            embedding = any(s in name for s in ("embed_tokens", "wte", "wpe", "lm_head.weight", "_embeddings", "cls_token"))
+            embedding = embedding and "projection" not in name
             if embedding:
                 n *= 0.5
             elif p.ndim == 1:
                 n = 0.3 * n + (0.0 if name.endswith("bias") else 1.0)
             else:
-                n /= p.shape[0 if conv1d else 1] ** 0.5
+                n /= (p.shape[0] if conv1d else p[0].numel()) ** 0.5
                 if any(s in name for s in ("q_proj", "k_proj", "self.query", "self.key")):
                     n *= qk_gain
                 if "c_attn" in name:
@@ -85,9 +128,10 @@ def draw_weights(model, generator, qk_gain):
 
 def attention_entropy(model, ids):
     """Mean entropy of attention as a share of uniform's, queries t >= 1."""
-    both = model.config.model_type in ("bert", "roberta")  # every query sees all keys
+    both = model.config.model_type in ("bert", "roberta", "vit")  # every query sees all keys
+    what = dict(pixel_values=ids[None]) if model.config.model_type == "vit" else dict(input_ids=torch.tensor([ids]))
     with torch.no_grad():
-        maps = model(input_ids=torch.tensor([ids]), output_attentions=True).attentions
+        maps = model(output_attentions=True, **what).attentions
     total = []
     for a in maps:  # (1, H, T, T)
         a = a[0].double()

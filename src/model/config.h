@@ -72,6 +72,9 @@ lc_status lc_head_resolve(lc_ctx *, const char *path, const lc_head_opts *, lc_c
 void lc_declare_head(lc_decls *, int64_t M, int64_t N, const char *module, bool bias);
 lc_status lc_head_draw(lc_ctx *, const lc_tensor_decl *, uint64_t seed, float **out);
 
+/* The sizes of a tensor in an HF file; returns their number. */
+int lc_decl_shape(const lc_tensor_decl *, int64_t shape[4]);
+
 /* structures: grows a list; sticky error */
 typedef struct {
   lc_structure *s;

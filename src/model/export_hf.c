@@ -39,9 +39,9 @@ static lc_status write_tensors(lc_net *net, lc_dtype dtype, lc_merge_report *rep
   const lc_model *m = net->model;
   for (int i = 0; i < m->n; i++) {
     const lc_tensor_decl *d = &m->decl[i];
-    int64_t shape[2] = {d->transposed ? d->N : d->M, d->transposed ? d->M : d->N};
-    if (d->ndim == 1) shape[0] = d->N;
-    LC_TRY(lc_safetensors_declare(w, d->name, dtype, d->ndim, shape));
+    int64_t shape[4];
+    const int ndim = lc_decl_shape(d, shape);
+    LC_TRY(lc_safetensors_declare(w, d->name, dtype, ndim, shape));
   }
   for (int i = 0; i < m->n; i++) {
     lc_export e = {.net = net,

@@ -3,7 +3,8 @@
 #include "model/config.h"
 #include <string.h>
 
-const lc_family *const lc_families[] = {&lc_family_llama, &lc_family_gpt2, &lc_family_bert, &lc_family_roberta};
+const lc_family *const lc_families[] = {&lc_family_llama, &lc_family_gpt2, &lc_family_bert, &lc_family_roberta,
+                                         &lc_family_vit};
 const int lc_n_families = sizeof lc_families / sizeof *lc_families;
 
 void lc_declare(lc_decls *d, lc_tensor_decl proto, const char *fmt, const char *gguf) {
@@ -28,6 +29,16 @@ void lc_declare(lc_decls *d, lc_tensor_decl proto, const char *fmt, const char *
   proto.gguf = lc_format(d->ctx, gguf, proto.layer);
   d->decl[d->n++] = proto;
   if (!proto.name || !proto.gguf) d->st = LC_FAILED;
+}
+
+int lc_decl_shape(const lc_tensor_decl *d, int64_t shape[4]) {
+  if (d->stored_ndim) {
+    for (int i = 0; i < d->stored_ndim; i++) shape[i] = d->stored[i];
+    return d->stored_ndim;
+  }
+  shape[0] = d->ndim == 1 || d->transposed ? d->N : d->M;
+  if (d->ndim == 2) shape[1] = d->transposed ? d->M : d->N;
+  return d->ndim;
 }
 
 lc_val lc_project(lc_builder *b, lc_val x, lc_val residual, lc_tap_point point, const char *fmt, int layer) {

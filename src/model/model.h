@@ -33,6 +33,7 @@ typedef struct {
   float attention_scale; /* 0: 1/√D */
   bool scale_by_layer;   /* GPT-2's scale_attn_by_inverse_layer_idx */
   int64_t types, first_position; /* token types of an encoder; row of the first position (RoBERTa: 2) */
+  int64_t image, patch, channels; /* side of the pictures and of a patch; 0: a network of text */
   lc_activation_kind activation;
   lc_rope rope;
   int64_t window;        /* 0: none */
@@ -51,6 +52,8 @@ typedef struct {
   lc_weight_kind kind;
   int64_t M, N;
   int ndim;               /* logical out×in; a vector: M = 1, ndim 1 */
+  int stored_ndim;        /* 0: as above; else the file has the same values in these sizes (a convolution's kernel) */
+  int64_t stored[4];
   bool transposed;        /* stored in×out in HF files (Conv1D) */
   int64_t permuted_heads; /* rows are rope-permuted in GGUF, for so many heads; 0 not */
   bool optional;          /* left out where the file lacks it */
@@ -109,7 +112,7 @@ struct lc_family {
   const char *(*head_bias)(const lc_config *); /* of the vector added to its logits; may be NULL, or return it */
   lc_status (*structures)(lc_ctx *, const lc_config *, lc_structure **, int *n);
 };
-extern const lc_family lc_family_llama, lc_family_gpt2, lc_family_bert, lc_family_roberta;
+extern const lc_family lc_family_llama, lc_family_gpt2, lc_family_bert, lc_family_roberta, lc_family_vit;
 extern const lc_family *const lc_families[];
 extern const int lc_n_families;
 
@@ -174,10 +177,10 @@ lc_status lc_net_release_whole(lc_net *);
 lc_status lc_net_params(const lc_net *, lc_param ***out, int *n);
 
 /* The graph of a net. objective NULL: the head's cross-entropy. with_loss false: hidden, and what the head reads.
- * types: none where the family has no token types. */
+ * types, pixels: none where the family has no token types, or sees nothing. */
 typedef struct {
   lc_graph *g;
-  lc_val ids, pos, types, labels, hidden, features, nll;
+  lc_val ids, pos, types, pixels, labels, hidden, features, nll;
   const lc_auxiliary *auxiliary; /* further losses, or NULL */
   lc_weight *head;
 } lc_net_graph;

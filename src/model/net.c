@@ -269,6 +269,7 @@ lc_status lc_net_build(lc_net *net, bool with_loss, lc_objective_fn objective, v
   out->pos = b.pos;
   out->labels = b.labels;
   out->types = b.types;
+  out->pixels = b.pixels;
   out->auxiliary = b.auxiliary;
   out->head = head ? lc_net_weight(net, head) : NULL;
   for (int i = 0; i < net->weights.n; i++)

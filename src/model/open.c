@@ -154,9 +154,10 @@ static bool dtype_ok(const lc_model *m, const lc_tensor_decl *d, lc_dtype t) {
 
 static lc_status check_tensor(const lc_model *m, const lc_tensor_decl *d, const char *stored,
                               const lc_tensor *t) {
-  bool swap = d->transposed && !m->is_gguf;
-  lc_tensor want = {.ndim = d->ndim, .shape = {swap ? d->N : d->M, swap ? d->M : d->N}};
-  if (d->ndim == 1) want.shape[0] = d->N;
+  lc_tensor_decl straight = *d;
+  straight.transposed &= !m->is_gguf;
+  lc_tensor want = {0};
+  want.ndim = lc_decl_shape(&straight, want.shape);
   char expected[96], found[96];
   shape_text(expected, &want);
   if (!t) return lc_fail(m->ctx, "%s: tensor '%s' (%s) is missing", file_of(m, t), stored, expected);
@@ -252,6 +253,11 @@ static lc_status find_tensors(lc_model *m, const lc_head_opts *o, bool *used) {
     }
     LC_TRY(check_tensor(m, &m->decl[i], stored, t));
     m->src[i] = *t;
+    if (m->decl[i].stored_ndim) { /* the same values as a matrix */
+      m->src[i].ndim = 2;
+      m->src[i].shape[0] = m->decl[i].M;
+      m->src[i].shape[1] = m->decl[i].N;
+    }
     used[(const lc_named_tensor *)((const char *)t - offsetof(lc_named_tensor, t)) - all] = true;
     LC_TRY(map_rows(m, i));
   }

@@ -75,12 +75,23 @@ lc_val lc_types(lc_builder *b) {
   return b->types;
 }
 
+lc_val lc_pixels(lc_builder *b, int64_t width) {
+  if (!b->st && !b->pixels.id) b->pixels = lc_graph_input(b->g, "pixels", LC_F32, width);
+  if (!b->st && !b->pixels.id) b->st = LC_FAILED;
+  return b->pixels;
+}
+
 lc_val lc_embedding(lc_builder *b, lc_val ids, const char *module) {
   return lc_embedding_from(b, ids, module, 0);
 }
 
 lc_val lc_embedding_from(lc_builder *b, lc_val ids, const char *module, int64_t first) {
   lc_embedding_attr a = {lc_build_weight(b, module, 0, ".weight", true), first};
+  return lc_build(b, &lc_op_embedding, &a, sizeof a, &ids, 1);
+}
+
+lc_val lc_embedding_of(lc_builder *b, lc_val ids, const char *weight) {
+  lc_embedding_attr a = {lc_build_weight(b, weight, 0, "", true), 0};
   return lc_build(b, &lc_op_embedding, &a, sizeof a, &ids, 1);
 }
 

@@ -351,6 +351,7 @@ struct lc_builder {
   lc_dtype compute;        /* F32 or BF16: dtype of values inside blocks */
   lc_val ids, pos, labels; /* inputs: int32 rows */
   lc_val types;            /* the same, for families that ask (lc_types); else none */
+  lc_val pixels;           /* f32, a patch a row, for families that see (lc_pixels); else none */
   lc_tap_hook tap[4];
   int n_tap;
   int n_block_deltas;      /* deltas with a tap of their own */
@@ -360,6 +361,7 @@ struct lc_builder {
 /* Makes the graph's inputs ids, pos, labels. */
 lc_status lc_builder_init(lc_builder *, lc_ctx *, lc_graph *, const lc_weights *, lc_dtype compute);
 lc_val lc_types(lc_builder *); /* the input of token types: 0, or 1 in the second text of a pair */
+lc_val lc_pixels(lc_builder *, int64_t width); /* the input of patches (lc_image_patches); zeros in a picture's first row */
 lc_val lc_tap(lc_builder *, lc_tap_point, int layer, lc_val); /* costs nothing when no hook is set */
 void lc_add_auxiliary(lc_builder *, const char *name, lc_val);
 void lc_block(lc_builder *, int layer);                       /* -1 ends the blocks */
@@ -367,6 +369,9 @@ void lc_block(lc_builder *, int layer);                       /* -1 ends the blo
  * when the model has it, are added. */
 lc_val lc_embedding(lc_builder *, lc_val ids, const char *module); /* out: f32 */
 lc_val lc_embedding_from(lc_builder *, lc_val ids, const char *module, int64_t first); /* row first + id */
+lc_val lc_embedding_of(lc_builder *, lc_val ids, const char *weight);                  /* by the weight's whole name */
+/* Rows of pictures: the class token's weight where ids is 0, else y. out: f32. */
+lc_val lc_class_token(lc_builder *, lc_val y, lc_val ids, const char *weight);
 lc_val lc_linear(lc_builder *, lc_val x, lc_val residual /* {0}: none; else added, and out has its dtype */,
                  const char *fmt, int layer);
 lc_val lc_rmsnorm(lc_builder *, lc_val x, float eps, const char *fmt, int layer); /* out: compute dtype */
@@ -440,5 +445,5 @@ typedef struct lc_kv_ops {
 extern const lc_op *const lc_ops[];
 extern const int lc_n_ops;
 extern const lc_op lc_op_embedding, lc_op_linear, lc_op_rmsnorm, lc_op_layernorm, lc_op_sum, lc_op_silu_mul,
-    lc_op_round, lc_op_activation, lc_op_columns, lc_op_rope_table, lc_op_rope, lc_op_attention, lc_op_head_loss, lc_op_low_rank;
+    lc_op_round, lc_op_class_token, lc_op_activation, lc_op_columns, lc_op_rope_table, lc_op_rope, lc_op_attention, lc_op_head_loss, lc_op_low_rank;
 #endif

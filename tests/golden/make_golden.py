@@ -75,6 +75,14 @@ HEADS = {  # classifiers, token classifiers, hidden tokens, bare encoders: (clas
 }
 
 
+SEEING = {  # the same for networks that see
+    "vit-classify": (transformers.ViTForImageClassification, ref.vit_config(num_labels=3)),
+    "vit-grey": (transformers.ViTForImageClassification,
+                 ref.vit_config(num_labels=4, num_channels=1, qkv_bias=False, layer_norm_eps=1e-2, hidden_act="gelu_new", image_size=15, patch_size=5)),
+    "vit-bare": (transformers.ViTModel, ref.vit_config(num_attention_heads=2)),
+}
+
+
 def features():
     """Edits of config.json and what they must do to the logits: see README.md."""
     out = []
@@ -144,6 +152,10 @@ def features():
     differs("roberta-classify", "positions count from pad + 1", may_refuse=True, pad_token_id=0)
     same("roberta-classify", "pad_token_id absent: 1", remove=["pad_token_id"])
     differs("roberta-classify", "number of heads", num_attention_heads=2)
+    differs("vit-classify", "number of heads", num_attention_heads=2)
+    differs("vit-classify", "hidden_act", hidden_act="relu")
+    same("vit-classify", "layer_norm_eps absent: 1e-12", remove=["layer_norm_eps"])
+    differs("vit-grey", "layer_norm_eps", layer_norm_eps=1e-12)
     differs("gpt2-unscaled", "scale_attn_weights", may_refuse=True, scale_attn_weights=True)
     return out
 
@@ -217,6 +229,39 @@ def make_head(name, cls, config):
     print(f"{name:20s} entropy {entropy:.2f} of uniform, f32 noise {noise:.1e}")
 
 
+def picture_of(name, config):
+    g = torch.Generator().manual_seed(ref.seed_of(name + "/picture"))
+    return torch.randn(config.num_channels, config.image_size, config.image_size, generator=g)
+
+
+def make_seeing(name, cls, config):
+    """The same for a network that sees: one picture's patches, the label of its class token."""
+    out = os.path.join(HERE, name)
+    shutil.rmtree(out, ignore_errors=True)
+    picture = picture_of(name, config)
+    label = ref.seed_of(name) % config.num_labels if "Classification" in cls.__name__ else None
+    model, entropy = ref.random_model(config, ref.seed_of(name), picture, cls)
+    model.save_pretrained(out)
+    model = cls.from_pretrained(out, attn_implementation="eager").eval()
+    expected = ref.vit_outputs(model, picture, label)
+    exact = ref.vit_outputs(cls.from_pretrained(out, attn_implementation="eager", dtype=torch.float64).eval(), picture, label)
+    for k in expected:  # as for the encoders: softmax does not see a bias of the keys
+        if k.endswith("attention.key.bias"):
+            assert float(exact[k].norm()) < 1e-6 and float(expected[k].norm()) < 1e-6
+            expected[k], exact[k] = torch.zeros_like(expected[k]), torch.zeros_like(exact[k])
+    noise = max(ref.relative(expected[k], exact[k]) for k in expected)
+    assert noise < 1e-5, f"{name}: f32 itself is {noise:.1e} away from f64: no reference for 1e-4"
+    stored = set(load_file(os.path.join(out, "model.safetensors")))
+    assert label is None or {k[5:] for k in expected if k.startswith("grad.")} == stored, "names of gradients are not those of the file"
+    rows = ref.patch_rows(picture, config.patch_size)
+    save_file({"ids": torch.tensor([0] + [1] * (len(rows) - 1), dtype=torch.int32), "pixels": rows.contiguous(),
+               "labels": torch.tensor([0 if label is None else label], dtype=torch.int32), **{k: v.contiguous() for k, v in expected.items()}},
+              os.path.join(out, "expected.safetensors"), metadata={"format": "pt"})
+    for f in os.listdir(out):
+        os.chmod(os.path.join(out, f), 0o644)
+    print(f"{name:20s} entropy {entropy:.2f} of uniform, f32 noise {noise:.1e}")
+
+
 def check_feature(feature):
     """Measures a feature in transformers itself, and records the difference."""
     base = os.path.join(HERE, feature["model"])
@@ -231,7 +276,11 @@ def check_feature(feature):
             kept = {k: v for k, v in load_file(path).items() if k not in feature["drop"]}
             save_file(kept, path, metadata={"format": "pt"})
         try:
-            if feature["model"] in HEADS:
+            if feature["model"] in SEEING:
+                cls, config = SEEING[feature["model"]]
+                model = cls.from_pretrained(tmp, attn_implementation="eager").eval()
+                got = ref.vit_outputs(model, picture_of(feature["model"], config), expected["labels"].tolist()[0])["logits"][0]
+            elif feature["model"] in HEADS:
                 model = HEADS[feature["model"]][0].from_pretrained(tmp, attn_implementation="eager").eval()
                 got = ref.head_outputs(model, *(expected[k].tolist() for k in ("ids", "types", "labels")))["logits"]
             else:
@@ -256,6 +305,9 @@ def main():
     for name, (cls, config) in HEADS.items():
         if name.startswith(args.only):
             make_head(name, cls, config)
+    for name, (cls, config) in SEEING.items():
+        if name.startswith(args.only):
+            make_seeing(name, cls, config)
     listed = features()
     for feature in listed:
         check_feature(feature)

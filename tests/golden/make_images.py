@@ -40,7 +40,7 @@ def main():
         for w, h in ((23, 17), (9, 5), (40, 31), (23, 8), (1, 1), (7, 60)):
             expected[f"{f.lower()}-{w}x{h}"] = np.asarray(rgb.resize((w, h), Image.Resampling[f]))
     expected["luma"] = np.asarray(rgb.convert("L"))
-    save_file(expected, os.path.join(OUT, "expected.safetensors"))
+    save_file(expected, os.path.join(OUT, "pillow.safetensors"))
 
 
 if __name__ == "__main__":

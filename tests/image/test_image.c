@@ -18,7 +18,7 @@ static const char *dir;
 
 static int setup(void **state) {
   dir = t_dir();
-  return lc_ctx_new(1, &ctx, NULL) || lc_safetensors_open(ctx, GOLDEN "expected.safetensors", &expected);
+  return lc_ctx_new(1, &ctx, NULL) || lc_safetensors_open(ctx, GOLDEN "pillow.safetensors", &expected);
 }
 static int teardown(void **state) {
   lc_safetensors_close(ctx, &expected);

@@ -75,6 +75,8 @@ static void check_model(const char *dir) {
   int64_t T = ids->shape[0];
   ok(lc_model_open(ctx, dir, &m));
   lc_tiny_types(types ? types->data : NULL);
+  const lc_tensor *pixels = lc_safetensors_find(&e, "pixels");
+  lc_tiny_pixels(pixels ? pixels->data : NULL);
   const bool bare = m->config.task == LC_TASK_NONE;
   const char *what = bare ? "hidden" : "logits";
   int64_t V = lc_task_has_labels(m->config.task) ? m->config.labels : bare ? m->config.C : m->config.V,
@@ -96,6 +98,7 @@ static void check_model(const char *dir) {
   lc_free(ctx, p);
 done:
   lc_tiny_types(NULL);
+  lc_tiny_pixels(NULL);
   lc_net_free(net);
   lc_model_close(m);
   lc_safetensors_close(ctx, &e);
@@ -114,7 +117,7 @@ static void test_golden_models(void **state) {
     n++;
   }
   closedir(d);
-  assert_true(n >= 28);
+  assert_true(n >= 31);
   print_message("%d models, largest relative error %.2g\n", n, worst);
 }
 
@@ -148,7 +151,8 @@ static lc_status edited_logits(const char *dir, const json_t *edit, const lc_saf
   json_decref(config);
   copy_without(dir, tmp, json_object_get(edit, "drop"));
   const lc_tensor *ids = lc_safetensors_find(e, "ids"), *logits = lc_safetensors_find(e, "logits"),
-                  *types = lc_safetensors_find(e, "types");
+                  *types = lc_safetensors_find(e, "types"), *pixels = lc_safetensors_find(e, "pixels");
+  lc_tiny_pixels(pixels ? pixels->data : NULL);
   lc_tiny_types(types ? types->data : NULL);
   int64_t n = lc_tensor_count(logits);
   float *got = malloc((size_t)n * sizeof *got);
@@ -159,6 +163,7 @@ static lc_status edited_logits(const char *dir, const json_t *edit, const lc_saf
   if (!st) st = lc_tiny_logits(net, ids->data, ids->shape[0], got);
   if (!st) *error = lc_tiny_error(got, logits->data, n);
   lc_tiny_types(NULL);
+  lc_tiny_pixels(NULL);
   lc_net_free(net);
   lc_model_close(m);
   free(got);

@@ -128,6 +128,15 @@ static lc_val b_embedding_from(rig *k) {
   return lc_embedding_from(&k->b, k->b.pos, "x", 3);
 }
 
+static void w_class(rig *k) {
+  table(k, "x.weight", 33);
+  add_weight(k, "unit.weight", LC_KIND_NORM, 1, 33, 1, 1, 0.1f);
+  add_weight(k, "cls", LC_KIND_EMBEDDING, 1, 33, 2, 0, 1);
+}
+static lc_val b_class(rig *k) { /* ids and positions of the rig are row numbers: 0 at each segment's first row */
+  return lc_class_token(&k->b, rounded(k, "x", 33), k->b.pos, "cls");
+}
+
 static void w_linear(rig *k) {
   table(k, "x.weight", 33);
   add_weight(k, "unit.weight", LC_KIND_NORM, 1, 33, 1, 1, 0.1f);
@@ -392,6 +401,7 @@ static lc_val b_squares(rig *k) {
 static const test_case cases[] = {
     {"embedding", "", w_embedding, b_embedding, false, 1e-3f},
     {"embedding", "from a later row", w_embedding_from, b_embedding_from, false, 1e-3f},
+    {"class_token", "", w_class, b_class, false, 1e-3f},
     {"linear", "", w_linear, b_linear, false, 2e-3f},
     {"linear", "bias", w_residual, b_bias, false, 2e-3f},
     {"linear", "bias and residual", w_residual, b_residual, false, 2e-3f},

@@ -421,6 +421,10 @@ static const int32_t *types;
 void lc_tiny_types(const int32_t *t) {
   types = t;
 }
+static const float *pixels;
+void lc_tiny_pixels(const float *p) {
+  pixels = p;
+}
 
 /* The row that a classifier reads. */
 static int64_t read_row(const lc_net *net, int64_t n) {
@@ -440,6 +444,8 @@ static lc_status begin(const lc_net *net, lc_run *run, const lc_net_graph *g, co
   LC_TRY(lc_run_begin(run, n, seg, 1));
   int32_t *id = lc_data(run, g->ids), *pos = lc_data(run, g->pos),
           *label = labels ? lc_data(run, g->labels) : NULL;
+  if (g->pixels.id && pixels)
+    memcpy(lc_data(run, g->pixels), pixels, (size_t)(n * lc_width(run, g->pixels)) * sizeof *pixels);
   for (int64_t t = 0; t < n; t++) {
     id[t] = ids[t];
     pos[t] = (int32_t)t;

@@ -46,6 +46,8 @@ const char *lc_tiny_path(const char *dir, const char *name);
 lc_status lc_tiny_logits(lc_net *, const int32_t *ids, int64_t n, float *dst);
 /* Token types of the passes that follow (borrowed; NULL: zeros). */
 void lc_tiny_types(const int32_t *types);
+/* The same for patches (n, width of a patch). */
+void lc_tiny_pixels(const float *);
 /* Loss (mean over labels >= 0, labels[t] beside ids[t]: the label of position t is the token after it) and
  * gradients: each trainable's grad. Of another head than a causal one the labels are the rows' own (one: a classifier's). */
 lc_status lc_tiny_loss(lc_net *, const int32_t *ids, const int32_t *labels, int64_t n, bool backward,
