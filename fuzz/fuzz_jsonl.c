@@ -37,10 +37,13 @@ static void check_data(lc_ctx *ctx, const char *path, const lc_data_opts *opts) 
   }
   lc_data_info info = lc_data_describe(d);
   int64_t tokens = 0, targets = 0, n = lc_data_count(d);
-  FUZZ_CHECK(n > 0 && n == info.rows);
+  const bool prompts = info.kind == LC_ROWS_ANSWER; /* without a target; the answer is kept beside */
+  FUZZ_CHECK(n > 0 && n == info.rows * info.group && info.group == (info.kind == LC_ROWS_PREFERENCE ? 2 : 1));
   for (int64_t i = 0; i < n; i++) {
     lc_example e = lc_data_get(d, i);
-    FUZZ_CHECK(e.n >= 2 && e.n_targets >= 1 && !e.target[0] && (opts->whole_text || e.n <= opts->seq));
+    FUZZ_CHECK(prompts ? e.n >= 1 && !e.n_targets && lc_data_answer(d, i)
+                       : e.n >= 2 && e.n_targets >= 1 && !lc_data_answer(d, i));
+    FUZZ_CHECK(!e.target[0] && (opts->whole_text || e.n <= opts->seq));
     for (int64_t k = 0; k < e.n; k++) {
       FUZZ_CHECK(e.id[k] >= 0 && e.id[k] < 9 && e.target[k] <= 1);
       targets += e.target[k];

@@ -89,7 +89,8 @@ lc_status lc_adapter_write(const lc_adapter *, const char *layout, const char *d
 lc_status lc_options_new(lc_ctx *, const char *method, lc_options **out);
 void lc_options_free(lc_options *);
 /* Sets an option of the run ("steps", "lr", "density", ...: `lacuna train --help`) or of the method ("mask":
- * `lacuna methods NAME`) from text. An unknown key or a value out of range is LC_USAGE, and the sentence
+ * `lacuna methods NAME`) from text; "objective" chooses what is minimised ("dpo": `lacuna objectives`), and "with.beta"
+ * is its option beta. An unknown key or a value out of range is LC_USAGE, and the sentence
  * suggests the nearest name. */
 lc_status lc_options_put(lc_options *, const char *key, const char *value);
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Writes docs/reference.md from the program itself: --help of every command and `lacuna methods`.
+# Writes docs/reference.md from the program itself: --help of every command, `lacuna methods` and `lacuna objectives`.
 #   scripts/make_reference.sh [LACUNA_BINARY] >docs/reference.md
 set -eu
 lacuna=${1:-$(dirname "$0")/../build/lacuna}
@@ -19,5 +19,11 @@ printf '\n## Methods\n'
 "$lacuna" methods --json | tr '{' '\n' | sed -n 's/^"name":"\([a-z0-9-]*\)","title".*/\1/p' | while read -r method; do
   printf '\n### %s\n\n```text\n' "$method"
   "$lacuna" methods "$method" </dev/null | fold -s -w 120
+  printf '```\n'
+done
+printf '\n## Objectives\n'
+"$lacuna" objectives --json | tr '{' '\n' | sed -n 's/^"name":"\([a-z0-9-]*\)","title".*/\1/p' | while read -r objective; do
+  printf '\n### %s\n\n```text\n' "$objective"
+  "$lacuna" objectives "$objective" </dev/null | fold -s -w 120
   printf '```\n'
 done

@@ -7,7 +7,7 @@
 #include "infer/session.h"
 #include "kernels/kernels.h"
 #include "lacuna.h"
-#include "train/train.h"
+#include "train/objective.h"
 
 const char *lc_version(void) {
   return LC_VERSION;
@@ -71,6 +71,7 @@ struct lc_options {
   lc_ctx *ctx;
   const lc_method *method;
   void *self; /* as the method's table says */
+  lc_goal goal;
   lc_train_opts train;
 };
 
@@ -92,17 +93,45 @@ lc_status lc_options_new(lc_ctx *ctx, const char *method, lc_options **out) {
   return st;
 }
 
+static void clear_goal(lc_options *o) {
+  if (o->goal.self) lc_options_clear(o->ctx, o->goal.row->options, o->goal.self);
+  lc_free(o->ctx, o->goal.self);
+  o->goal = (lc_goal){0};
+}
+
 void lc_options_free(lc_options *o) {
   if (!o) return;
   lc_options_clear(o->ctx, lc_train_options, &o->train);
   if (o->self) lc_options_clear(o->ctx, o->method->options, o->self);
   lc_free(o->ctx, o->self);
+  clear_goal(o);
   lc_free(o->ctx, o);
+}
+
+/* Another objective, with the defaults of its table. */
+static lc_status put_objective(lc_options *o, const char *name) {
+  const lc_objective *row = lc_objective_find(name);
+  if (!row) return lc_usage(o->ctx, "there is no objective '%s'", name);
+  clear_goal(o);
+  void *self = lc_alloc(o->ctx, LC_MEM_OTHER, row->self_size ? row->self_size : 1);
+  if (!self) return LC_FAILED;
+  o->goal = (lc_goal){row, self};
+  return lc_options_init(o->ctx, row->options, self);
+}
+
+static lc_status put_with(lc_options *o, const char *key, const char *value) {
+  char what[96];
+  if (!o->goal.row || !o->goal.row->options)
+    return lc_usage(o->ctx, "with.%s: %s", key, o->goal.row ? "the objective has no options" : "put the objective first");
+  snprintf(what, sizeof what, "objective %s", o->goal.row->name);
+  return lc_options_set(o->ctx, o->goal.row->options, what, o->goal.self, key, value);
 }
 
 lc_status lc_options_put(lc_options *o, const char *key, const char *value) {
   char what[96];
   snprintf(what, sizeof what, "method %s", o->method->name);
+  if (!strcmp(key, "objective")) return put_objective(o, value);
+  if (!strncmp(key, "with.", 5)) return put_with(o, key + 5, value);
   if (o->method->options && lc_options_find(o->method->options, key))
     return lc_options_set(o->ctx, o->method->options, what, o->self, key, value);
   return lc_options_set(o->ctx, lc_train_options, "train", &o->train, key, value);
@@ -139,6 +168,8 @@ static lc_status train(lc_net *net, const lc_options *o, lc_options *own, const 
   lc_status st;
   LC_GO(copy_options(net->ctx, lc_train_options, &o->train, &own->train));
   LC_GO(copy_options(net->ctx, o->method->options, o->self, own->self));
+  if (o->goal.row) LC_GO(put_objective(own, o->goal.row->name));
+  if (o->goal.row) LC_GO(copy_options(net->ctx, o->goal.row->options, o->goal.self, own->goal.self));
   LC_GO(lc_train_resolve(net->ctx, &net->model->config, o->method, own->self, &own->train));
   LC_GO(lc_net_tokenizer(net, &tok));
   net->compute = lc_dtype_by_name(own->train.dtype);
@@ -150,7 +181,8 @@ static lc_status train(lc_net *net, const lc_options *o, lc_options *own, const 
                     .overwrite = job->overwrite,
                     .data_path = job->data,
                     .event = p->fn ? tell : NULL,
-                    .event_arg = p};
+                    .event_arg = p,
+                    .goal = own->goal};
   st = lc_train(net, tok, data, eval, o->method, own->self, &own->train, &io);
 done:
   lc_data_free(data);

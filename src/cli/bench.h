@@ -29,4 +29,5 @@ lc_status lc_bench_synthetic(lc_ctx *, const char *shape, lc_dtype form, lc_mode
 lc_status lc_cli_set_pairs(lc_cli *, const lc_method *,
                            void *method_self);              /* cmd_train.c: every --set key=value */
 const lc_method *lc_cli_method(lc_cli *, const char *name); /* NULL with the error set */
+const lc_objective *lc_cli_objective(lc_cli *, const char *name);
 #endif

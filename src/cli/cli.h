@@ -5,7 +5,7 @@
 #include <jansson.h>
 #include "core/options.h"
 #include "model/model.h"
-#include "train/train.h"
+#include "train/objective.h"
 
 /* Flags that every command takes. */
 typedef struct {

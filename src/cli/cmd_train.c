@@ -1,11 +1,12 @@
 /* lacuna train: flags over recipe over the method's row; progress as a bar, plain lines or JSON lines; signals save. */
 #include "cli/bench.h"
 #include "cli/cli.h"
+#include "train/objective.h"
 #include <string.h>
 #include <unistd.h>
 
 typedef struct {
-  char *model, *data, *method, *out, *recipe, *set, *resume;
+  char *model, *data, *method, *objective, *out, *recipe, *set, *with, *resume;
   bool overwrite;
   lc_train_opts train;
 } self_t;
@@ -13,10 +14,14 @@ static const lc_option options[] = {
     {"model", LC_OPT_STRING, offsetof(self_t, model), NULL, 0, 0, NULL, "MODEL",
      "a Hugging Face directory or a GGUF file"},
     {"data", LC_OPT_STRING, offsetof(self_t, data), NULL, 0, 0, NULL, "FILE",
-     "text, or JSONL with text, prompt+completion or messages"},
+     "text, or JSONL with text, prompt+completion, messages, prompt+chosen+rejected or prompt+answer"},
     {"method", LC_OPT_STRING, offsetof(self_t, method), NULL, 0, 0, NULL, "NAME", "see `lacuna methods`"},
     {"set", LC_OPT_STRING, offsetof(self_t, set), NULL, 0, 0, NULL, "KEY=VALUE",
      "an option of the method (repeatable)"},
+    {"objective", LC_OPT_STRING, offsetof(self_t, objective), NULL, 0, 0, NULL, "NAME",
+     "what is minimised: sft unless told; see `lacuna objectives`"},
+    {"with", LC_OPT_STRING, offsetof(self_t, with), NULL, 0, 0, NULL, "KEY=VALUE",
+     "an option of the objective (repeatable)"},
     {"out", LC_OPT_STRING, offsetof(self_t, out), NULL, 0, 0, NULL, "OUT", "directory of the result"},
     {"recipe", LC_OPT_STRING, offsetof(self_t, recipe), NULL, 0, 0, NULL, "FILE",
      "recipe.yaml of an earlier run; flags beat it"},
@@ -47,6 +52,14 @@ static void bar(progress *p, const json_t *e) {
           json_number_value(json_object_get(e, "rss_mib")), (int)left / 60, (int)left % 60);
 }
 
+static void held_out(int64_t step, const json_t *e) {
+  static const char *const more[] = {"perplexity", "reward", "accuracy"};
+  fprintf(stderr, "eval at %lld: loss %.4f", (long long)step, json_number_value(json_object_get(e, "loss")));
+  for (int i = 0; i < 3; i++)
+    if (json_object_get(e, more[i])) fprintf(stderr, "  %s %.4g", more[i], json_number_value(json_object_get(e, more[i])));
+  fputc('\n', stderr);
+}
+
 static void line(progress *p, const char *kind, const json_t *e) {
   int64_t step = json_integer_value(json_object_get(e, "step"));
   if (!strcmp(kind, "step")) {
@@ -57,6 +70,9 @@ static void line(progress *p, const char *kind, const json_t *e) {
     if (step > 1 && step < p->planned && lc_now() - p->last_line < 2)
       return; /* a pipe gets a line every two seconds */
     p->last_line = lc_now();
+    if (json_object_get(e, "reward"))
+      fprintf(stderr, "reward %.3f  answers of %.1f tokens  ", json_number_value(json_object_get(e, "reward")),
+              json_number_value(json_object_get(e, "answer_tokens")));
     fprintf(stderr, "step %lld/%lld  loss %.4f  lr %.3g  |g| %.3g  %.0f tokens/s  %.0f MiB\n",
             (long long)step, (long long)p->planned, json_number_value(json_object_get(e, "loss")),
             json_number_value(json_object_get(e, "lr")), json_number_value(json_object_get(e, "grad_norm")),
@@ -66,9 +82,7 @@ static void line(progress *p, const char *kind, const json_t *e) {
   }
   if (p->terminal) fprintf(stderr, "\r\033[K");
   if (!strcmp(kind, "eval"))
-    fprintf(stderr, "eval at %lld: loss %.4f  perplexity %.3f\n", (long long)step,
-            json_number_value(json_object_get(e, "loss")),
-            json_number_value(json_object_get(e, "perplexity")));
+    held_out(step, e);
   else if (!strcmp(kind, "checkpoint"))
     fprintf(stderr, "checkpoint %s\n", json_string_value(json_object_get(e, "path")));
   else if (!strcmp(kind, "sample"))
@@ -115,26 +129,42 @@ const lc_method *lc_cli_method(lc_cli *cli, const char *name) {
   return NULL;
 }
 
-lc_status lc_cli_set_pairs(lc_cli *cli, const lc_method *m, void *method_self) {
-  char what[96];
-  snprintf(what, sizeof what, "method %s", m->name);
-  for (int i = 0; lc_cli_value(cli, "set", i); i++) {
-    const char *pair = lc_cli_value(cli, "set", i), *eq = strchr(pair, '=');
-    if (!eq) return lc_usage(cli->ctx, "--set %s: KEY=VALUE is expected", pair);
+const lc_objective *lc_cli_objective(lc_cli *cli, const char *name) {
+  const lc_objective *o = lc_objective_find(name);
+  const char *near = o ? NULL : lc_objective_nearest(name);
+  if (!o)
+    lc_usage(cli->ctx, "there is no objective '%s'%s%s%s", name, near ? "; did you mean '" : "", near ? near : "",
+             near ? "'?" : "");
+  return o;
+}
+
+/* Every --flag KEY=VALUE through a table. */
+static lc_status set_pairs(lc_cli *cli, const char *flag, const lc_option *table, const char *what, void *self) {
+  for (int i = 0; lc_cli_value(cli, flag, i); i++) {
+    const char *pair = lc_cli_value(cli, flag, i), *eq = strchr(pair, '=');
+    if (!eq) return lc_usage(cli->ctx, "--%s %s: KEY=VALUE is expected", flag, pair);
+    if (!table) return lc_usage(cli->ctx, "--%s %s: %s has no options", flag, pair, what);
     char *key = lc_format(cli->ctx, "%.*s", (int)(eq - pair), pair);
     if (!key) return LC_FAILED;
-    lc_status st = lc_options_set(cli->ctx, m->options, what, method_self, key, eq + 1);
+    lc_status st = lc_options_set(cli->ctx, table, what, self, key, eq + 1);
     lc_free(cli->ctx, key);
     LC_TRY(st);
   }
   return LC_OK;
 }
 
-/* The recipe first, then the flags again: flags win. With another --method the recipe's options of its own method do not apply. */
+lc_status lc_cli_set_pairs(lc_cli *cli, const lc_method *m, void *method_self) {
+  char what[96];
+  snprintf(what, sizeof what, "method %s", m->name);
+  return set_pairs(cli, "set", m->options, what, method_self);
+}
+
+/* The recipe first, then the flags again: flags win. With another --method or --objective the recipe's options of its own do not apply. */
 static lc_status apply_recipe(lc_cli *cli, self_t *s, const lc_recipe *r, const lc_method *m,
-                              void *method_self) {
+                              void *method_self, const lc_goal *goal) {
   LC_TRY(lc_recipe_apply(cli->ctx, r, &s->train, m,
-                         r->method && !strcmp(r->method, m->name) ? method_self : NULL));
+                         r->method && !strcmp(r->method, m->name) ? method_self : NULL,
+                         r->objective && !strcmp(r->objective, goal->row->name) ? goal : NULL));
   for (int i = 0; i < cli->n_flag; i++)
     if (lc_options_find(lc_train_options, cli->flag[i].key))
       LC_TRY(lc_options_set(cli->ctx, lc_train_options, "train", &s->train, cli->flag[i].key,
@@ -142,8 +172,8 @@ static lc_status apply_recipe(lc_cli *cli, self_t *s, const lc_recipe *r, const 
   return LC_OK;
 }
 
-static lc_status train(lc_cli *cli, self_t *s, const lc_method *m, void *method_self, const char *model,
-                       const char *data_path) {
+static lc_status train(lc_cli *cli, self_t *s, const lc_method *m, void *method_self, const lc_goal *goal,
+                       const char *model, const char *data_path) {
   lc_loaded l;
   lc_dataset *data = NULL, *eval = NULL;
   /* sizes that depend on the model are resolved before the rows are cut; the dtype decides the net */
@@ -155,13 +185,12 @@ static lc_status train(lc_cli *cli, self_t *s, const lc_method *m, void *method_
   LC_GO(lc_data_open(cli->ctx, l.tok, data_path, &o, &data));
   if (s->train.eval_data) LC_GO(lc_data_open(cli->ctx, l.tok, s->train.eval_data, &o, &eval));
   lc_data_info d = lc_data_describe(data);
-  static const char *const kinds[] = {"plain text", "text rows", "prompt and completion", "messages"};
   lc_cli_note(cli,
               "%s: %s, %lld rows of at most %lld tokens, %lld tokens, %lld targets; %lld cut, %lld without a "
               "target dropped, %lld malformed",
-              data_path, kinds[d.kind], (long long)d.rows, (long long)s->train.seq, (long long)d.tokens,
+              data_path, lc_row_kind_name(d.kind), (long long)d.rows, (long long)s->train.seq, (long long)d.tokens,
               (long long)d.targets, (long long)d.cut, (long long)d.dropped, (long long)d.bad);
-  lc_cli_note(cli, "method %s, %s, %s kernels, %d threads", m->name, s->train.dtype,
+  lc_cli_note(cli, "method %s, objective %s, %s, %s kernels, %d threads", m->name, goal->row->name, s->train.dtype,
               lc_isa_name(lc_isa_of(cli->ctx)), lc_threads(cli->ctx));
   progress p = {.cli = cli, .terminal = isatty(STDERR_FILENO)};
   lc_train_io io = {.out = s->out,
@@ -170,7 +199,8 @@ static lc_status train(lc_cli *cli, self_t *s, const lc_method *m, void *method_
                     .overwrite = s->overwrite,
                     .data_path = data_path,
                     .event = on_event,
-                    .event_arg = &p};
+                    .event_arg = &p,
+                    .goal = *goal};
   LC_GO(lc_cli_install_signals(cli));
   st = lc_train(l.net, l.tok, data, eval, m, method_self, &s->train, &io);
 done:
@@ -180,37 +210,51 @@ done:
   return st;
 }
 
+/* The options of a table over zeroed bytes, with their defaults. */
+static lc_status open_options(lc_cli *cli, const lc_option *table, size_t size, void **out) {
+  *out = lc_alloc(cli->ctx, LC_MEM_OTHER, size ? size : 1);
+  return *out ? lc_options_init(cli->ctx, table, *out) : LC_FAILED;
+}
+
+static void close_options(lc_cli *cli, const lc_option *table, void *self) {
+  if (self) lc_options_clear(cli->ctx, table, self);
+  lc_free(cli->ctx, self);
+}
+
 static lc_status run(lc_cli *cli, void *self) {
   self_t *s = self;
   lc_recipe recipe = {0};
   const lc_method *m = NULL;
   void *method_self = NULL;
+  lc_goal goal = {0};
+  char what[96];
   lc_status st = LC_OK;
   if (s->recipe) LC_GO(lc_recipe_read(cli->ctx, s->recipe, &recipe));
-  const char *model = s->model ? s->model : recipe.model, *data = s->data ? s->data : recipe.data;
-  m = lc_cli_method(cli, s->method ? s->method : recipe.method);
-  st = m ? LC_OK : LC_USAGE;
-  if (!st && (!model || !data || !s->out)) st = lc_usage(cli->ctx, "-m MODEL, -d DATA and -o OUT are needed");
-  if (st) goto done;
-  method_self = lc_alloc(cli->ctx, LC_MEM_OTHER, m->self_size ? m->self_size : 1);
-  if (!method_self) st = LC_FAILED;
-  if (!st) st = lc_options_init(cli->ctx, m->options, method_self);
-  if (!st && s->recipe) st = apply_recipe(cli, s, &recipe, m, method_self);
-  if (!st) st = lc_cli_set_pairs(cli, m, method_self);
-  if (!st) st = train(cli, s, m, method_self, model, data);
+  const char *model = s->model ? s->model : recipe.model, *data = s->data ? s->data : recipe.data,
+             *objective = s->objective ? s->objective : recipe.objective;
+  if (!(m = lc_cli_method(cli, s->method ? s->method : recipe.method))) LC_GO(LC_USAGE);
+  if (!(goal.row = lc_cli_objective(cli, objective ? objective : "sft"))) LC_GO(LC_USAGE);
+  if (!model || !data || !s->out) LC_GO(lc_usage(cli->ctx, "-m MODEL, -d DATA and -o OUT are needed"));
+  LC_GO(open_options(cli, m->options, m->self_size, &method_self));
+  LC_GO(open_options(cli, goal.row->options, goal.row->self_size, &goal.self));
+  if (s->recipe) LC_GO(apply_recipe(cli, s, &recipe, m, method_self, &goal));
+  LC_GO(lc_cli_set_pairs(cli, m, method_self));
+  snprintf(what, sizeof what, "objective %s", goal.row->name);
+  LC_GO(set_pairs(cli, "with", goal.row->options, what, goal.self));
+  st = train(cli, s, m, method_self, &goal, model, data);
 done:
-  if (method_self) lc_options_clear(cli->ctx, m->options, method_self);
-  lc_free(cli->ctx, method_self);
+  if (m) close_options(cli, m->options, method_self);
+  if (goal.row) close_options(cli, goal.row->options, goal.self);
   lc_recipe_free(cli->ctx, &recipe);
   return st;
 }
 
 const lc_command lc_cmd_train = {.name = "train",
-                                 .usage = "-m MODEL -d DATA --method NAME [--set key=value]... -o OUT",
+                                 .usage = "-m MODEL -d DATA --method NAME [--set key=value]... [--objective NAME [--with key=value]...] -o OUT",
                                  .title = "fine-tune a model sparsely",
                                  .options = options,
                                  .self_size = sizeof(self_t),
                                  .more = lc_train_options,
                                  .more_offset = offsetof(self_t, train),
-                                 .repeatable = "set",
+                                 .repeatable = "set with",
                                  .run = run};

@@ -9,11 +9,15 @@
 #include <sys/stat.h>
 #include <zlib.h>
 
+int64_t lc_data_targets(const lc_dataset *d) {
+  int64_t targets = 0;
+  for (int64_t i = 1; i < lc_min64(d->row.n, d->opts.seq); i++) targets += d->mask.id[i] != 0;
+  return targets;
+}
+
 lc_status lc_data_commit(lc_dataset *d) {
-  int64_t n = d->row.n, targets = 0;
-  if (n > d->opts.seq) n = d->opts.seq;
-  for (int64_t i = 1; i < n; i++) targets += d->mask.id[i] != 0;
-  if (targets == 0) {
+  const int64_t n = lc_min64(d->row.n, d->opts.seq), targets = lc_data_targets(d);
+  if (d->info.kind == LC_ROWS_ANSWER ? n == 0 : targets == 0) {
     d->info.dropped++;
     return LC_OK;
   }
@@ -36,6 +40,25 @@ lc_status lc_data_commit(lc_dataset *d) {
   d->start[d->n] = d->ids.n;
   d->info.targets += targets;
   return LC_OK;
+}
+
+lc_status lc_data_add_answer(lc_dataset *d, const char *text, size_t n) {
+  int64_t *at = lc_realloc(d->ctx, LC_MEM_OTHER, d->answer, (size_t)(d->n + 1) * sizeof *at);
+  if (!at) return LC_FAILED;
+  d->answer = at;
+  at[d->n] = (int64_t)d->answers.n;
+  LC_TRY(lc_bytes_add(d->ctx, &d->answers, text, n));
+  return lc_bytes_add(d->ctx, &d->answers, "", 1);
+}
+
+const char *lc_data_answer(const lc_dataset *d, int64_t i) {
+  return d->answer ? d->answers.data + d->answer[i] : NULL;
+}
+
+const char *lc_row_kind_name(lc_row_kind kind) {
+  static const char *const names[] = {"plain text", "text rows",   "prompt and completion",
+                                      "messages",   "preferences", "prompt and answer"};
+  return names[kind];
 }
 
 /* ---- plain text ---------------------------------------------------------------------------------------- */
@@ -114,11 +137,13 @@ static lc_status shrink(lc_dataset *d) {
 }
 
 static void seal(lc_dataset *d) {
-  d->info.rows = d->n, d->info.tokens = d->ids.n;
+  d->info.group = d->info.kind == LC_ROWS_PREFERENCE ? 2 : 1;
+  d->info.rows = d->n / d->info.group, d->info.tokens = d->ids.n;
   uLong sum = crc32(0, Z_NULL, 0);
   sum = crc32_z(sum, (const Bytef *)d->ids.id, (size_t)d->ids.n * sizeof *d->ids.id);
   sum = crc32_z(sum, (const Bytef *)d->target.data, (size_t)d->ids.n);
   sum = crc32_z(sum, (const Bytef *)d->start, (size_t)(d->n + 1) * sizeof *d->start);
+  if (d->answers.n) sum = crc32_z(sum, (const Bytef *)d->answers.data, d->answers.n);
   d->info.checksum = (uint32_t)sum;
 }
 
@@ -187,11 +212,17 @@ void lc_data_free(lc_dataset *d) {
   lc_free(ctx, d->target.data);
   lc_free(ctx, d->start);
   lc_free(ctx, d->targets);
+  lc_free(ctx, d->answers.data);
+  lc_free(ctx, d->answer);
   lc_free(ctx, d);
 }
 
 int64_t lc_data_count(const lc_dataset *d) {
   return d->n;
+}
+
+int64_t lc_data_rows(const lc_dataset *d) {
+  return d->info.rows;
 }
 
 lc_example lc_data_get(const lc_dataset *d, int64_t i) {
@@ -208,8 +239,8 @@ void lc_data_order(const lc_dataset *d, uint64_t seed, int64_t epoch, bool shuff
   lc_rng rng = {
       .seed = seed, .step = (uint32_t)epoch, .tensor = lc_fnv1a32("data"), .purpose = LC_RNG_SHUFFLE};
   if (shuffle) {
-    lc_rng_permutation(&rng, d->n, out);
+    lc_rng_permutation(&rng, d->info.rows, out);
     return;
   }
-  for (int64_t i = 0; i < d->n; i++) out[i] = i;
+  for (int64_t i = 0; i < d->info.rows; i++) out[i] = i;
 }

@@ -13,11 +13,17 @@ struct lc_dataset {
   lc_bytes target;
   int64_t *start, *targets;
   int64_t n, cap;
+  lc_bytes answers; /* NUL-terminated texts, one after another; answer[i] is where that of example i begins */
+  int64_t *answer;
   lc_data_info info;
   const lc_template *tmpl;
   int32_t end;      /* after completions */
   lc_ids row, mask; /* one row in the making */
 };
+
+int64_t lc_data_targets(const lc_dataset *); /* of the row in the making, as it will be cut */
+/* Adds the answer of the prompt in the making. */
+lc_status lc_data_add_answer(lc_dataset *, const char *text, size_t n);
 
 /* Adds the row in the making: cut, counted, or dropped for want of a target. */
 lc_status lc_data_commit(lc_dataset *);

@@ -4,6 +4,8 @@
  *   {"prompt": s, "completion": s}     both as they stand, the completion and the end token targets
  *   {"messages": [{role, content} …]}  through the model's template; the assistant's contents and their end
  * tokens targets
+ *   {"prompt", "chosen", "rejected"}   two rows of prompt and completion; if one has no target, both go
+ *   {"prompt", "answer"}               the prompt alone, for objectives that sample; the answer is kept as text
  *
  * A tokenizer that opens texts with BOS does so here too (a template has its own opening). Prompt and
  * completion are tokenised together, as TRL does, so that the boundary is what generation will see; where the
@@ -59,11 +61,8 @@ static lc_status add_text(loader *l, const json_t *row) {
   return add_id(l, lc_token_eos(l->d->tok), 1);
 }
 
-static lc_status add_completion(loader *l, const json_t *row) {
+static lc_status add_pair(loader *l, const json_t *p, const json_t *c) {
   lc_dataset *d = l->d;
-  const json_t *p = json_object_get(row, "prompt"), *c = json_object_get(row, "completion");
-  if (!json_is_string(p) || !json_is_string(c))
-    return malformed(l, "\"prompt\" and \"completion\" must be strings");
   lc_ids prompt = {0}, both = {0};
   lc_bytes text = {0};
   lc_status st = LC_OK;
@@ -86,6 +85,55 @@ done:
   lc_ids_free(d->ctx, &both);
   lc_free(d->ctx, text.data);
   return st;
+}
+
+static lc_status add_completion(loader *l, const json_t *row) {
+  const json_t *p = json_object_get(row, "prompt"), *c = json_object_get(row, "completion");
+  if (!json_is_string(p) || !json_is_string(c))
+    return malformed(l, "\"prompt\" and \"completion\" must be strings");
+  return add_pair(l, p, c);
+}
+
+static void exchange(lc_ids *a, lc_ids *b) {
+  const lc_ids t = *a;
+  *a = *b;
+  *b = t;
+}
+
+/* The rejected row is left in the making; the chosen one is committed before it when both have targets. */
+static lc_status add_preference(loader *l, const json_t *row) {
+  lc_dataset *d = l->d;
+  const json_t *p = json_object_get(row, "prompt"), *c = json_object_get(row, "chosen"),
+               *r = json_object_get(row, "rejected");
+  if (!json_is_string(p) || !json_is_string(c) || !json_is_string(r))
+    return malformed(l, "\"prompt\", \"chosen\" and \"rejected\" must be strings");
+  lc_ids ids = {0}, mask = {0};
+  lc_status st = LC_OK;
+  LC_GO(add_pair(l, p, c));
+  bool both = lc_data_targets(d) > 0;
+  exchange(&d->row, &ids);
+  exchange(&d->mask, &mask);
+  LC_GO(add_pair(l, p, r));
+  both = both && lc_data_targets(d) > 0;
+  exchange(&d->row, &ids);
+  exchange(&d->mask, &mask);
+  if (both) LC_GO(lc_data_commit(d));
+  exchange(&d->row, &ids);
+  exchange(&d->mask, &mask);
+  if (!both) d->row.n = d->mask.n = 0;
+done:
+  lc_ids_free(d->ctx, &ids);
+  lc_ids_free(d->ctx, &mask);
+  return st;
+}
+
+static lc_status add_answer(loader *l, const json_t *row) {
+  const json_t *p = json_object_get(row, "prompt"), *a = json_object_get(row, "answer");
+  if (!json_is_string(p) || !json_is_string(a))
+    return malformed(l, "\"prompt\" and \"answer\" must be strings");
+  LC_TRY(open_row(l));
+  LC_TRY(tokenize_into(l, json_string_value(p), json_string_length(p), 0));
+  return l->d->row.n ? lc_data_add_answer(l->d, json_string_value(a), json_string_length(a)) : LC_OK;
 }
 
 static bool known_role(const char *role) {
@@ -124,15 +172,22 @@ static lc_status add_messages(loader *l, const json_t *row) {
 
 static const struct {
   lc_row_kind kind;
-  const char *key, *other; /* members that such a row has */
+  const char *key[3]; /* members that such a row has */
+  bool spare;         /* only when the row is of no other kind */
   lc_status (*add)(loader *, const json_t *);
-} kinds[] = {{LC_ROWS_MESSAGES, "messages", NULL, add_messages},
-             {LC_ROWS_COMPLETION, "prompt", "completion", add_completion},
-             {LC_ROWS_TEXT, "text", NULL, add_text}};
+} kinds[] = {{LC_ROWS_MESSAGES, {"messages"}, false, add_messages},
+             {LC_ROWS_COMPLETION, {"prompt", "completion"}, false, add_completion},
+             {LC_ROWS_TEXT, {"text"}, false, add_text},
+             {LC_ROWS_PREFERENCE, {"prompt", "chosen", "rejected"}, false, add_preference},
+             {LC_ROWS_ANSWER, {"prompt", "answer"}, true, add_answer}};
 enum { N_KINDS = sizeof kinds / sizeof *kinds };
+#define NO_KIND                                                                                              \
+  "no \"text\", no \"prompt\" with \"completion\", \"answer\" or \"chosen\" and \"rejected\", no \"messages\""
 
 static bool has(const json_t *row, int k) {
-  return json_object_get(row, kinds[k].key) && (!kinds[k].other || json_object_get(row, kinds[k].other));
+  for (int i = 0; i < 3 && kinds[k].key[i]; i++)
+    if (!json_object_get(row, kinds[k].key[i])) return false;
+  return true;
 }
 
 /* What rows of this kind need of the tokenizer is asked for once. */
@@ -142,7 +197,8 @@ static lc_status set_kind(loader *l, int k) {
   l->known = true;
   d->info.kind = kinds[k].kind;
   if (kinds[k].kind == LC_ROWS_MESSAGES) return lc_template_for(d->tok, &d->tmpl);
-  if (kinds[k].kind == LC_ROWS_COMPLETION && tmpl) d->end = lc_template_end(tmpl, d->tok);
+  if (kinds[k].kind == LC_ROWS_ANSWER) return LC_OK;
+  if (kinds[k].kind != LC_ROWS_TEXT && tmpl) d->end = lc_template_end(tmpl, d->tok);
   if (d->end < 0) d->end = lc_token_eos(d->tok);
   if (d->end < 0)
     return lc_fail(d->ctx, "%s: rows end in an end token, and the tokenizer names none (eos_token)", d->path);
@@ -151,18 +207,19 @@ static lc_status set_kind(loader *l, int k) {
 
 static lc_status add_row(loader *l, const json_t *row) {
   int kind = -1, n = 0;
-  for (int k = N_KINDS - 1; k >= 0; k--)
-    if (has(row, k)) kind = k, n++;
+  for (int k = 0; k < N_KINDS; k++)
+    if (has(row, k) && !(kinds[k].spare && n)) kind = n++ ? kind : k;
   if (l->known) {
     for (int k = 0; k < N_KINDS; k++)
       if (kinds[k].kind == l->d->info.kind && has(row, k)) return kinds[k].add(l, row);
-    if (kind < 0) return malformed(l, "no \"text\", no \"prompt\" with \"completion\", no \"messages\"");
+    if (kind < 0) return malformed(l, NO_KIND);
     l->bad = true;
-    snprintf(l->why, LC_WHY, "a row of another kind (\"%s\") than the first", kinds[kind].key);
+    snprintf(l->why, LC_WHY, "a row of another kind (\"%s\") than the first", kinds[kind].key[0]);
     return LC_OK;
   }
-  if (n == 0) return malformed(l, "no \"text\", no \"prompt\" with \"completion\", no \"messages\"");
-  if (n > 1) return malformed(l, "the row is of more than one kind (text, prompt with completion, messages)");
+  if (n == 0) return malformed(l, NO_KIND);
+  if (n > 1)
+    return malformed(l, "the row is of more than one kind (text, prompt with completion, messages, preferences)");
   LC_TRY(set_kind(l, kind));
   return kinds[kind].add(l, row);
 }

@@ -88,7 +88,15 @@ typedef struct {
   int64_t n;
   int64_t n_targets /* after the shift: targets at index >= 1 */;
 } lc_example;
-typedef enum { LC_ROWS_TEXT_FILE, LC_ROWS_TEXT, LC_ROWS_COMPLETION, LC_ROWS_MESSAGES } lc_row_kind;
+typedef enum {
+  LC_ROWS_TEXT_FILE,
+  LC_ROWS_TEXT,
+  LC_ROWS_COMPLETION,
+  LC_ROWS_MESSAGES,
+  LC_ROWS_PREFERENCE, /* {"prompt","chosen","rejected"}: two examples, one after the other */
+  LC_ROWS_ANSWER      /* {"prompt","answer"}: the prompt alone, without a target; lc_data_answer has the other */
+} lc_row_kind;
+const char *lc_row_kind_name(lc_row_kind);
 typedef struct lc_dataset lc_dataset; /* (lc_data is the engine's accessor of values) */
 typedef struct {
   int64_t seq;     /* rows are cut at this many tokens (plain text: cut into such rows) */
@@ -96,25 +104,40 @@ typedef struct {
   bool whole_text; /* plain text as one example (perplexity) */
 } lc_data_opts;
 /* Reads text or JSONL ({"text"}, {"prompt","completion"} strings as they stand plus the end token,
- * {"messages"}); kind recognised from the first row and required of all. Blank lines skipped. Rows cut, and
+ * {"messages"}, {"prompt","chosen","rejected"}, {"prompt","answer"}); kind recognised from the first row and required of all. Blank lines skipped. Rows cut, and
  * dropped for want of a target, are counted. */
 lc_status lc_data_open(lc_ctx *, const lc_tokenizer *, const char *path, const lc_data_opts *, lc_dataset **);
 /* The same of rows that are ids already (n_targets is not read): for callers that have their own tokens. */
 lc_status lc_data_from_ids(lc_ctx *, const lc_example *, int64_t n, lc_dataset **);
 void lc_data_free(lc_dataset *);
-int64_t lc_data_count(const lc_dataset *);
+int64_t lc_data_count(const lc_dataset *); /* examples */
+int64_t lc_data_rows(const lc_dataset *);  /* rows: of preferences half as many */
 lc_example lc_data_get(const lc_dataset *, int64_t i);
+const char *lc_data_answer(const lc_dataset *, int64_t i); /* of a prompt with an answer; else NULL */
 typedef struct {
   lc_row_kind kind;
+  int group; /* examples a row: 2 of preferences, else 1 */
   int64_t rows, tokens, targets, cut, dropped, bad,
       apart /* prompts whose tokens change when the completion follows */;
   const char *template_name /* or NULL */;
   uint32_t checksum; /* of ids and masks: a resume compares it */
 } lc_data_info;
 lc_data_info lc_data_describe(const lc_dataset *);
-/* The i-th example of an epoch in the order given by the seed: a function of (seed, epoch, i) alone. out[n].
+/* The i-th row of an epoch in the order given by the seed: a function of (seed, epoch, i) alone. out[rows].
  * shuffle=false: identity. */
 void lc_data_order(const lc_dataset *, uint64_t seed, int64_t epoch, bool shuffle, int64_t *out);
+
+/* ---- answers: what a text's answer is, and whether two are the same (answer.c) ---- */
+#define LC_GSM8K_ANSWER "#### (-?[0-9.,]+)"
+typedef struct lc_extractor lc_extractor;
+lc_status lc_extractor_new(lc_ctx *, const char *expression, lc_extractor **);
+void lc_extractor_free(lc_ctx *, lc_extractor *);
+/* Group 1 of the first match (the whole match when there is no group) is text[*from, *to); false: nothing matches. */
+bool lc_extract(const lc_extractor *, const char *text, size_t n, size_t *from, size_t *to);
+/* Without commas, dollar signs, case, spaces around and a final stop. */
+bool lc_same_answer(const char *a, size_t n_a, const char *b, size_t n_b);
+/* The number that the text is, commas and dollar signs aside; false: it is none. */
+bool lc_answer_number(const char *text, size_t n, double *out);
 
 /* Rows for evaluation by choice or by answer: {"prompt": s | [s…], "choices": [s…], "answer": i|"A"} and
  * {"prompt", "answer"}. */

@@ -34,6 +34,7 @@ typedef struct {
 
 static lc_status visit_all(lc_loop *l, lc_visitor *v) {
   for (int i = 0; i < l->t.n_param; i++) LC_TRY(lc_param_visit(l->t.param[i], v));
+  LC_TRY(lc_goal_visit(l, v));
   return l->t.method->visit ? l->t.method->visit(l->t.self, v) : LC_OK;
 }
 

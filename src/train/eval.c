@@ -230,6 +230,7 @@ lc_status lc_eval_rows(lc_net *net, const lc_dataset *data, int64_t limit, lc_sc
     b->rows += e.n;
   }
   LC_GO(run_batch(b, &t));
+  if (t.n == 0) LC_GO(lc_fail(ctx, "evaluation: no row has a target (a prompt with an answer is for exact match)"));
   conclude(&t, score);
 done:
   close_batch(ctx, b);

@@ -34,18 +34,21 @@ static int64_t fill_batch(lc_loop *l, int64_t from, int64_t end) {
     l->eval_batch[n++] = e;
     rows += e.n;
   }
-  return n;
+  return n - n % lc_max64(1, t->goal.row->together);
 }
 
 static lc_status mean_loss(lc_loop *l, double *loss, int64_t *targets) {
   lc_training *t = &l->t;
+  const int64_t group = lc_data_describe(t->eval_data).group;
   int64_t end = lc_data_count(t->eval_data);
   double sum = 0;
-  if (t->opts.eval_limit) end = lc_min64(end, t->opts.eval_limit);
+  if (t->opts.eval_limit) end = lc_min64(end, t->opts.eval_limit * group);
   *targets = 0;
+  if (t->policy) memset(t->policy->tally, 0, sizeof t->policy->tally);
   for (int64_t i = 0; i < end;) {
     int64_t n = fill_batch(l, i, end);
-    lc_status st = lc_pass(t, l->eval_batch, n, false, 1, &sum, targets);
+    lc_status st = t->policy ? lc_goal_batch(l, l->eval_batch, n, end / group, &sum, targets)
+                             : lc_pass(t, l->eval_batch, n, false, 1, &sum, targets);
     if (st)
       return lc_fail(t->ctx, "evaluation after step %lld, rows from %lld: %s", (long long)t->step,
                      (long long)i + 1, lc_error(t->ctx));
@@ -53,7 +56,7 @@ static lc_status mean_loss(lc_loop *l, double *loss, int64_t *targets) {
     if (lc_stop_requested(t->ctx)) return LC_STOPPED;
   }
   if (*targets == 0) return lc_fail(t->ctx, "evaluation: the data has no targets");
-  *loss = sum / (double)*targets;
+  *loss = t->policy ? sum : sum / (double)*targets;
   return LC_OK;
 }
 
@@ -63,13 +66,19 @@ static bool due(const lc_loop *l) {
   return t->step == 0 || t->step == t->last || (t->opts.eval_every && t->step % t->opts.eval_every == 0);
 }
 
-lc_status lc_evaluate(lc_loop *l) {
+/* What is minimised is −reward. */
+static lc_status mean_reward(lc_loop *l, double *loss, int64_t *targets, json_t *told) {
   lc_training *t = &l->t;
-  double loss = 0, began = lc_now();
-  int64_t targets = 0;
-  if (l->evaluated || !due(l)) return LC_OK;
-  LC_TRY(mean_loss(l, &loss, &targets));
-  double perplexity = fmin(exp(loss), DBL_MAX); /* JSON knows no infinity */
+  double reward = 0;
+  LC_TRY(lc_rollout_evaluate(t->policy->rollout, t, t->eval_data, t->opts.eval_limit, &reward, targets));
+  *loss = -reward;
+  json_object_set_new(told, "reward", json_real(reward));
+  return LC_OK;
+}
+
+/* History, the best so far, the event. */
+static lc_status record(lc_loop *l, double loss, double perplexity, int64_t targets, double began, json_t *told) {
+  lc_training *t = &l->t;
   LC_TRY(lc_history_eval(t->history, t->step, loss, perplexity, targets, lc_now() - began));
   l->evaluated = true;
   bool best = t->step > t->phase_first && t->phase + 1 == t->n_phases && (l->best_step < 0 || loss < l->best_loss);
@@ -78,10 +87,30 @@ lc_status lc_evaluate(lc_loop *l) {
     l->best_loss = loss;
     LC_TRY(lc_checkpoint_best(l));
   }
-  return lc_tell(l, "eval",
-                 json_pack("{s:I, s:f, s:f, s:I, s:b}", "step", (json_int_t)t->step, "loss", loss,
-                           "perplexity", perplexity, "targets", (json_int_t)targets, "best", best),
-                 true);
+  json_t *e = json_pack("{s:I, s:f, s:I, s:b}", "step", (json_int_t)t->step, "loss", loss, "targets",
+                        (json_int_t)targets, "best", best);
+  if (e && !isnan(perplexity)) json_object_set_new(e, "perplexity", json_real(perplexity));
+  if (e) json_object_update(e, told);
+  return lc_tell(l, "eval", e, true);
+}
+
+lc_status lc_evaluate(lc_loop *l) {
+  lc_training *t = &l->t;
+  double loss = 0, began = lc_now();
+  int64_t targets = 0;
+  if (l->evaluated || !due(l)) return LC_OK;
+  json_t *told = json_object();
+  lc_status st = t->policy && t->policy->rollout ? mean_reward(l, &loss, &targets, told) : mean_loss(l, &loss, &targets);
+  if (!st && t->policy && !t->policy->rollout && t->goal.row->tell) t->goal.row->tell(t->goal.self, t->policy, told);
+  if (st) {
+    json_decref(told);
+    return st;
+  }
+  /* JSON knows no infinity; only next-token loss has a perplexity */
+  const double perplexity = t->policy ? NAN : fmin(exp(loss), DBL_MAX);
+  st = record(l, loss, perplexity, targets, began, told);
+  json_decref(told);
+  return st;
 }
 
 /* ---- samples: the same prompt before and after, greedily

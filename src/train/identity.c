@@ -35,9 +35,11 @@ json_t *lc_identity(const lc_loop *l) {
   char print[24];
   snprintf(print, sizeof print, "%016" PRIx64, t->net->model->fingerprint);
   json_t *options = table_values(t->ctx, lc_train_options, &t->opts, false);
-  json_t *own = table_values(t->ctx, t->method->options, t->self, true);
-  return json_pack("{s:i, s:s, s:o, s:o, s:{s:I, s:I, s:I, s:I}, s:s}", "version", 1, "method",
-                   t->method->name, "options", options, "method_options", own, "data", "checksum",
+  json_t *own = table_values(t->ctx, t->method->options, t->self, true),
+         *goal = table_values(t->ctx, t->goal.row->options, t->goal.self, true);
+  return json_pack("{s:i, s:s, s:s, s:o, s:o, s:o, s:{s:I, s:I, s:I, s:I}, s:s}", "version", 1, "method",
+                   t->method->name, "objective", t->goal.row->name, "options", options, "method_options", own,
+                   "objective_options", goal, "data", "checksum",
                    (json_int_t)d.checksum, "rows", (json_int_t)d.rows, "tokens", (json_int_t)d.tokens,
                    "targets", (json_int_t)d.targets, "model", print);
 }
@@ -62,11 +64,16 @@ static lc_status same_values(lc_ctx *ctx, const lc_option *table, const char *wh
 lc_status lc_identity_check(lc_loop *l, const json_t *was, const char *where) {
   lc_ctx *ctx = l->t.ctx;
   const char *method = json_string_value(json_object_get(was, "method")),
-             *model = json_string_value(json_object_get(was, "model"));
+             *model = json_string_value(json_object_get(was, "model")),
+             *objective = json_string_value(json_object_get(was, "objective"));
+  if (!objective) objective = lc_objective_sft.name; /* of a program that knew no other */
   const json_t *now = l->identity;
   if (!method || strcmp(method, l->t.method->name))
     return lc_fail(ctx, "%s: the method was '%s' and is '%s' now; a resumed run keeps it", where,
                    method ? method : "?", l->t.method->name);
+  if (strcmp(objective, l->t.goal.row->name))
+    return lc_fail(ctx, "%s: the objective was '%s' and is '%s' now; a resumed run keeps it", where, objective,
+                   l->t.goal.row->name);
   if (!model || strcmp(model, json_string_value(json_object_get(now, "model"))))
     return lc_fail(ctx, "%s: the model is not the one that the run began with (fingerprint %s, now %s)",
                    where, model ? model : "?", json_string_value(json_object_get(now, "model")));
@@ -82,8 +89,10 @@ lc_status lc_identity_check(lc_loop *l, const json_t *was, const char *where) {
                    json_integer_value(json_object_get(data_now, "tokens")));
   LC_TRY(same_values(ctx, lc_train_options, where, "option", json_object_get(was, "options"),
                      json_object_get(now, "options")));
-  return same_values(ctx, l->t.method->options, where, "the method's option",
-                     json_object_get(was, "method_options"), json_object_get(now, "method_options"));
+  LC_TRY(same_values(ctx, l->t.method->options, where, "the method's option",
+                     json_object_get(was, "method_options"), json_object_get(now, "method_options")));
+  return same_values(ctx, l->t.goal.row->options, where, "the objective's option",
+                     json_object_get(was, "objective_options"), json_object_get(now, "objective_options"));
 }
 
 json_t *lc_numerics(const lc_loop *l) {

@@ -1,7 +1,7 @@
 /* What the files of src/train share. Nothing outside the room includes it. */
 #ifndef LC_TRAIN_INTERNAL_H
 #define LC_TRAIN_INTERNAL_H
-#include "train/train.h"
+#include "train/objective.h"
 #include <jansson.h>
 
 /* ---- pass.c: what a pass needs
@@ -29,6 +29,7 @@ void lc_stage_close(lc_stage *);
  * added to. */
 lc_status lc_stage_pass(lc_stage *, const lc_example *, int64_t n, bool training, bool backward,
                         float loss_scale, double *nll, double *sum, int64_t *targets);
+lc_stage lc_training_stage(const lc_training *, bool backward); /* the run's own */
 /* The `count` longest of a data set's examples (into out, unless NULL) and the rows they have together. */
 lc_status lc_longest(lc_ctx *, const lc_dataset *, int64_t count, lc_example *out, int64_t *rows);
 /* finite.c: adds to the last error which tensor is not finite. Always LC_FAILED. */
@@ -80,6 +81,9 @@ typedef struct {
   int64_t *order;      /* rows of the epoch under way */
   int64_t order_epoch; /* -1: none yet */
   int64_t n_rows, per_epoch;
+  int64_t first_row;   /* of the update under way: its rows are order[first_row], … */
+  lc_net *reference_net; /* the model as it was, for the objective; NULL: not wanted */
+  lc_stage reference;
   lc_example *eval_batch; /* of a pass in an evaluation */
   lc_stage stage;         /* t.graph, t.plan, t.run are its */
   bool evaluated;         /* the evaluation due after t.step was done */
@@ -91,6 +95,21 @@ typedef struct {
   double started, seconds_before;
   size_t plan_bytes;
 } lc_loop;
+
+/* goal.c: the objective. Without one of its own (lc_policy_is) these do nothing. */
+lc_status lc_goal_check(lc_training *); /* data and method go together with it */
+int64_t lc_goal_updates(const lc_training *);   /* updates that are made of a batch of rows */
+int64_t lc_goal_sequences(const lc_training *); /* sequences that a row gives */
+/* The rows that n sequences have at most; out: n examples, or (sampling) one. */
+lc_status lc_goal_longest(const lc_training *, int64_t n, lc_example *out, int64_t *rows);
+lc_objective_fn lc_goal_head(lc_training *, void **self);           /* for the graph */
+lc_status lc_goal_open(lc_loop *);                                  /* the run is open */
+void lc_goal_close(lc_loop *);
+lc_status lc_goal_prepare(lc_loop *); /* before an update's passes: examples, what the losses depend on */
+double lc_goal_loss(lc_training *, int64_t first, int64_t n); /* of the sequences that the last pass ran */
+lc_status lc_goal_batch(lc_loop *, const lc_example *, int64_t n, int64_t all, double *sum, int64_t *targets);
+void lc_goal_tell(lc_loop *, json_t *event);
+lc_status lc_goal_visit(lc_loop *, lc_visitor *);
 
 /* identity.c: what a resume must find unchanged, as JSON, and the comparison. */
 json_t *lc_identity(const lc_loop *);

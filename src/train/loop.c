@@ -37,9 +37,9 @@ static lc_status copy_options(lc_ctx *ctx, const lc_train_opts *from, lc_train_o
 
 static lc_status plan_steps(lc_loop *l) {
   lc_training *t = &l->t;
-  l->n_rows = lc_data_count(t->data);
+  l->n_rows = lc_data_rows(t->data);
   if (l->n_rows == 0) return lc_fail(t->ctx, "train: the data has no rows with a target");
-  l->per_epoch = lc_ceil_div(l->n_rows, t->opts.batch);
+  l->per_epoch = lc_ceil_div(l->n_rows, t->opts.batch) * lc_goal_updates(t);
   int64_t steps = t->opts.steps ? t->opts.steps : (int64_t)ceil(t->opts.epochs * (double)l->per_epoch);
   t->n_phases = 1;
   t->phase_length[0] = steps;
@@ -82,6 +82,7 @@ static lc_status set_up(lc_loop *l, const lc_train_opts *opts) {
   if (strcmp(t->opts.dtype, lc_dtype_get(t->net->compute)->name))
     return lc_usage(t->ctx, "train: dtype is %s, the net computes in %s", t->opts.dtype,
                     lc_dtype_get(t->net->compute)->name);
+  LC_TRY(lc_goal_check(t));
   LC_TRY(plan_steps(l));
   t->optim = lc_optim_find(t->opts.optimizer);
   t->hyper = (lc_hyper){.lr = t->opts.lr,
@@ -120,7 +121,7 @@ static lc_status open_history(lc_loop *l) {
   if (st) return st;
   char *recipe = lc_path_join(t->ctx, t->out, "recipe.yaml");
   if (!recipe) return LC_FAILED;
-  st = lc_recipe_write(t->ctx, recipe, t->net->model->path, l->io->data_path, t->method, t->self, &t->opts);
+  st = lc_recipe_write(t->ctx, recipe, t->net->model->path, l->io->data_path, t->method, t->self, &t->goal, &t->opts);
   lc_free(t->ctx, recipe);
   return st;
 }
@@ -139,18 +140,19 @@ static lc_status attach(lc_loop *l) {
   return LC_OK;
 }
 
-/* The rows of update t->step; their targets are the loss's denominator. */
+/* The examples of update t->step; their targets are the loss's denominator. */
 static void next_examples(lc_loop *l) {
   lc_training *t = &l->t;
-  const int64_t step = t->step - t->phase_first;
-  int64_t epoch = step / l->per_epoch, first = step % l->per_epoch * t->opts.batch;
+  const int64_t step = t->step - t->phase_first, group = lc_data_describe(t->data).group;
+  int64_t epoch = step / l->per_epoch, first = step % l->per_epoch / lc_goal_updates(t) * t->opts.batch;
   if (epoch != l->order_epoch)
     lc_data_order(t->data, (uint64_t)t->opts.seed, epoch, t->opts.shuffle, l->order);
   l->order_epoch = epoch;
-  t->n_example = lc_min64(t->opts.batch, l->n_rows - first);
+  l->first_row = first;
+  t->n_example = lc_min64(t->opts.batch, l->n_rows - first) * group;
   t->update_targets = 0;
   for (int64_t i = 0; i < t->n_example; i++) {
-    t->example[i] = lc_data_get(t->data, l->order[first + i]);
+    t->example[i] = lc_data_get(t->data, l->order[first + i / group] * group + i % group);
     t->update_targets += t->example[i].n_targets;
   }
   t->n_micro = lc_ceil_div(t->n_example, t->opts.micro_batch);
@@ -174,7 +176,7 @@ static lc_status rehearse_pass(lc_loop *l, const lc_example *longest, int64_t n,
   lc_training *t = &l->t;
   double sum = 0;
   int64_t targets = 0;
-  if (first_is_full(l, rows)) return LC_OK;
+  if (first_is_full(l, rows) || (t->policy && t->policy->rollout)) return LC_OK; /* what is sampled shows at once */
   LC_TRY(lc_pass(t, longest, n, t->method->step == NULL, 1, &sum, &targets));
   lc_zero_gradients(t->ctx, t->param, t->n_param);
   return LC_OK;
@@ -182,6 +184,7 @@ static lc_status rehearse_pass(lc_loop *l, const lc_example *longest, int64_t n,
 
 static void close_run(lc_loop *l) {
   lc_training *t = &l->t;
+  lc_goal_close(l);
   lc_stage_close(&l->stage);
   t->plan = NULL;
   t->run = NULL;
@@ -194,21 +197,21 @@ static void close_run(lc_loop *l) {
 
 static lc_status open_run(lc_loop *l) {
   lc_training *t = &l->t;
-  int64_t rows, eval_rows = 0, micro = lc_min64(t->opts.micro_batch, l->n_rows),
+  const int64_t sequences = lc_goal_sequences(t);
+  int64_t rows, eval_rows = 0, micro = lc_min64(t->opts.micro_batch, l->n_rows * sequences),
                 copies = lc_max64(1, t->copies), segments = lc_max64(micro * copies, EVAL_SEGMENTS);
   l->order_epoch = -1;
   l->order = lc_alloc_n(t->ctx, LC_MEM_OTHER, (size_t)l->n_rows, sizeof *l->order);
-  t->example = lc_alloc_n(t->ctx, LC_MEM_OTHER, (size_t)t->opts.batch, sizeof *t->example);
+  t->example = lc_alloc_n(t->ctx, LC_MEM_OTHER, (size_t)(t->opts.batch * sequences), sizeof *t->example);
   l->eval_batch = lc_alloc_n(t->ctx, LC_MEM_OTHER, (size_t)segments, sizeof *l->eval_batch);
   if (!l->order || !t->example || !l->eval_batch) return LC_FAILED;
-  LC_TRY(lc_longest(t->ctx, t->data, micro, l->eval_batch, &rows));
-  if (t->eval_data) LC_TRY(lc_longest(t->ctx, t->eval_data, 1, NULL, &eval_rows));
+  LC_TRY(lc_goal_longest(t, micro, l->eval_batch, &rows));
+  if (t->eval_data) LC_TRY(lc_longest(t->ctx, t->eval_data, lc_max64(1, t->goal.row->together), NULL, &eval_rows));
   lc_stage_opts o = {.rows = lc_max64(rows * copies, eval_rows),
                      .segments = segments,
                      .training = t->method->step == NULL,
-                     .recompute = t->opts.recompute,
-                     .objective = t->method->objective,
-                     .self = t->self};
+                     .recompute = t->opts.recompute};
+  o.objective = lc_goal_head(t, &o.self);
   LC_TRY(lc_stage_open(t->net, &o, &l->stage));
   t->graph = l->stage.graph;
   t->plan = l->stage.plan;
@@ -218,6 +221,7 @@ static lc_status open_run(lc_loop *l) {
   t->max_segments = segments;
   for (int i = 0; i < t->n_param && !t->method->step; i++)
     LC_TRY(t->optim->prepare(t->ctx, t->param[i], &t->hyper));
+  LC_TRY(lc_goal_open(l));
   return rehearse_pass(l, l->eval_batch, micro, rows);
 }
 
@@ -243,6 +247,7 @@ static lc_status tell_start(lc_loop *l) {
       "warmup_steps", (json_int_t)t->schedule.warmup, "dtype", t->opts.dtype, "threads", lc_threads(t->ctx),
       "isa", lc_isa_name(lc_isa_of(t->ctx)), "trainable", (json_int_t)n, "parameters", (json_int_t)all,
       "share", (double)n / (double)all, "rows", (json_int_t)d.rows, "tokens", (json_int_t)d.tokens);
+  if (e && lc_policy_is(t)) json_object_set_new(e, "objective", json_string(t->goal.row->name));
   if (e && l->from) json_object_set_new(e, "resumed", json_string(l->from));
   if (e && d.template_name) json_object_set_new(e, "template", json_string(d.template_name));
   if (e && t->last < t->planned) json_object_set_new(e, "stop_after", json_integer((json_int_t)t->last));
@@ -304,6 +309,7 @@ static lc_status update(lc_loop *l) {
   lc_zero_gradients(t->ctx, t->param, t->n_param);
   if (t->method->before_step) LC_TRY(t->method->before_step(t->self, t));
   t->hyper.step = t->step - t->optimizer_first;
+  LC_TRY(lc_goal_prepare(l));
   if (t->method->step) {
     LC_TRY(t->method->step(t->self, t));
   } else {
@@ -335,6 +341,7 @@ static lc_status record_step(lc_loop *l, double began) {
   json_t *e = json_pack("{s:I, s:f, s:f, s:f, s:I, s:f, s:f}", "step", (json_int_t)r.step, "loss", r.loss,
                            "lr", r.lr, "grad_norm", r.grad_norm, "tokens", (json_int_t)r.tokens,
                            "tokens_per_s", r.tokens_per_s, "rss_mib", r.rss_mib);
+  lc_goal_tell(l, e);
   if (e && t->graph.auxiliary) json_object_set_new(e, "auxiliary", json_real(t->auxiliary));
   return lc_tell(l, "step", e, true);
 }
@@ -467,6 +474,7 @@ static json_t *summary(const lc_loop *l) {
 static lc_status finish(lc_loop *l) {
   lc_training *t = &l->t;
   if (t->method->finish) LC_TRY(t->method->finish(t->self, t));
+  lc_goal_close(l);
   lc_stage_close(&l->stage);
   t->plan = NULL;
   t->run = NULL;
@@ -509,6 +517,7 @@ lc_status lc_train(lc_net *net, const lc_tokenizer *tok, const lc_dataset *data,
                        .tok = tok,
                        .method = method,
                        .self = self,
+                       .goal = io->goal,
                        .data = data,
                        .eval_data = eval,
                        .out = io->out,

@@ -94,20 +94,29 @@ lc_status lc_stage_pass(lc_stage *s, const lc_example *ex, int64_t n, bool train
   return backward ? lc_backward(s->run, NULL) : LC_OK;
 }
 
+lc_stage lc_training_stage(const lc_training *t, bool backward) {
+  return (lc_stage){.ctx = t->ctx,
+                    .graph = t->graph,
+                    .plan = t->plan,
+                    .run = t->run,
+                    .segment = t->segment,
+                    .max_segments = t->max_segments,
+                    .copies = backward ? t->copies : 1};
+}
+
 lc_status lc_pass(lc_training *t, const lc_example *ex, int64_t n, bool backward, float loss_scale,
                   double *loss_sum, int64_t *targets) {
-  lc_stage s = {.ctx = t->ctx,
-                .graph = t->graph,
-                .plan = t->plan,
-                .run = t->run,
-                .segment = t->segment,
-                .max_segments = t->max_segments,
-                .copies = backward ? t->copies : 1};
+  lc_stage s = lc_training_stage(t, backward);
+  const bool own = t->policy && ex >= t->example && ex < t->example + t->n_example;
+  double plain = 0;
+  if (t->policy) t->policy->base = own ? t->policy->start[ex - t->example] : -1;
   t->run->seed = (uint64_t)t->opts.seed;
   t->run->step = (uint32_t)t->step;
   t->run->micro = (uint32_t)t->micro;
   t->run->example_scale = 1 / (float)lc_max64(1, t->n_example);
-  lc_status st = lc_stage_pass(&s, ex, n, backward, backward, loss_scale, NULL, loss_sum, targets);
+  lc_status st = lc_stage_pass(&s, ex, n, backward, backward, own ? 1 : loss_scale, NULL, own ? &plain : loss_sum, targets);
+  if (own) t->policy->base = -1;
+  if (own && !st) *loss_sum += lc_goal_loss(t, ex - t->example, n) * (double)t->update_targets;
   for (const lc_auxiliary *a = t->graph.auxiliary; a && backward && !st; a = a->next) {
     const float v = *(const float *)lc_data(t->run, a->v);
     if (!isfinite(v)) return lc_fail(t->ctx, "the %s loss is no finite number", a->name);

@@ -7,11 +7,9 @@
  * beginning. Answer: greedy generation; group 1 of the first match of a regular expression is compared with
  * that of the given answer, without commas, dollar signs, case and a final stop. Standard errors are those of
  * a mean of 0s and 1s. */
-#define PCRE2_CODE_UNIT_WIDTH 8
 #include "train/internal.h"
 #include <ctype.h>
 #include <math.h>
-#include <pcre2.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -271,8 +269,6 @@ done:
  * ----------------------------------------------------------------------------------------------------------
  */
 
-#define GSM8K "#### (-?[0-9.,]+)"
-
 typedef struct {
   lc_ctx *ctx;
   lc_bytes text;
@@ -283,50 +279,11 @@ static int collect(void *arg, const char *text, size_t n) {
   return lc_bytes_add(a->ctx, &a->text, text, n) || lc_stop_requested(a->ctx);
 }
 
-/* Group 1 of the first match (the whole match when there is no group); false when nothing matches. */
-static bool extract(pcre2_code *re, const char *text, size_t n, size_t *from, size_t *to) {
-  pcre2_match_data *m = pcre2_match_data_create_from_pattern(re, NULL);
-  if (!m) return false;
-  int groups = pcre2_match(re, (PCRE2_SPTR)text, n, 0, 0, m, NULL);
-  PCRE2_SIZE *at = pcre2_get_ovector_pointer(m);
-  int g = groups > 1 ? 1 : 0;
-  bool found = groups > 0 && at[2 * g] != PCRE2_UNSET;
-  if (found) {
-    *from = at[2 * g];
-    *to = at[2 * g + 1];
-  }
-  pcre2_match_data_free(m);
-  return found;
-}
-
-/* Moves to the next character of [*p, end) that counts in a comparison; 0 at the end. */
-static int next_char(const char **p, const char *end) {
-  while (*p < end && (**p == ',' || **p == '$')) (*p)++;
-  return *p < end ? tolower((unsigned char)*(*p)++) : 0;
-}
-
-static const char *trimmed_end(const char *from, const char *to) {
-  while (to > from && isspace((unsigned char)to[-1])) to--;
-  return to > from && to[-1] == '.' ? to - 1 : to;
-}
-
-static bool same_answer(const char *a, const char *a_end, const char *b, const char *b_end) {
-  while (a < a_end && isspace((unsigned char)*a)) a++;
-  while (b < b_end && isspace((unsigned char)*b)) b++;
-  a_end = trimmed_end(a, a_end);
-  b_end = trimmed_end(b, b_end);
-  for (;;) {
-    int x = next_char(&a, a_end), y = next_char(&b, b_end);
-    if (x != y) return false;
-    if (x == 0) return true;
-  }
-}
-
-static bool is_right(pcre2_code *re, const answer *made, const char *gold) {
+static bool is_right(const lc_extractor *x, const answer *made, const char *gold) {
   size_t a0, a1, b0 = 0, b1 = strlen(gold);
-  if (!made->text.data || !extract(re, made->text.data, made->text.n, &a0, &a1)) return false;
-  extract(re, gold, b1, &b0, &b1); /* an answer without the mark is the answer itself */
-  return same_answer(made->text.data + a0, made->text.data + a1, gold + b0, gold + b1);
+  if (!made->text.data || !lc_extract(x, made->text.data, made->text.n, &a0, &a1)) return false;
+  lc_extract(x, gold, b1, &b0, &b1); /* an answer without the mark is the answer itself */
+  return lc_same_answer(made->text.data + a0, a1 - a0, gold + b0, b1 - b0);
 }
 
 static lc_status encode_prompt(exam *x, const char *prompt, int64_t room, lc_ids *ids) {
@@ -345,7 +302,7 @@ static lc_status encode_prompt(exam *x, const char *prompt, int64_t room, lc_ids
   return LC_OK;
 }
 
-static lc_status answer_all(exam *x, const lc_question *q, int64_t n, pcre2_code *re, lc_out *log,
+static lc_status answer_all(exam *x, const lc_question *q, int64_t n, const lc_extractor *re, lc_out *log,
                             int64_t *right) {
   lc_ctx *ctx = x->ctx;
   lc_session *s = NULL;
@@ -391,23 +348,11 @@ done:
   return st;
 }
 
-static lc_status compile(lc_ctx *ctx, const char *pattern, pcre2_code **re) {
-  int code;
-  PCRE2_SIZE at;
-  PCRE2_UCHAR why[128];
-  *re = pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_MATCH_INVALID_UTF, &code,
-                      &at, NULL);
-  if (*re) return LC_OK;
-  pcre2_get_error_message(code, why, sizeof why);
-  return lc_usage(ctx, "extract: '%s' is no regular expression: %s at %zu", pattern, (const char *)why,
-                  (size_t)at);
-}
-
 lc_status lc_eval_exact(lc_net *net, const lc_tokenizer *tok, const lc_question *q, int64_t n,
                         const lc_question_opts *o, lc_score *s) {
   exam x;
   lc_out log = {0};
-  pcre2_code *re = NULL;
+  lc_extractor *re = NULL;
   int64_t right = 0;
   if (o->limit) n = lc_min64(n, o->limit);
   *s = (lc_score){.n = n};
@@ -415,7 +360,7 @@ lc_status lc_eval_exact(lc_net *net, const lc_tokenizer *tok, const lc_question 
   lc_status st = open_exam(net, tok, o, &x);
   if (st) goto done;
   s->context = x.context;
-  LC_GO(compile(net->ctx, o->extract ? o->extract : GSM8K, &re));
+  LC_GO(lc_extractor_new(net->ctx, o->extract ? o->extract : LC_GSM8K_ANSWER, &re));
   if (o->log_samples) LC_GO(lc_out_open(net->ctx, o->log_samples, &log));
   LC_GO(answer_all(&x, q, n, re, &log, &right));
   if (o->log_samples) LC_GO(lc_out_commit(&log));
@@ -423,7 +368,7 @@ lc_status lc_eval_exact(lc_net *net, const lc_tokenizer *tok, const lc_question 
   s->stderr_ = stderr_of(s->value, n);
 done:
   if (o->log_samples) lc_out_abort(&log);
-  pcre2_code_free(re);
+  lc_extractor_free(net->ctx, re);
   lc_free(net->ctx, x.shots.data);
   return st;
 }

@@ -3,37 +3,41 @@
  *   model: PATH
  *   data: PATH
  *   method: NAME
+ *   objective: NAME
  *   steps: 0            one key a row of lc_train_options, beside each other
  *   …
  *   set:                one key a row of the method's options
  *     mask: random
+ *   with:               one key a row of the objective's options
+ *     beta: 0.1
  *
  * libcyaml reads and writes by a schema. Ours is made from the option tables at run time: each option is an
- * optional string, checked later by lc_options_set like a flag. The method names the schema of `set`, so a
- * recipe is read twice: first for its method, with everything else ignored. libcyaml tells which key it did
+ * optional string, checked later by lc_options_set like a flag. Method and objective name the schemas of `set` and
+ * `with`, so a recipe is read twice: first for these, with everything else ignored. libcyaml tells which key it did
  * not know only in its log; the logger keeps that line, and the sentence suggests the nearest key. */
-#include "train/train.h"
+#include "train/objective.h"
 #include <cyaml/cyaml.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_KEYS = 96, HEAD = 4 };
-static const char *const head_keys[HEAD] = {"model", "data", "method", "set"};
+enum { MAX_KEYS = 96, TEXTS = 4, HEAD = 6 };
+static const char *const head_keys[HEAD] = {"model", "data", "method", "objective", "set", "with"};
 
 /* The struct that the schema describes: pointers to strings, one an option. */
 typedef struct {
-  char *head[HEAD - 1];
+  char *value[MAX_KEYS];
+} values;
+typedef struct {
+  char *head[TEXTS];
   char *option[MAX_KEYS];
-  struct {
-    char *value[MAX_KEYS];
-  } * set;
+  values *part[2]; /* set, with */
 } sheet;
 
 typedef struct {
-  cyaml_schema_field_t field[HEAD + MAX_KEYS + 1], set_field[MAX_KEYS + 1];
+  cyaml_schema_field_t field[HEAD + MAX_KEYS + 1], part_field[2][MAX_KEYS + 1];
   cyaml_schema_value_t top;
-  const lc_option *own;
-  int n_option, n_own;
+  const lc_option *part[2]; /* the method's table, the objective's */
+  int n_option, n_part[2];
 } schema;
 
 typedef struct {
@@ -57,25 +61,29 @@ static int count_rows(const lc_option *table) {
   return n;
 }
 
-static lc_status make_schema(lc_ctx *ctx, const lc_method *m, schema *s) {
+static lc_status make_schema(lc_ctx *ctx, const lc_method *m, const lc_objective *goal, schema *s) {
   memset(s, 0, sizeof *s);
-  s->own = m ? m->options : NULL;
+  s->part[0] = m ? m->options : NULL;
+  s->part[1] = goal ? goal->options : NULL;
   s->n_option = count_rows(lc_train_options);
-  s->n_own = count_rows(s->own);
-  if (s->n_option > MAX_KEYS || s->n_own > MAX_KEYS)
+  for (int k = 0; k < 2; k++) s->n_part[k] = count_rows(s->part[k]);
+  if (s->n_option > MAX_KEYS || s->n_part[0] > MAX_KEYS || s->n_part[1] > MAX_KEYS)
     return lc_fail(ctx, "recipe: more than %d options", MAX_KEYS);
   cyaml_schema_field_t *f = s->field;
-  for (int i = 0; i < HEAD - 1; i++)
+  for (int i = 0; i < TEXTS; i++)
     string_field(f++, head_keys[i], offsetof(sheet, head) + (size_t)i * sizeof(char *));
   for (int i = 0; i < s->n_option; i++)
     string_field(f++, lc_train_options[i].name, offsetof(sheet, option) + (size_t)i * sizeof(char *));
-  for (int i = 0; i < s->n_own; i++)
-    string_field(&s->set_field[i], s->own[i].name, (size_t)i * sizeof(char *));
-  *f = (cyaml_schema_field_t){.key = "set", .data_offset = offsetof(sheet, set)};
-  f->value = (cyaml_schema_value_t){.type = CYAML_MAPPING,
-                                    .flags = CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL,
-                                    .data_size = sizeof *((sheet *)0)->set,
-                                    .mapping = {.fields = s->set_field}};
+  for (int k = 0; k < 2; k++) {
+    for (int i = 0; i < s->n_part[k]; i++)
+      string_field(&s->part_field[k][i], s->part[k][i].name, (size_t)i * sizeof(char *));
+    *f = (cyaml_schema_field_t){.key = head_keys[TEXTS + k],
+                                .data_offset = (uint32_t)(offsetof(sheet, part) + (size_t)k * sizeof(values *))};
+    f++->value = (cyaml_schema_value_t){.type = CYAML_MAPPING,
+                                        .flags = CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL,
+                                        .data_size = sizeof(values),
+                                        .mapping = {.fields = s->part_field[k]}};
+  }
   s->top = (cyaml_schema_value_t){.type = CYAML_MAPPING,
                                   .flags = CYAML_FLAG_POINTER,
                                   .data_size = sizeof(sheet),
@@ -100,11 +108,12 @@ static void note(cyaml_log_t level, void *arg, const char *fmt, va_list args) {
 }
 
 static const char *nearest_key(const schema *s, const char *key) {
-  const char *names[HEAD + 2 * MAX_KEYS];
+  const char *names[HEAD + 3 * MAX_KEYS];
   int n = 0;
   for (int i = 0; i < HEAD; i++) names[n++] = head_keys[i];
   for (int i = 0; i < s->n_option; i++) names[n++] = lc_train_options[i].name;
-  for (int i = 0; i < s->n_own; i++) names[n++] = s->own[i].name;
+  for (int k = 0; k < 2; k++)
+    for (int i = 0; i < s->n_part[k]; i++) names[n++] = s->part[k][i].name;
   return lc_nearest(key, names, n);
 }
 
@@ -149,26 +158,34 @@ static lc_status copy_pairs(lc_ctx *ctx, const lc_option *table, char *const *va
 }
 
 static lc_status copy_sheet(lc_ctx *ctx, const schema *s, const sheet *data, lc_recipe *r) {
-  char **to[HEAD - 1] = {&r->model, &r->data, &r->method};
-  for (int i = 0; i < HEAD - 1; i++)
+  char **to[TEXTS] = {&r->model, &r->data, &r->method, &r->objective};
+  for (int i = 0; i < TEXTS; i++)
     if (data->head[i] && !(*to[i] = lc_strdup(ctx, data->head[i]))) return LC_FAILED;
   LC_TRY(copy_pairs(ctx, lc_train_options, data->option, s->n_option, &r->option, &r->n_option));
-  return data->set ? copy_pairs(ctx, s->own, data->set->value, s->n_own, &r->set, &r->n_set) : LC_OK;
+  if (data->part[0]) LC_TRY(copy_pairs(ctx, s->part[0], data->part[0]->value, s->n_part[0], &r->set, &r->n_set));
+  return data->part[1] ? copy_pairs(ctx, s->part[1], data->part[1]->value, s->n_part[1], &r->with, &r->n_with)
+                       : LC_OK;
 }
 
-/* The method that a recipe names: its options are the keys of `set`. */
-static lc_status method_of(lc_ctx *ctx, const char *path, const char *text, size_t size,
-                           const lc_method **m) {
+/* The method and the objective that a recipe names: their options are the keys of `set` and `with`. */
+static lc_status named(lc_ctx *ctx, const char *path, const char *text, size_t size, const lc_method **m,
+                       const lc_objective **goal) {
   schema s;
   sheet *data = NULL;
   *m = NULL;
-  LC_TRY(make_schema(ctx, NULL, &s));
+  *goal = NULL;
+  LC_TRY(make_schema(ctx, NULL, NULL, &s));
   LC_TRY(load(ctx, path, text, size, &s, false, &data));
   lc_status st = LC_OK;
-  if (data->head[2] && !(*m = lc_method_find(data->head[2]))) {
-    const char *near = lc_method_nearest(data->head[2]);
-    st = near ? lc_usage(ctx, "%s: there is no method '%s'; did you mean '%s'?", path, data->head[2], near)
-              : lc_usage(ctx, "%s: there is no method '%s'", path, data->head[2]);
+  const char *method = data->head[2], *objective = data->head[3], *near = NULL;
+  if (method && !(*m = lc_method_find(method))) {
+    near = lc_method_nearest(method);
+    st = lc_usage(ctx, "%s: there is no method '%s'%s%s%s", path, method, near ? "; did you mean '" : "",
+                  near ? near : "", near ? "'?" : "");
+  } else if (objective && !(*goal = lc_objective_find(objective))) {
+    near = lc_objective_nearest(objective);
+    st = lc_usage(ctx, "%s: there is no objective '%s'%s%s%s", path, objective, near ? "; did you mean '" : "",
+                  near ? near : "", near ? "'?" : "");
   }
   unload(&s, data);
   return st;
@@ -180,11 +197,12 @@ lc_status lc_recipe_read(lc_ctx *ctx, const char *path, lc_recipe *r) {
   char *text = NULL;
   size_t size;
   const lc_method *m;
+  const lc_objective *goal;
   lc_status st = LC_OK;
   *r = (lc_recipe){0};
   LC_GO(lc_read_file(ctx, path, 1 << 20, &text, &size));
-  LC_GO(method_of(ctx, path, text, size, &m));
-  LC_GO(make_schema(ctx, m, &s));
+  LC_GO(named(ctx, path, text, size, &m, &goal));
+  LC_GO(make_schema(ctx, m, goal, &s));
   LC_GO(load(ctx, path, text, size, &s, true, &data));
   LC_GO(copy_sheet(ctx, &s, data, r));
 done:
@@ -206,16 +224,21 @@ void lc_recipe_free(lc_ctx *ctx, lc_recipe *r) {
   lc_free(ctx, r->model);
   lc_free(ctx, r->data);
   lc_free(ctx, r->method);
+  lc_free(ctx, r->objective);
+  free_pairs(ctx, r->with, r->n_with);
   free_pairs(ctx, r->option, r->n_option);
   free_pairs(ctx, r->set, r->n_set);
   *r = (lc_recipe){0};
 }
 
-lc_status lc_recipe_apply(lc_ctx *ctx, const lc_recipe *r, lc_train_opts *o, const lc_method *m, void *self) {
+lc_status lc_recipe_apply(lc_ctx *ctx, const lc_recipe *r, lc_train_opts *o, const lc_method *m, void *self,
+                          const lc_goal *goal) {
   for (int i = 0; o && i < r->n_option; i++)
     LC_TRY(lc_options_set(ctx, lc_train_options, "recipe", o, r->option[i].key, r->option[i].value));
   for (int i = 0; self && i < r->n_set; i++)
     LC_TRY(lc_options_set(ctx, m->options, m->name, self, r->set[i].key, r->set[i].value));
+  for (int i = 0; goal && goal->row && i < r->n_with; i++)
+    LC_TRY(lc_options_set(ctx, goal->row->options, goal->row->name, goal->self, r->with[i].key, r->with[i].value));
   return LC_OK;
 }
 
@@ -256,19 +279,24 @@ static lc_status save(lc_ctx *ctx, const char *path, const schema *s, const shee
 }
 
 lc_status lc_recipe_write(lc_ctx *ctx, const char *path, const char *model, const char *data,
-                          const lc_method *m, const void *self, const lc_train_opts *o) {
+                          const lc_method *m, const void *self, const lc_goal *goal, const lc_train_opts *o) {
+  const lc_objective *row = goal && goal->row ? goal->row : &lc_objective_sft;
+  const void *from[2] = {self, goal ? goal->self : NULL};
   schema s;
-  sheet top = {.head = {(char *)model, (char *)data, (char *)m->name}};
-  lc_status st = LC_FAILED;
-  LC_TRY(make_schema(ctx, m, &s));
-  top.set = lc_alloc(ctx, LC_MEM_OTHER, sizeof *top.set);
-  if (!top.set) return LC_FAILED;
+  sheet top = {.head = {(char *)model, (char *)data, (char *)m->name, (char *)row->name}};
+  values part[2] = {0};
+  lc_status st = LC_OK;
+  LC_TRY(make_schema(ctx, m, row, &s));
   LC_GO(fill(ctx, lc_train_options, s.n_option, o, top.option));
-  LC_GO(fill(ctx, m->options, s.n_own, self, top.set->value));
+  for (int k = 0; k < 2; k++) {
+    if (k && !s.n_part[k]) continue; /* no `with` of an objective without options */
+    LC_GO(fill(ctx, s.part[k], s.n_part[k], from[k], part[k].value));
+    top.part[k] = &part[k];
+  }
   st = save(ctx, path, &s, &top);
 done:
   for (int i = 0; i < s.n_option; i++) lc_free(ctx, top.option[i]);
-  for (int i = 0; i < s.n_own; i++) lc_free(ctx, top.set->value[i]);
-  lc_free(ctx, top.set);
+  for (int k = 0; k < 2; k++)
+    for (int i = 0; i < s.n_part[k]; i++) lc_free(ctx, part[k].value[i]);
   return st;
 }

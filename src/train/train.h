@@ -13,6 +13,7 @@
 
 typedef struct lc_training lc_training;
 typedef struct lc_method lc_method;
+typedef struct lc_objective lc_objective; /* what is minimised: train/objective.h */
 typedef lc_status (*lc_hook)(void *self, lc_training *);
 
 /* self is the caller's: self_size zeroed bytes that begin as the options table says (lc_options_init). Hooks
@@ -61,6 +62,16 @@ extern const int lc_n_methods;
 const lc_method *lc_method_find(const char *name); /* NULL when absent */
 const char *lc_method_nearest(const char *name);   /* for the sentence then; NULL when none is near */
 
+extern const lc_objective *const lc_objectives[]; /* objective.c */
+extern const int lc_n_objectives;
+const lc_objective *lc_objective_find(const char *name);
+const char *lc_objective_nearest(const char *name);
+/* A row and its options: `self` begins as the row's table says, as a method's does. row NULL: next-token loss. */
+typedef struct {
+  const lc_objective *row;
+  void *self;
+} lc_goal;
+
 /* What every run has. The table lc_train_options (options.c) describes it: flags, recipe, help. 0 or NULL
  * where the help says "by rule"; lc_train_resolve fills those in. */
 struct lc_train_opts {
@@ -90,7 +101,9 @@ struct lc_training {
   const lc_tokenizer *tok;
   const lc_method *method;
   void *self;
-  lc_train_opts opts; /* resolved; a copy */
+  lc_goal goal;
+  struct lc_policy *policy; /* of an objective other than next-token loss; else NULL */
+  lc_train_opts opts;       /* resolved; a copy */
   const lc_dataset *data, *eval_data;
   lc_adapter *adapter; /* what the method attached (NULL for full) */
   lc_param **param;
@@ -133,6 +146,7 @@ typedef struct {
   const char *data_path; /* as the user gave it; goes to recipe.yaml */
   lc_event_fn event;
   void *event_arg;
+  lc_goal goal; /* what is minimised */
 } lc_train_io;
 /* Trains net by a method; writes OUT. LC_STOPPED: interrupted, everything saved. */
 lc_status lc_train(lc_net *, const lc_tokenizer *, const lc_dataset *, const lc_dataset *eval,
@@ -143,20 +157,21 @@ typedef struct {
   char *key, *value;
 } lc_pair;
 typedef struct {
-  char *model, *data, *method;
+  char *model, *data, *method, *objective;
   lc_pair *option;
   int n_option;
-  lc_pair *set;
-  int n_set;
+  lc_pair *set, *with; /* of the method, of the objective */
+  int n_set, n_with;
 } lc_recipe;
 /* Reads a recipe; option keys are those of lc_train_options, set keys those of the method. An unknown key is
  * an error that suggests the nearest. */
 lc_status lc_recipe_read(lc_ctx *, const char *path, lc_recipe *);
 lc_status lc_recipe_write(lc_ctx *, const char *path, const char *model, const char *data, const lc_method *,
-                          const void *self, const lc_train_opts *);
+                          const void *self, const lc_goal *, const lc_train_opts *);
 void lc_recipe_free(lc_ctx *, lc_recipe *);
-/* Applies the option pairs, and the set pairs to a method's options. */
-lc_status lc_recipe_apply(lc_ctx *, const lc_recipe *, lc_train_opts *, const lc_method *, void *self);
+/* Applies the option pairs, the set pairs to a method's options and the with pairs to an objective's; NULL: not. */
+lc_status lc_recipe_apply(lc_ctx *, const lc_recipe *, lc_train_opts *, const lc_method *, void *self,
+                          const lc_goal *);
 
 /* ---- pieces that methods and commands use ---- */
 /* An array of the checkpoint that the run goes on from, by its visitor's name: what attach needs to know when sizes
@@ -164,7 +179,8 @@ lc_status lc_recipe_apply(lc_ctx *, const lc_recipe *, lc_train_opts *, const lc
 const lc_tensor *lc_training_stored(const lc_training *, const char *name);
 /* One forward (and backward when told) over n examples, packed row after row with restarting positions; row
  * losses are summed in f64 in row order. loss_scale: 1 / the update's targets. n and the rows must fit the
- * plan: any micro-batch of the run does. Adds to *loss_sum, *targets. */
+ * plan: any micro-batch of the run does. Adds to *loss_sum, *targets. Of examples of the update under way the loss is the
+ * objective's, with its own denominator inside (loss_scale is then 1); of any others it is next-token loss. */
 lc_status lc_pass(lc_training *, const lc_example *, int64_t n, bool backward, float loss_scale,
                   double *loss_sum, int64_t *targets);
 /* Signed gradients of the mean loss over the first n_examples rows of the data, as dense f32 accumulators

@@ -123,6 +123,13 @@ static void test_options(void **state) {
   assert_int_equal(lc_options_put(o, "destiny", "1"), LC_USAGE);
   assert_int_equal(lc_options_put(o, "density", "1.5"), LC_USAGE);
   refused(lc_options_put(o, "maks", "wm"), "maks");
+  refused(lc_options_put(o, "with.beta", "1"), "put the objective first");
+  refused(lc_options_put(o, "objective", "dop"), "no objective 'dop'");
+  ok(lc_options_put(o, "objective", "dpo"));
+  ok(lc_options_put(o, "with.beta", "0.5"));
+  refused(lc_options_put(o, "with.group", "4"), "group");
+  ok(lc_options_put(o, "objective", "sft"));
+  refused(lc_options_put(o, "with.beta", "1"), "no options");
   lc_options_free(o);
 }
 

@@ -48,7 +48,7 @@ helps() { # COMMAND
 }
 commands=$("$lacuna" --help | sed -n 's/^  \([a-z]*\) .*/\1/p')
 for c in $commands; do t "help of $c" helps "$c"; done
-all_commands() { for c in info train eval generate merge convert diff methods tokenize logits bench report; do echo "$commands" | grep -qx $c || { echo "no command $c"; return 1; }; done; }
+all_commands() { for c in info train eval generate merge convert diff methods objectives tokenize logits bench report; do echo "$commands" | grep -qx $c || { echo "no command $c"; return 1; }; done; }
 t "the commands are there" all_commands
 version() { run 0 --version && grep -Eq '^lacuna [0-9]+\.[0-9]+\.[0-9]+$' out; }
 t "version" version

@@ -69,6 +69,8 @@ lc_status t_train(t_world *w, const t_spec *s) {
   lc_net *net = NULL;
   lc_train_opts o;
   if (!m) fail_msg("no method %s", s->method);
+  const lc_objective *goal = s->objective ? lc_objective_find(s->objective) : NULL;
+  if (s->objective && !goal) fail_msg("no objective %s", s->objective);
   void *self = lc_alloc(w->ctx, LC_MEM_OTHER, m->self_size);
   lc_train_io io = {.out = lc_tiny_path(w->dir, s->out),
                     .resume = s->resume,
@@ -76,7 +78,8 @@ lc_status t_train(t_world *w, const t_spec *s) {
                     .overwrite = s->overwrite,
                     .data_path = "data.jsonl",
                     .event = s->event,
-                    .event_arg = s->arg};
+                    .event_arg = s->arg,
+                    .goal = {goal, goal ? lc_alloc(w->ctx, LC_MEM_OTHER, goal->self_size) : NULL}};
   char *out = strdup(io.out);
   io.out = out;
   lc_status st = lc_options_init(w->ctx, lc_train_options, &o);
@@ -84,13 +87,17 @@ lc_status t_train(t_world *w, const t_spec *s) {
   if (!st) st = set_all(w->ctx, lc_train_options, &o, "dtype=f32 lr=0.01 schedule=constant warmup=0 seq=64");
   if (!st) st = set_all(w->ctx, lc_train_options, &o, s->opts);
   if (!st) st = set_all(w->ctx, m->options, self, s->set);
+  if (!st && goal) st = lc_options_init(w->ctx, goal->options, io.goal.self);
+  if (!st && goal) st = set_all(w->ctx, goal->options, io.goal.self, s->with);
   if (!st) st = lc_net_new(w->model, lc_dtype_by_name(o.dtype), &net);
   if (!st)
-    st = lc_train(net, w->tok, s->data ? s->data : w->data, s->no_eval ? NULL : w->eval, m, self, &o, &io);
+    st = lc_train(net, w->tok, s->data ? s->data : w->data, s->no_eval ? NULL : s->eval ? s->eval : w->eval, m, self, &o, &io);
   lc_net_free(net);
   lc_options_clear(w->ctx, lc_train_options, &o);
   lc_options_clear(w->ctx, m->options, self);
   lc_free(w->ctx, self);
+  if (goal) lc_options_clear(w->ctx, goal->options, io.goal.self);
+  lc_free(w->ctx, io.goal.self);
   free(out);
   return st;
 }

@@ -2,7 +2,7 @@
 #ifndef LC_TEST_TRAIN_SUPPORT_H
 #define LC_TEST_TRAIN_SUPPORT_H
 #include "support/tiny_model.h"
-#include "train/train.h"
+#include "train/objective.h"
 
 typedef struct {
   lc_ctx *ctx;
@@ -24,7 +24,8 @@ typedef struct {
   lc_event_fn event;
   void *arg;
   const lc_method *row;   /* instead of method's: hooks of the test's own */
-  const lc_dataset *data; /* instead of the world's */
+  const lc_dataset *data, *eval; /* instead of the world's */
+  const char *objective, *with; /* NULL: next-token loss */
 } t_spec;
 lc_status t_train(t_world *, const t_spec *); /* its own net */
 /* "OUT/name" in the world's directory (of eight rotating buffers). */

@@ -81,11 +81,11 @@ static void test_strings(void **state) {
     ok(lc_options_init(w.ctx, lc_train_options, &back));
     ok(lc_options_set(w.ctx, lc_train_options, "t", &o, "sample-prompt", awkward[i]));
     ok(lc_options_set(w.ctx, lc_train_options, "t", &o, "save-every", "123456789012"));
-    ok(lc_recipe_write(w.ctx, path, awkward[i], NULL, m, self, &o));
+    ok(lc_recipe_write(w.ctx, path, awkward[i], NULL, m, self, NULL, &o));
     ok(lc_recipe_read(w.ctx, path, &r));
     assert_string_equal(r.model, awkward[i]);
     assert_null(r.data);
-    ok(lc_recipe_apply(w.ctx, &r, &back, m, self));
+    ok(lc_recipe_apply(w.ctx, &r, &back, m, self, NULL));
     assert_string_equal(back.sample_prompt, awkward[i]);
     assert_true(back.save_every == 123456789012);
     lc_recipe_free(w.ctx, &r);
@@ -130,7 +130,7 @@ static void test_values(void **state) {
   ok(lc_write_file(w.ctx, path, text, strlen(text)));
   ok(lc_recipe_read(w.ctx, path, &r));
   ok(lc_options_init(w.ctx, lc_train_options, &o));
-  assert_int_equal(lc_recipe_apply(w.ctx, &r, &o, NULL, NULL), LC_USAGE);
+  assert_int_equal(lc_recipe_apply(w.ctx, &r, &o, NULL, NULL, NULL), LC_USAGE);
   assert_non_null(strstr(lc_error(w.ctx), "lr is 'fast'"));
   assert_int_equal(o.steps, 12);
   lc_options_clear(w.ctx, lc_train_options, &o);
