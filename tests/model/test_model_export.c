@@ -360,8 +360,26 @@ static void test_refusals(void **state) {
   close_net(m, net);
 }
 
+/* Heads, biases of heads, kernels of convolutions: the same tensors in the same sizes. GGUF has none of them. */
+static void test_classifiers(void **state) {
+  static const char *const names[] = {"golden/bert-classify", "golden/roberta-tokens", "golden/vit-classify",
+                                      "golden/vit-grey"};
+  for (int i = 0; i < 4; i++) {
+    convert(names[i], fresh("out"), LC_F32);
+    same_tensors(names[i], at("out"));
+    lc_model *m;
+    lc_net *net;
+    open_net(names[i], &m, &net);
+    assert_int_not_equal(lc_net_write_gguf(net, fresh("out.gguf"), LC_F32, NULL), LC_OK);
+    assert_false(lc_path_exists(at("out.gguf")));
+    close_net(m, net);
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_classifiers),
+
       cmocka_unit_test(test_round_trips),       cmocka_unit_test(test_config_is_todays),
       cmocka_unit_test(test_rope_through_gguf), cmocka_unit_test(test_roundings),
       cmocka_unit_test(test_merge_report),      cmocka_unit_test(test_metadata),

@@ -1,6 +1,6 @@
 /* The structure map says what belongs together: renumbering a structure's elements on all sides leaves the
  * network as it was. Checked from the map alone, by writing permuted copies of the model's file, for every
- * structure of both families. */
+ * structure of every family; of networks with a classifier on the golden ones. */
 #include "support/tiny_model.h"
 #include <setjmp.h>
 #include <stdarg.h>
@@ -8,10 +8,12 @@
 #include <string.h>
 #include <cmocka.h>
 
-enum { T = 12, V = 50 };
+enum { T = 12, V = 50, MOST = 37 };
 static lc_ctx *ctx;
 static char *dir;
-static int32_t ids[T];
+/* What goes in, and how much comes out: a network of tokens gives T·V logits, a classifier a row of labels. */
+static int32_t ids[MOST];
+static int64_t n_ids = T, n_out = T * V;
 
 static void ok(lc_status st) {
   if (st) fail_msg("%s", lc_error(ctx));
@@ -37,7 +39,7 @@ static void logits_of(const char *path, const int32_t *in, float *out) {
   lc_net *net;
   ok(lc_model_open(ctx, path, &m));
   ok(lc_net_new(m, LC_F32, &net));
-  ok(lc_tiny_logits(net, in, T, out));
+  ok(lc_tiny_logits(net, in, n_ids, out));
   lc_net_free(net);
   lc_model_close(m);
 }
@@ -84,13 +86,12 @@ static void make_order(const lc_model *m, const lc_structure *s, uint32_t step, 
   }
 }
 
-static void check(const lc_tiny *tiny, const char *path, const char *copy) {
+/* copy: a directory that holds path's configuration. */
+static void check(const char *family, const char *path, const char *copy) {
   static float before[T * V], after[T * V], expected[T * V];
   lc_model *m;
   lc_structure *list;
   int n, seen[5] = {0};
-  ok(lc_tiny_hf(ctx, tiny, path));
-  ok(lc_tiny_hf(ctx, tiny, copy));
   logits_of(path, ids, before);
   ok(lc_model_open(ctx, path, &m));
   ok(m->config.family->structures(ctx, &m->config, &list, &n));
@@ -106,31 +107,30 @@ static void check(const lc_tiny *tiny, const char *path, const char *copy) {
     }
     for (int k = 0; k < s->n_side; k++) apply(m, t, &s->side[k], s->count, place);
     ok(lc_safetensors_write(ctx, lc_tiny_path(copy, "model.safetensors"), t, m->st.n));
-    int32_t in[T];
+    int32_t in[MOST];
     memcpy(in, ids, sizeof in);
     memcpy(expected, before, sizeof before);
     if (s->kind == LC_S_VOCAB) /* token v is now the one that was place[v] */
-      for (int a = 0; a < T; a++)
-        for (int v = 0; v < V; v++) {
-          expected[a * V + v] = before[a * V + place[v]];
+      for (int a = 0; a < n_ids; a++)
+        for (int v = 0; v < s->count; v++) {
+          if (m->config.task == LC_TASK_LM) expected[a * V + v] = before[a * V + place[v]];
           if (place[v] == ids[a]) in[a] = v;
         }
     logits_of(copy, in, after);
-    double e = lc_tiny_error(after, expected, T * V);
-    if (!(e <= 1e-5))
-      fail_msg("%s: structure %d (kind %d, layer %d): %g", tiny->family, i, s->kind, s->layer, e);
+    double e = lc_tiny_error(after, expected, n_out);
+    if (!(e <= 1e-5)) fail_msg("%s: structure %d (kind %d, layer %d): %g", family, i, s->kind, s->layer, e);
     if (s->n_side && s->count > 2 &&
         s->kind != LC_S_HEAD) { /* leaving out one side breaks it: every side matters */
       apply(m, t, &s->side[0], s->count, place);
       ok(lc_safetensors_write(ctx, lc_tiny_path(copy, "model.safetensors"), t, m->st.n));
       logits_of(copy, in, after);
-      assert_true(lc_tiny_error(after, expected, T * V) > 1e-4);
+      assert_true(lc_tiny_error(after, expected, n_out) > 1e-4);
     }
     seen[s->kind]++;
     for (int k = 0; k < m->st.n; k++) free((void *)t[k].t.data);
     free(place);
   }
-  assert_true(seen[LC_S_RESIDUAL] == 1 && seen[LC_S_VOCAB] == 1);
+  assert_true(seen[LC_S_RESIDUAL] == 1 && seen[LC_S_VOCAB] == (m->config.image ? 0 : 1));
   assert_true(seen[LC_S_HEAD] == m->config.L && seen[LC_S_KV_HEAD] == m->config.L &&
               seen[LC_S_CHANNEL] == m->config.L);
   lc_structures_free(ctx, list, n);
@@ -146,11 +146,39 @@ static void test_permutation_invariance(void **state) {
   for (int i = 0; i < 4; i++) {
     m[i].V = V;
     m[i].no_tokenizer = true;
-    check(&m[i], lc_tiny_path(dir, "a"), lc_tiny_path(dir, "b"));
+    ok(lc_tiny_hf(ctx, &m[i], lc_tiny_path(dir, "a")));
+    ok(lc_tiny_hf(ctx, &m[i], lc_tiny_path(dir, "b")));
+    check(m[i].family, lc_tiny_path(dir, "a"), lc_tiny_path(dir, "b"));
+  }
+}
+
+static void test_classifiers(void **state) {
+  static const char *const names[] = {"bert-classify", "roberta-classify", "vit-classify", "vit-grey"};
+  for (int i = 0; i < 4; i++) {
+    char from[64], *to = lc_path_join(ctx, dir, names[i]);
+    snprintf(from, sizeof from, "golden/%s", names[i]);
+    ok(lc_mkdirs(ctx, to));
+    ok(lc_copy_file(ctx, lc_tiny_path(from, "config.json"), lc_tiny_path(to, "config.json")));
+    lc_safetensors e;
+    ok(lc_safetensors_open(ctx, lc_tiny_path(from, "expected.safetensors"), &e));
+    const lc_tensor *in = lc_safetensors_find(&e, "ids"), *types = lc_safetensors_find(&e, "types"),
+                    *pixels = lc_safetensors_find(&e, "pixels");
+    n_ids = in->shape[0];
+    assert_true(n_ids <= MOST);
+    memcpy(ids, in->data, (size_t)n_ids * sizeof *ids);
+    n_out = lc_tensor_count(lc_safetensors_find(&e, "logits"));
+    lc_tiny_types(types ? types->data : NULL);
+    lc_tiny_pixels(pixels ? pixels->data : NULL);
+    check(names[i], from, to);
+    lc_tiny_types(NULL);
+    lc_tiny_pixels(NULL);
+    lc_safetensors_close(ctx, &e);
+    lc_free(ctx, to);
   }
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_permutation_invariance)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_permutation_invariance),
+                                     cmocka_unit_test(test_classifiers)};
   return cmocka_run_group_tests(tests, setup, teardown);
 }
