@@ -195,15 +195,11 @@ const lc_method lc_method_lift = {
     .title = "LIFT: train the entries that stand out after rank reduction",
     .source = "arXiv 2506.00772",
     .about = "Trains the K entries of each target that are largest once the matrix is cut to its R largest "
-             "singular "
-             "directions; the choice is made anew every T updates from the weights as they are. Entries that "
-             "leave keep "
-             "their change, so the adapter holds the union of all masks. Masks change when T, 2T, … updates "
-             "are done "
-             "(the authors' code: T−1, 2T−1, …). Randomised decomposition works here and is the default; the "
-             "authors' "
-             "is broken. Values are f32 where theirs are bf16. Weight decay pulls the weight to 0, not its "
-             "change.",
+             "singular directions; the choice is made anew every T updates from the weights as they are. "
+             "Entries that leave keep their change, so the adapter holds the union of all masks. Masks "
+             "change when T, 2T, … updates are done (the authors' code: T−1, 2T−1, …). Randomised "
+             "decomposition works here and is the default; the authors' is broken. Values are f32 where "
+             "theirs are bf16. Weight decay pulls the weight to 0, not its change.",
     .options = options,
     .self_size = sizeof(lift),
     .lr = 1e-4,

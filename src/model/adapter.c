@@ -275,7 +275,7 @@ static lc_status write_layout(const lc_adapter *a, lc_layout layout, const char 
 /* Everything but the files: what a layout cannot hold is refused before anything is written. */
 static lc_status check_layout(const lc_adapter *a, lc_layout layout) {
   lc_ctx *ctx = a->net->ctx;
-  if (!a->n) return lc_fail(ctx, "adapter '%s' has no deltas to save", a->name);
+  if (!a->n && layout != LC_LAYOUT_NATIVE) return lc_fail(ctx, "adapter '%s' has no deltas to save", a->name);
   const lc_delta_ops *want = layout == LC_LAYOUT_PEFT_LORA ? &lc_delta_lora : &lc_delta_sparse;
   for (int i = 0; i < a->n; i++) {
     if (layout == LC_LAYOUT_MODULES ? !lc_delta_kind_of(a->delta[i]->ops) : a->delta[i]->ops != want)

@@ -9,6 +9,7 @@
  * tile. A scale of 0 touches nothing, so the base's own bits (a negative zero too) stay. */
 #include "kernels/kernels.h"
 #include "nn/nn.h"
+#include <math.h>
 
 typedef struct sparse_text {
   int64_t count;
@@ -208,3 +209,30 @@ static const char *const names[] = {"delta"};
 extern const lc_delta_kind lc_kind_sparse;
 const lc_delta_kind lc_kind_sparse = {
     &lc_delta_sparse, file_options, sizeof(sparse_text), names, options_of, make, NULL, loaded};
+
+lc_status lc_delta_sparse_beyond(lc_ctx *ctx, const lc_delta *d, double threshold, lc_delta **out) {
+  lc_entries e = {0};
+  lc_status st = LC_OK;
+  lc_index idx = {.kind = LC_LIST32};
+  float *value = NULL;
+  int64_t n = 0, *flat = NULL;
+  *out = NULL;
+  LC_GO(lc_param_entries(ctx, d->param[0], &e));
+  flat = lc_alloc_n(ctx, LC_MEM_OTHER, (size_t)e.idx.n, sizeof *flat);
+  value = lc_alloc_n(ctx, LC_MEM_OTHER, (size_t)e.idx.n, sizeof *value);
+  if (!flat || !value) LC_GO(LC_FAILED);
+  for (int64_t k = 0; k < e.idx.n; k++) {
+    if (!(fabs((double)e.value[k]) > threshold)) continue;
+    flat[n] = lc_index_at(&e.idx, k);
+    value[n++] = e.value[k];
+  }
+  if (!n) goto done;
+  LC_GO(lc_index_new(ctx, d->w->M, d->w->N, flat, n, &idx));
+  LC_GO(lc_delta_sparse_new(ctx, d->w, &idx, value, false, out));
+done:
+  lc_index_free(ctx, &idx);
+  lc_entries_free(ctx, &e);
+  lc_free(ctx, flat);
+  lc_free(ctx, value);
+  return st;
+}

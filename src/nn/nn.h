@@ -262,6 +262,9 @@ lc_status lc_delta_sparse_new(lc_ctx *, lc_weight *, lc_index *idx, const float 
 /* The change is factor·δ (1 unless set), and gradients have the factor: set before it is attached. */
 void lc_delta_sparse_set_factor(lc_delta *, double factor);
 double lc_delta_sparse_factor(const lc_delta *);
+/* A detached copy of a sparse delta with the entries whose |δ| is above the threshold, what has retired included; *out is
+ * NULL when there are none. */
+lc_status lc_delta_sparse_beyond(lc_ctx *, const lc_delta *, double threshold, lc_delta **out);
 /* Name of the trainable that the next sparse delta of a weight will have; lc_free. */
 char *lc_delta_sparse_name(lc_ctx *, const lc_weight *);
 /* delta_lora.c: y += s·B·(A·drop(x)); A (R,N), B (M,R); s = alpha/R, or alpha/√R (rslora). Values copied;

@@ -66,6 +66,10 @@ static const variant variants[] = {
     {"lift", "r=2 filter=4 interval=3 layout=padded"},
     {"lift", "r=2 filter=4 interval=0 layout=peft"},
     {"lift", "budget=authors shape=blocks"},
+    {"lt-sft", ""},
+    {"lt-sft", "phase=lora scope=layer"},
+    {"lt-sft", "iterations=2 dense=embed_tokens"},
+    {"lt-sft", "select=random"},
 };
 
 static void test_start_and_result(void **state) {

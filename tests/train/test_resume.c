@@ -70,6 +70,10 @@ static const variant variants[] = {
     {"s2ft", "o=0.25 d=0.1 select=gradient examples=8 layout=lora", "adapter_model.safetensors"},
     {"snella", "r=4 interval=3 target=0.5 ema=0.9", "lacuna_adapter.safetensors"},
     {"lift", "filter=4 interval=3", "lacuna_adapter.safetensors"},
+    {"lt-sft", "l1-first=10 l1-second=10", "lacuna_adapter.safetensors"},
+    {"lt-sft", "iterations=2 dense=embed_tokens", "lacuna_adapter.safetensors"},
+    {"lt-sft", "iterations=3 phase=lora scope=layer", "lacuna_adapter.safetensors"},
+    {"lt-sft", "select=random", "lacuna_adapter.safetensors"},
 };
 #define OPTS "steps=11 batch=4 micro-batch=2 eval-every=4 density=0.05 sample-prompt=the sample-tokens=4"
 

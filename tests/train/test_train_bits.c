@@ -44,7 +44,9 @@ static const struct {
                 {"snella", "r=4 variant=mixk"},
                 {"snella", "r=4 interval=2 target=0.5 ema=0.5"},
                 {"lift", "filter=4 interval=2"},
-                {"lift", "filter=4 svd=exact shape=blocks interval=0"}};
+                {"lift", "filter=4 svd=exact shape=blocks interval=0"},
+                {"lt-sft", "dense=embed_tokens l1-first=10"},
+                {"lt-sft", "iterations=2 phase=lora"}};
 #define N_VARIANTS (sizeof variants / sizeof *variants)
 #define ARRAYS     "checkpoint-7/state.safetensors"
 
