@@ -45,6 +45,8 @@ typedef struct lc_kernels {
   void (*decode_q8_0)(int64_t n, const void *src, float *dst);
   void (*decode_q4_0)(int64_t n, const void *src, float *dst);
   void (*decode_q4_1)(int64_t n, const void *src, float *dst);
+  /* n values of whole blocks of Q8_0, Q4_0 or Q4_1, decoded and rounded to bf16 in one go; the same bits on every path */
+  void (*decode_bf16)(lc_dtype, int64_t n, const void *src, uint16_t *dst);
 
   /* -- vectors -- */
   float (*dot)(int64_t n, const float *a, const float *b);
@@ -88,6 +90,9 @@ typedef struct lc_kernels {
   /* -- cross-entropy of one row: returns lse - logit[label]; when scale != 0, logits become scale·(softmax -
    * onehot) in place -- */
   float (*cross_entropy)(int64_t V, float *logits, int32_t label, float scale);
+  /* the same loss, with the gradient rounded to bf16 into d, which may lie on the row's own memory (d[0] at logits[0]);
+   * the logits are spent. scale != 0 */
+  float (*cross_entropy_bf16)(int64_t V, float *logits, int32_t label, float scale, uint16_t *d);
   float (*softmax)(int64_t n, float *x); /* in place; returns log-sum-exp */
 
   /* -- attention of one head over one query tile, online softmax (Milakov & Gimelshein 2018; Dao et al.

@@ -53,6 +53,10 @@ static void decode_row(const lc_kernels *k, const lc_form *f, const uint8_t *row
     memcpy(dst, row + (size_t)c0 * size, (size_t)(c1 - c0) * size);
     return;
   }
+  if (dtype == LC_BF16 && block > 1 && c0 % block == 0 && c1 % block == 0) {
+    k->decode_bf16(f->src.dtype, c1 - c0, row + (size_t)(c0 / block) * (size_t)lc_dtype_get(f->src.dtype)->bytes, dst);
+    return;
+  }
   float tmp[SPAN];
   for (int64_t at = c0; at < c1;) {
     int64_t from = at / block * block, end = lc_min64(c1, from + SPAN);

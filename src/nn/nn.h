@@ -183,6 +183,10 @@ struct lc_weight {
  * into the worker's scratch (slots 0 and 1 are this function's). */
 lc_status lc_weight_tile(lc_ctx *, int worker, const lc_weight *, lc_rect, lc_dtype, const void **tile,
                          int64_t *ld);
+/* Its two halves: the rectangle's own memory, NULL when there is none as it should be; and decoding and patching into
+ * dst, rows without gaps. */
+const void *lc_weight_borrow(const lc_weight *, lc_rect, lc_dtype, int64_t *ld);
+lc_status lc_weight_decode(lc_ctx *, int worker, const lc_weight *, lc_rect, lc_dtype, void *dst);
 /* In place: makes or refreshes the private copy from base and all deltas that are IN_PLACE (touched entries
  * only where possible). */
 lc_status lc_weight_refresh(lc_ctx *, lc_weight *);

@@ -1,5 +1,7 @@
-/* head_loss: row losses −log softmax(h·Wᵀ)[label] through a chunked output head: logits exist for 256 rows at a time, rows without a label are
- * skipped. When training, the same pass makes dh = scale·(softmax − onehot)·W and the head's own dW, so logits are computed once.
+/* head_loss: row losses −log softmax(h·Wᵀ)[label] through a chunked output head: logits exist for ROWS rows at a time, rows without a label are
+ * skipped. When training, the same pass makes dh = scale·(softmax − onehot)·W and the head's own dW, so logits are computed once. In bf16 the
+ * gradient of a row's logits takes the place of the logits. A head that cannot be read where it lies is decoded once a pass for all blocks of
+ * rows, unless that takes more than WHOLE bytes.
  * A link makes another loss of each row's nll: its slope multiplies the row's gradient.
  * The weight's head_bias is added to the logits.
  * in: hidden (T,C), labels (T). out[0] (T,1) losses, 0 where label < 0; out[1] (T,C) f32 dh, handed on in backward. */
@@ -7,7 +9,7 @@
 #include "nn/ops.h"
 #include <string.h>
 
-enum { ROWS = 256, VSTRIP = 1024, KSTRIP = 4096 };
+enum { ROWS = 512, VSTRIP = 1024, KSTRIP = 4096, WHOLE = 128 << 20 };
 
 static lc_status shape(lc_graph *g, lc_node *n) {
   const lc_head_attr *a = n->attr;
@@ -37,17 +39,47 @@ typedef struct {
   int64_t at[ROWS];
   int32_t label[ROWS];
   bool grad, paired;
-  void *h;           /* rows × C, compute dtype */
-  float *logits;     /* rows × V; then the gradient of the logits */
-  uint16_t *dlogits; /* the same in bf16 when the compute dtype is */
-  float *dh;         /* rows × C */
+  uint8_t *whole; /* V × C: the decoded head; NULL: tile by tile */
+  void *h;        /* rows × C, compute dtype */
+  float *logits;  /* rows × V; then their gradient in the compute dtype, each row where its logits were */
+  float *dh;      /* rows × C */
 } head_block;
+
+/* Elements from one row of the logits' gradient to the next. */
+static int64_t grad_ld(const head_block *b) {
+  return b->dtype == LC_BF16 ? 2 * b->V : b->V;
+}
+
+static lc_status whole_chunk(void *arg, int64_t c, int worker) {
+  head_block *b = arg;
+  int64_t v0 = c * VSTRIP, v1 = lc_min64(v0 + VSTRIP, b->V);
+  return lc_weight_decode(b->run->ctx, worker, b->w, (lc_rect){v0, v1, 0, b->C}, b->dtype,
+                          b->whole + (size_t)(v0 * b->C) * lc_size_of(b->dtype));
+}
+
+/* The head is read once or twice for every block of rows: decoded beforehand where that pays and is not too large. */
+static lc_status decode_whole(head_block *b, int64_t labels) {
+  const size_t bytes = (size_t)(b->V * b->C) * lc_size_of(b->dtype);
+  int64_t ld;
+  if (bytes > WHOLE || (!b->grad && labels <= ROWS) ||
+      lc_weight_borrow(b->w, (lc_rect){0, b->V, 0, b->C}, b->dtype, &ld))
+    return LC_OK;
+  b->whole = lc_scratch(b->run->ctx, 0, 5, bytes);
+  return b->whole ? lc_parallel(b->run->ctx, lc_ceil_div(b->V, VSTRIP), whole_chunk, b) : LC_FAILED;
+}
+
+static lc_status head_tile(const head_block *b, int worker, lc_rect q, const void **tile, int64_t *ld) {
+  if (!b->whole) return lc_weight_tile(b->run->ctx, worker, b->w, q, b->dtype, tile, ld);
+  *tile = b->whole + (size_t)(q.r0 * b->C + q.c0) * lc_size_of(b->dtype);
+  *ld = b->C;
+  return LC_OK;
+}
 
 static lc_status logits_chunk(void *arg, int64_t c, int worker) {
   head_block *b = arg;
   int64_t v0 = c * VSTRIP, v1 = lc_min64(v0 + VSTRIP, b->V), ld;
   const void *tile;
-  LC_TRY(lc_weight_tile(b->run->ctx, worker, b->w, (lc_rect){v0, v1, 0, b->C}, b->dtype, &tile, &ld));
+  LC_TRY(head_tile(b, worker, (lc_rect){v0, v1, 0, b->C}, &tile, &ld));
   lc_gemm_shape s = {.m = b->rows,
                      .n = v1 - v0,
                      .k = b->C,
@@ -71,23 +103,35 @@ static lc_status bias_chunk(void *arg, int64_t c, int worker) {
   const head_block *b = arg;
   const int64_t v0 = c * VSTRIP, v1 = lc_min64(v0 + VSTRIP, b->V);
   const lc_weight *bias = b->w->head_bias;
+  const lc_kernels *k = lc_kernels_get(b->run->ctx);
   for (int i = 0; i < bias->n_sink; i++)
     for (int64_t r = 0; r < b->rows && bias->sink[i].kind == LC_SINK_DENSE && bias->sink[i].param->wants_grad; r++) {
-      float *g = bias->sink[i].param->grad + v0;
-      lc_kernels_get(b->run->ctx)->add(v1 - v0, g, b->logits + r * b->V + v0, g);
+      float *g = bias->sink[i].param->grad + v0, wide[VSTRIP];
+      const float *d = b->logits + r * b->V + v0;
+      if (b->dtype == LC_BF16) {
+        k->bf16_to_f32(v1 - v0, (const uint16_t *)(const void *)(b->logits + r * b->V) + v0, wide);
+        d = wide;
+      }
+      k->add(v1 - v0, g, d, g);
     }
   return LC_OK;
+}
+
+/* nll of one row; its logits become scale·(softmax − onehot) in the compute dtype. */
+static float plain_loss(const head_block *b, float *logits, int32_t label, float scale) {
+  const lc_kernels *k = lc_kernels_get(b->run->ctx);
+  if (b->dtype == LC_F32 || scale == 0) return k->cross_entropy(b->V, logits, label, scale);
+  return k->cross_entropy_bf16(b->V, logits, label, scale, (uint16_t *)(void *)logits);
 }
 
 /* L(nll) of one row; its logits become scale·dL/dnll·(softmax − onehot). */
 static float linked_loss(const head_block *b, const lc_row_loss *link, float *logits, int64_t row,
                          int32_t label) {
-  const lc_kernels *k = lc_kernels_get(b->run->ctx);
-  float slope = 0, loss = link->row(link->self, row, k->cross_entropy(b->V, logits, label, 0), &slope);
+  float slope = 0, loss = link->row(link->self, row, plain_loss(b, logits, label, 0), &slope);
   if (!b->grad) return loss;
   slope *= b->run->loss_scale;
   if (slope != 0)
-    k->cross_entropy(b->V, logits, label, slope);
+    plain_loss(b, logits, label, slope);
   else
     memset(logits, 0, (size_t)b->V * sizeof *logits);
   return loss;
@@ -112,11 +156,14 @@ static void paired_loss(const head_block *b, lc_pair_loss pair, int64_t r, float
     p1[v] = b->run->loss_scale * first;
     p2[v] = b->run->loss_scale * second;
   }
+  for (int i = 0; i < 2 && b->grad && b->dtype == LC_BF16; i++) {
+    k->f32_to_bf16(V, p1 + i * V, (uint16_t *)(void *)z);
+    memcpy(p1 + i * V, z, (size_t)V * sizeof(uint16_t));
+  }
 }
 
 static lc_status loss_chunk(void *arg, int64_t c, int worker) {
   head_block *b = arg;
-  const lc_kernels *k = lc_kernels_get(b->run->ctx);
   const lc_row_loss *link = &((const lc_head_attr *)b->n->attr)->link;
   float *out = lc_data(b->run, b->n->out[0]);
   for (int64_t r = c * 8; r < lc_min64(c * 8 + 8, b->rows); r++) {
@@ -128,8 +175,7 @@ static lc_status loss_chunk(void *arg, int64_t c, int worker) {
     }
     if (!b->paired) out[b->at[r]] = link->row
                         ? linked_loss(b, link, logits, b->at[r], b->label[r])
-                        : k->cross_entropy(b->V, logits, b->label[r], b->grad ? b->run->loss_scale : 0);
-    if (b->grad && b->dtype == LC_BF16) k->f32_to_bf16(b->V, b->logits + r * b->V, b->dlogits + r * b->V);
+                        : plain_loss(b, logits, b->label[r], b->grad ? b->run->loss_scale : 0);
   }
   return LC_OK;
 }
@@ -137,20 +183,20 @@ static lc_status loss_chunk(void *arg, int64_t c, int worker) {
 static lc_status dh_chunk(void *arg, int64_t c, int worker) {
   head_block *b = arg;
   int64_t c0 = c * 96, c1 = lc_min64(c0 + 96, b->C), ld;
-  const void *d = b->dtype == LC_F32 ? (const void *)b->logits : b->dlogits, *tile;
+  const void *tile;
   for (int64_t v0 = 0; v0 < b->V; v0 += KSTRIP) {
     int64_t v1 = lc_min64(v0 + KSTRIP, b->V);
-    LC_TRY(lc_weight_tile(b->run->ctx, worker, b->w, (lc_rect){v0, v1, c0, c1}, b->dtype, &tile, &ld));
+    LC_TRY(head_tile(b, worker, (lc_rect){v0, v1, c0, c1}, &tile, &ld));
     lc_gemm_shape s = {.m = b->rows,
                        .n = c1 - c0,
                        .k = v1 - v0,
-                       .lda = b->V,
+                       .lda = grad_ld(b),
                        .ldb = ld,
                        .ldc = b->C,
                        .dtype = b->dtype,
                        .c_dtype = LC_F32,
                        .beta = v0 ? 1 : 0};
-    LC_TRY(lc_gemm(b->run->ctx, worker, &s, (const uint8_t *)d + (size_t)v0 * lc_size_of(b->dtype), tile,
+    LC_TRY(lc_gemm(b->run->ctx, worker, &s, (const uint8_t *)b->logits + (size_t)v0 * lc_size_of(b->dtype), tile,
                    b->dh + c0));
   }
   return LC_OK;
@@ -171,11 +217,10 @@ static lc_status run_block(head_block *b) {
   LC_TRY(lc_parallel(run->ctx, lc_ceil_div(b->V, VSTRIP), logits_chunk, b));
   LC_TRY(lc_parallel(run->ctx, lc_ceil_div(b->rows, 8), loss_chunk, b));
   if (!b->grad) return LC_OK;
-  const void *d = b->dtype == LC_F32 ? (const void *)b->logits : b->dlogits;
   if (b->n->want & LC_PARAMS && a->w->head_bias && lc_weight_trains(a->w->head_bias))
     LC_TRY(lc_parallel(run->ctx, lc_ceil_div(b->V, VSTRIP), bias_chunk, b));
   if (b->n->want & LC_PARAMS && lc_weight_trains(a->w))
-    LC_TRY(lc_weight_gradient(run, a->w, b->dtype, b->h, b->C, b->dtype, d, b->V, b->rows, a->use));
+    LC_TRY(lc_weight_gradient(run, a->w, b->dtype, b->h, b->C, b->dtype, b->logits, grad_ld(b), b->rows, a->use));
   if (!(b->n->want & LC_IN(0))) return LC_OK;
   LC_TRY(lc_parallel(run->ctx, lc_ceil_div(b->C, 96), dh_chunk, b));
   float *dh = lc_data(run, b->n->out[1]);
@@ -202,11 +247,14 @@ static lc_status forward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1) 
           run->ctx,
           "'%s' is the output head: its gradient comes in blocks of rows and cannot be streamed as tiles",
           a->w->name);
-  size_t h = (size_t)(ROWS * b.C) * lc_size_of(b.dtype), l = (size_t)(ROWS * b.V);
-  b.h = lc_scratch(run->ctx, 0, 2, h + (size_t)(ROWS * b.C) * sizeof(float));
-  b.logits = lc_scratch(run->ctx, 0, 4, l * sizeof(float));
-  b.dlogits = b.grad && b.dtype == LC_BF16 ? lc_scratch(run->ctx, 0, 5, l * sizeof(uint16_t)) : NULL;
-  if (!b.h || !b.logits || (b.grad && b.dtype == LC_BF16 && !b.dlogits)) return LC_FAILED;
+  int64_t labelled = 0;
+  for (int64_t r = 0; r < rows; r++) labelled += labels[r] >= 0;
+  LC_TRY(decode_whole(&b, labelled));
+  const int64_t most = lc_min64(ROWS, lc_ceil_div(lc_plan_rows(run->plan), 2) * 2);
+  size_t h = (size_t)(most * b.C) * lc_size_of(b.dtype);
+  b.h = lc_scratch(run->ctx, 0, 2, h + (size_t)(most * b.C) * sizeof(float));
+  b.logits = lc_scratch(run->ctx, 0, 4, (size_t)(most * b.V) * sizeof(float));
+  if (!b.h || !b.logits) return LC_FAILED;
   b.dh = (float *)(void *)((uint8_t *)b.h + h);
   memset(lc_data(run, n->out[0]), 0, (size_t)run->rows * sizeof(float));
   if (b.grad) memset(lc_data(run, n->out[1]), 0, (size_t)(run->rows * b.C) * sizeof(float));

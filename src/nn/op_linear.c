@@ -7,7 +7,7 @@
 #include "nn/ops.h"
 #include <string.h>
 
-enum { FEW = 4, ROWS = 1024 /* rows of x a chunk */ };
+enum { FEW = 4, ROWS = 2048 /* rows of x a chunk: a strip of the weight is decoded for each */ };
 
 /* Cuts n outputs into strips of a multiple of 32, some eight of them, so that chunks do not depend on the number of threads. */
 static int64_t strip_of(int64_t n) {

@@ -12,29 +12,59 @@ static bool in_place(const lc_delta *d) {
   return d->apply == LC_IN_PLACE && d->ops->patch && d->scale != 0;
 }
 
+enum { NEAR = 6144 /* f32 values that are sure to stay in a first-level cache */ };
+
+static int count_patches(const lc_weight *w, const lc_delta **last) {
+  int n = 0;
+  for (int i = 0; i < w->n_delta; i++)
+    if (patches(w->delta[i])) n++, *last = w->delta[i];
+  return n;
+}
+
+const void *lc_weight_borrow(const lc_weight *w, lc_rect q, lc_dtype dtype, int64_t *ld) {
+  const lc_delta *last;
+  return count_patches(w, &last) ? NULL : w->form->ops->borrow(w->form, q, dtype, ld);
+}
+
 lc_status lc_weight_tile(lc_ctx *ctx, int worker, const lc_weight *w, lc_rect q, lc_dtype dtype,
                          const void **tile, int64_t *ld) {
-  int n_patch = 0;
-  const lc_delta *only = NULL;
-  for (int i = 0; i < w->n_delta; i++)
-    if (patches(w->delta[i])) n_patch++, only = w->delta[i];
-  if (!n_patch && (*tile = w->form->ops->borrow(w->form, q, dtype, ld))) return LC_OK;
-  int64_t cols = q.c1 - q.c0, n = (q.r1 - q.r0) * cols;
-  void *out = lc_scratch(ctx, worker, 0, (size_t)n * (dtype == LC_F32 ? 4u : 2u));
+  if ((*tile = lc_weight_borrow(w, q, dtype, ld))) return LC_OK;
+  void *out = lc_scratch(ctx, worker, 0, (size_t)((q.r1 - q.r0) * (q.c1 - q.c0)) * (dtype == LC_F32 ? 4u : 2u));
   if (!out) return LC_FAILED;
   *tile = out;
-  *ld = cols;
+  *ld = q.c1 - q.c0;
+  return lc_weight_decode(ctx, worker, w, q, dtype, out);
+}
+
+/* The rectangle in f32, without gaps. */
+static lc_status patched(lc_ctx *ctx, const lc_weight *w, lc_rect q, float *f) {
+  const int64_t cols = q.c1 - q.c0;
+  LC_TRY(w->form->ops->decode(ctx, w->form, q, LC_F32, f, cols));
+  for (int i = 0; i < w->n_delta; i++)
+    if (patches(w->delta[i])) LC_TRY(w->delta[i]->ops->patch(ctx, w->delta[i], q, f, cols));
+  return LC_OK;
+}
+
+lc_status lc_weight_decode(lc_ctx *ctx, int worker, const lc_weight *w, lc_rect q, lc_dtype dtype, void *out) {
+  const lc_delta *only = NULL;
+  const int n_patch = count_patches(w, &only);
+  const int64_t cols = q.c1 - q.c0;
   if (!n_patch) return w->form->ops->decode(ctx, w->form, q, dtype, out, cols);
   if (dtype == LC_BF16 && n_patch == 1 && only->ops->patch_bf16 && w->form->src.dtype == LC_BF16) {
     LC_TRY(w->form->ops->decode(ctx, w->form, q, dtype, out, cols));
     return only->ops->patch_bf16(ctx, only, q, out, cols);
   }
-  float *f = dtype == LC_F32 ? out : lc_scratch(ctx, worker, 1, (size_t)n * sizeof *f);
+  if (dtype == LC_F32) return patched(ctx, w, q, out);
+  /* entries can be added to any few rows, which then stay in the first-level cache until they are rounded */
+  const bool entries = n_patch == 1 && only->ops->patch_bf16;
+  const int64_t step = entries ? lc_max64(1, NEAR / cols) : q.r1 - q.r0;
+  float *f = lc_scratch(ctx, worker, 1, (size_t)(lc_min64(step, q.r1 - q.r0) * cols) * sizeof *f);
   if (!f) return LC_FAILED;
-  LC_TRY(w->form->ops->decode(ctx, w->form, q, LC_F32, f, cols));
-  for (int i = 0; i < w->n_delta; i++)
-    if (patches(w->delta[i])) LC_TRY(w->delta[i]->ops->patch(ctx, w->delta[i], q, f, cols));
-  if (dtype == LC_BF16) lc_kernels_get(ctx)->f32_to_bf16(n, f, out);
+  for (int64_t r = q.r0; r < q.r1; r += step) {
+    const lc_rect part = {r, lc_min64(r + step, q.r1), q.c0, q.c1};
+    LC_TRY(patched(ctx, w, part, f));
+    lc_kernels_get(ctx)->f32_to_bf16((part.r1 - r) * cols, f, (uint16_t *)out + (r - q.r0) * cols);
+  }
   return LC_OK;
 }
 

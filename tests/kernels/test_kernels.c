@@ -181,6 +181,17 @@ static void row_decode_q4_1(probe *p) {
   row_decode(p, LC_Q4_1, p->fast->decode_q4_1, p->scalar->decode_q4_1);
 }
 
+static void row_decode_bf16(probe *p) {
+  static const lc_dtype types[] = {LC_Q8_0, LC_Q4_0, LC_Q4_1};
+  for (int i = 0; i < 3; i++)
+    for (int64_t n = 32; n <= 320; n += 32) {
+      uint8_t *q = random_blocks(p, n, types[i]);
+      uint16_t *a = room(p, n, 2), *b = room(p, n, 2);
+      p->fast->decode_bf16(types[i], n, q, a), p->scalar->decode_bf16(types[i], n, q, b);
+      compare_bits(p, 2 * (size_t)(n + 1), a, b);
+    }
+}
+
 /* ---- vectors ---- */
 
 static void row_dot(probe *p) {
@@ -457,6 +468,19 @@ static void row_cross_entropy(probe *p) {
     double *x64 = wide(p, n, x), loss64 = p->exact->cross_entropy(n, x64, (int32_t)(n / 2), (double)scale);
     float loss = p->fast->cross_entropy(n, x, (int32_t)(n / 2), scale);
     compare(p, n + 1, x, x64), compare(p, 1, &loss, &loss64);
+  }
+}
+
+/* Beside its logits and on them; what is rounded to bf16 is right to 2^-9. */
+static void row_cross_entropy_bf16(probe *p) {
+  EACH_SIZE(n) for (int on_top = 0; on_top < 2; on_top++) {
+    float *x = randoms(p, n, 4), *got = zeros(p, n);
+    uint16_t *d = on_top ? (uint16_t *)(void *)x : room(p, n, sizeof *d);
+    double *x64 = wide(p, n, x), loss64 = p->exact->cross_entropy(n, x64, (int32_t)(n / 2), 0.25);
+    float loss = p->fast->cross_entropy_bf16(n, x, (int32_t)(n / 2), 0.25f, d);
+    for (int64_t i = 0; i < n; i++) got[i] = lc_bf16_to_f32(d[i]);
+    if (n > 1) compare(p, n, got, x64);
+    for (int i = 0; i < 300; i++) compare(p, 1, &loss, &loss64); /* a loss weighs as much as a row */
   }
 }
 
@@ -739,6 +763,7 @@ static const row rows[] = {
     ROW(f16_to_f32, 0),
     ROW(f32_to_f16, 0),
     ROW(decode_q8_0, 0),
+    ROW(decode_bf16, 0),
     ROW(decode_q4_0, 0),
     ROW(decode_q4_1, 0),
     ROW(dot, 1e-12),
@@ -761,6 +786,7 @@ static const row rows[] = {
     ROW(gelu_erf, 1e-13),
     ROW(gelu_erf_back, 1e-13),
     ROW(cross_entropy, 1e-12),
+    ROW(cross_entropy_bf16, 1e-5),
     ROW(softmax, 1e-12),
     ROW(attention, 1e-12),
     ROW(attention_back, 1e-11),

@@ -9,20 +9,10 @@ void lc_avx2_bf16_to_f32(int64_t n, const uint16_t *src, float *dst) {
   lc_ref_bf16_to_f32(n - i, src + i, dst + i);
 }
 
-/* lc_f32_to_bf16 in eight lanes: add half a unit, to even; a NaN keeps its top bits and becomes quiet. */
-static inline __m256i round_bf16(__m256 x) {
-  __m256i u = _mm256_castps_si256(x), one = _mm256_set1_epi32(1);
-  __m256i odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), one);
-  __m256i rounded =
-      _mm256_srli_epi32(_mm256_add_epi32(u, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff))), 16);
-  __m256i quiet = _mm256_or_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(0x40));
-  return _mm256_blendv_epi8(rounded, quiet, _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q)));
-}
-
 void lc_avx2_f32_to_bf16(int64_t n, const float *src, uint16_t *dst) {
   int64_t i = 0;
   for (; i + 16 <= n; i += 16) {
-    __m256i packed = _mm256_packus_epi32(round_bf16(v_load(src + i)), round_bf16(v_load(src + i + 8)));
+    __m256i packed = _mm256_packus_epi32(v_round_bf16(v_load(src + i)), v_round_bf16(v_load(src + i + 8)));
     _mm256_storeu_si256((__m256i *)(dst + i), _mm256_permute4x64_epi64(packed, 0xd8));
   }
   lc_ref_f32_to_bf16(n - i, src + i, dst + i);

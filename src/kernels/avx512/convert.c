@@ -17,20 +17,10 @@ void lc_avx512_bf16_to_f32(int64_t n, const uint16_t *src, float *dst) {
         n - i);
 }
 
-/* lc_f32_to_bf16 in sixteen lanes: add half a unit, to even; a NaN keeps its top bits and becomes quiet. */
-static inline __m256i round_bf16(__m512 x) {
-  __m512i u = _mm512_castps_si512(x), top = _mm512_srli_epi32(u, 16);
-  __m512i odd = _mm512_and_si512(top, _mm512_set1_epi32(1));
-  __m512i rounded =
-      _mm512_srli_epi32(_mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
-  __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
-  return _mm512_cvtepi32_epi16(_mm512_mask_or_epi32(rounded, nan, top, _mm512_set1_epi32(0x40)));
-}
-
 void lc_avx512_f32_to_bf16(int64_t n, const float *src, uint16_t *dst) {
   int64_t i = 0;
-  for (; i + 16 <= n; i += 16) _mm256_storeu_si256((__m256i *)(dst + i), round_bf16(v_load(src + i)));
-  if (i < n) _mm256_mask_storeu_epi16(dst + i, v_mask(n - i), round_bf16(v_load_part(src + i, n - i)));
+  for (; i + 16 <= n; i += 16) v_store_bf16(dst + i, v_load(src + i));
+  if (i < n) _mm256_mask_storeu_epi16(dst + i, v_mask(n - i), v_round_bf16(v_load_part(src + i, n - i)));
 }
 
 void lc_avx512_f16_to_f32(int64_t n, const uint16_t *src, float *dst) {

@@ -111,6 +111,18 @@ static inline vf v_load_bf16(const uint16_t *p) {
   return _mm512_castsi512_ps(
       _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16));
 }
+/* lc_f32_to_bf16 in sixteen lanes: add half a unit, to even; a NaN keeps its top bits and becomes quiet. */
+static inline __m256i v_round_bf16(vf x) {
+  __m512i u = _mm512_castps_si512(x), top = _mm512_srli_epi32(u, 16);
+  __m512i odd = _mm512_and_si512(top, _mm512_set1_epi32(1));
+  __m512i rounded =
+      _mm512_srli_epi32(_mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
+  __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+  return _mm512_cvtepi32_epi16(_mm512_mask_or_epi32(rounded, nan, top, _mm512_set1_epi32(0x40)));
+}
+static inline void v_store_bf16(uint16_t *p, vf x) {
+  _mm256_storeu_si256((__m256i *)p, v_round_bf16(x));
+}
 static inline vf v_load_f16(const uint16_t *p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
 }

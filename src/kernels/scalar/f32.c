@@ -17,6 +17,12 @@ void lc_ref_gemm_f32(int64_t m, int64_t n, int64_t k, bool trans_a, bool trans_b
   lc_ref_gemm(m, n, k, trans_a, trans_b, A, lda, B, ldb, beta, C, ldc);
 }
 
+static float lc_ref_cross_entropy_bf16(int64_t V, float *logits, int32_t label, float scale, uint16_t *d) {
+  float loss = lc_ref_cross_entropy(V, logits, label, scale);
+  lc_ref_f32_to_bf16(V, logits, d);
+  return loss;
+}
+
 void lc_kernels_scalar(lc_kernels *t) {
   *t = (lc_kernels){
       .isa = LC_ISA_SCALAR,
@@ -27,6 +33,7 @@ void lc_kernels_scalar(lc_kernels *t) {
       .decode_q8_0 = lc_ref_decode_q8_0,
       .decode_q4_0 = lc_ref_decode_q4_0,
       .decode_q4_1 = lc_ref_decode_q4_1,
+      .decode_bf16 = lc_ref_decode_bf16,
       .dot = lc_ref_dot,
       .axpy = lc_ref_axpy,
       .add = lc_ref_add,
@@ -47,6 +54,7 @@ void lc_kernels_scalar(lc_kernels *t) {
       .gelu_erf = lc_ref_gelu_erf,
       .gelu_erf_back = lc_ref_gelu_erf_back,
       .cross_entropy = lc_ref_cross_entropy,
+      .cross_entropy_bf16 = lc_ref_cross_entropy_bf16,
       .softmax = lc_ref_softmax,
       .attention = lc_ref_attention,
       .attention_back = lc_ref_attention_back,

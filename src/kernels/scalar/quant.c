@@ -41,3 +41,18 @@ void lc_ref_decode_q4_1(int64_t n, const void *src, float *dst) {
     }
   }
 }
+
+void lc_ref_decode_bf16(lc_dtype dtype, int64_t n, const void *src, uint16_t *dst) {
+  const int bytes = lc_dtype_get(dtype)->bytes;
+  const uint8_t *block = src;
+  float x[LC_BLOCK];
+  for (int64_t i = 0; i < n; i += LC_BLOCK, block += bytes) {
+    if (dtype == LC_Q8_0)
+      lc_ref_decode_q8_0(LC_BLOCK, block, x);
+    else if (dtype == LC_Q4_0)
+      lc_ref_decode_q4_0(LC_BLOCK, block, x);
+    else
+      lc_ref_decode_q4_1(LC_BLOCK, block, x);
+    lc_ref_f32_to_bf16(LC_BLOCK, x, dst + i);
+  }
+}

@@ -18,6 +18,7 @@ void lc_ref_f32_to_f16(int64_t n, const float *src, uint16_t *dst);
 void lc_ref_decode_q8_0(int64_t n, const void *src, float *dst);
 void lc_ref_decode_q4_0(int64_t n, const void *src, float *dst);
 void lc_ref_decode_q4_1(int64_t n, const void *src, float *dst);
+void lc_ref_decode_bf16(lc_dtype, int64_t n, const void *src, uint16_t *dst);
 void lc_ref_gemv(lc_dtype, int64_t m, int64_t n, const void *W, size_t row_bytes, const float *x, float *y);
 void lc_ref_quantise_q8(int64_t n, const float *x, const lc_q8_vector *q);
 void lc_ref_gemv_q8(lc_dtype, int64_t m, int64_t n, const void *W, size_t row_bytes, const lc_q8_vector *x, float *y);

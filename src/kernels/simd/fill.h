@@ -4,6 +4,7 @@ static void LC_SIMD(fill)(lc_kernels *t) {
   t->decode_q8_0 = LC_SIMD(decode_q8_0);
   t->decode_q4_0 = LC_SIMD(decode_q4_0);
   t->decode_q4_1 = LC_SIMD(decode_q4_1);
+  t->decode_bf16 = LC_SIMD(decode_bf16);
   t->dot = LC_SIMD(dot);
   t->axpy = LC_SIMD(axpy);
   t->add = LC_SIMD(add);
@@ -22,6 +23,7 @@ static void LC_SIMD(fill)(lc_kernels *t) {
   t->gelu_erf = LC_SIMD(gelu_erf);
   t->gelu_erf_back = LC_SIMD(gelu_erf_back);
   t->cross_entropy = LC_SIMD(cross_entropy);
+  t->cross_entropy_bf16 = LC_SIMD(cross_entropy_bf16);
   t->softmax = LC_SIMD(softmax);
   t->attention = LC_SIMD(attention);
   t->attention_back = LC_SIMD(attention_back);

@@ -50,3 +50,25 @@ static float LC_SIMD(cross_entropy)(int64_t V, float *logits, int32_t label, flo
   }
   return max + logf(sum) - at_label;
 }
+
+/* Front to back, so that d may lie on the logits: what is written stands before what is still to be read. */
+static float LC_SIMD(cross_entropy_bf16)(int64_t V, float *logits, int32_t label, float scale, uint16_t *d) {
+  float at_label = logits[label], max = LC_SIMD(row_max)(V, logits);
+  float sum = LC_SIMD(exp_sum)(V, logits, max, logits), factor = scale / sum;
+  logits[label] -= sum; /* (e − sum)·scale/sum */
+  vf f = v_set(factor);
+  int64_t i = 0;
+  for (; i + LANES <= V; i += LANES) {
+    vf x = v_mul(v_load(logits + i), f);
+    v_store_bf16(d + i, x);
+  }
+  float last[LANES];
+  uint16_t narrow[LANES];
+  int64_t rest = V - i;
+  if (rest) {
+    v_store(last, v_mul(LC_SIMD(at)(logits + i, rest), f));
+    v_store_bf16(narrow, v_load(last));
+    memcpy(d + i, narrow, (size_t)rest * sizeof *d);
+  }
+  return max + logf(sum) - at_label;
+}
