@@ -35,19 +35,19 @@ typedef struct {
   lc_run *run;
   const lc_weight *w;
   lc_dtype dtype;
-  int64_t rows, V, C;
+  int64_t rows, V, C, ld; /* ld: floats from one row of logits to the next */
   int64_t at[ROWS];
   int32_t label[ROWS];
   bool grad, paired;
   uint8_t *whole; /* V × C: the decoded head; NULL: tile by tile */
   void *h;        /* rows × C, compute dtype */
-  float *logits;  /* rows × V; then their gradient in the compute dtype, each row where its logits were */
+  float *logits;  /* rows × ld; then their gradient in the compute dtype, each row where its logits were */
   float *dh;      /* rows × C */
 } head_block;
 
 /* Elements from one row of the logits' gradient to the next. */
 static int64_t grad_ld(const head_block *b) {
-  return b->dtype == LC_BF16 ? 2 * b->V : b->V;
+  return b->dtype == LC_BF16 ? 2 * b->ld : b->ld;
 }
 
 static lc_status whole_chunk(void *arg, int64_t c, int worker) {
@@ -85,7 +85,7 @@ static lc_status logits_chunk(void *arg, int64_t c, int worker) {
                      .k = b->C,
                      .lda = b->C,
                      .ldb = ld,
-                     .ldc = b->V,
+                     .ldc = b->ld,
                      .trans_b = true,
                      .dtype = b->dtype,
                      .c_dtype = LC_F32};
@@ -142,8 +142,8 @@ static void paired_loss(const head_block *b, lc_pair_loss pair, int64_t r, float
   const lc_kernels *k = lc_kernels_get(b->run->ctx);
   const int64_t V = b->V;
   const int32_t y = b->label[r];
-  float *p1 = b->logits + r * V, *p2 = p1 + V, *z1 = z, *z2 = z + V;
-  memcpy(z, p1, (size_t)(2 * V) * sizeof *z);
+  float *p1 = b->logits + r * b->ld, *p2 = p1 + b->ld, *z1 = z, *z2 = z + V;
+  memcpy(z1, p1, (size_t)V * sizeof *z), memcpy(z2, p2, (size_t)V * sizeof *z);
   const float lse1 = k->softmax(V, p1), lse2 = k->softmax(V, p2);
   double both = 0;
   for (int64_t v = 0; v < V && pair.agree != 0; v++)
@@ -157,8 +157,8 @@ static void paired_loss(const head_block *b, lc_pair_loss pair, int64_t r, float
     p2[v] = b->run->loss_scale * second;
   }
   for (int i = 0; i < 2 && b->grad && b->dtype == LC_BF16; i++) {
-    k->f32_to_bf16(V, p1 + i * V, (uint16_t *)(void *)z);
-    memcpy(p1 + i * V, z, (size_t)V * sizeof(uint16_t));
+    k->f32_to_bf16(V, p1 + i * b->ld, (uint16_t *)(void *)z);
+    memcpy(p1 + i * b->ld, z, (size_t)V * sizeof(uint16_t));
   }
 }
 
@@ -167,7 +167,7 @@ static lc_status loss_chunk(void *arg, int64_t c, int worker) {
   const lc_row_loss *link = &((const lc_head_attr *)b->n->attr)->link;
   float *out = lc_data(b->run, b->n->out[0]);
   for (int64_t r = c * 8; r < lc_min64(c * 8 + 8, b->rows); r++) {
-    float *logits = b->logits + r * b->V;
+    float *logits = b->logits + r * b->ld;
     if (b->paired && r % 2 == 0) {
       float *z = lc_scratch(b->run->ctx, worker, 6, (size_t)(2 * b->V) * sizeof *z);
       if (!z) return LC_FAILED;
@@ -238,6 +238,7 @@ static lc_status forward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1) 
                   .dtype = a->compute,
                   .V = a->w->M,
                   .C = a->w->N,
+                  .ld = (lc_ceil_div(a->w->M, 32) | 1) * 32, /* whole lines, and rows that do not meet in the same sets of a cache */
                   .grad = run->training && n->want,
                   .paired = a->paired && run->copies == 2};
   const int64_t rows = b.paired ? run->rows / 2 : run->rows;
@@ -253,7 +254,7 @@ static lc_status forward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1) 
   const int64_t most = lc_min64(ROWS, lc_ceil_div(lc_plan_rows(run->plan), 2) * 2);
   size_t h = (size_t)(most * b.C) * lc_size_of(b.dtype);
   b.h = lc_scratch(run->ctx, 0, 2, h + (size_t)(most * b.C) * sizeof(float));
-  b.logits = lc_scratch(run->ctx, 0, 4, (size_t)(most * b.V) * sizeof(float));
+  b.logits = lc_scratch(run->ctx, 0, 4, (size_t)(most * b.ld) * sizeof(float));
   if (!b.h || !b.logits) return LC_FAILED;
   b.dh = (float *)(void *)((uint8_t *)b.h + h);
   memset(lc_data(run, n->out[0]), 0, (size_t)run->rows * sizeof(float));
