@@ -62,6 +62,7 @@ void lc_ctx_free(lc_ctx *ctx) {
   ctx->keeping = false;
   for (int w = 0; w < LC_MAX_WORKERS; w++)
     for (int s = 0; s < LC_SCRATCH_SLOTS; s++) lc_free(ctx, ctx->scratch[w][s].data);
+  for (int s = 0; s < LC_SCRATCH_SHARED; s++) lc_free(ctx, ctx->shared[s].data);
   lc_mem_drop(ctx);
   pthread_mutex_destroy(&ctx->lock);
   free(ctx);

@@ -20,7 +20,7 @@ struct lc_ctx {
   struct {
     void *data;
     size_t size;
-  } scratch[LC_MAX_WORKERS][LC_SCRATCH_SLOTS];
+  } scratch[LC_MAX_WORKERS][LC_SCRATCH_SLOTS], shared[LC_SCRATCH_SHARED];
   bool keeping; /* lc_mem_keep */
   void *kept[LC_MAX_KEPT];
   int n_kept;

@@ -145,14 +145,20 @@ uint64_t lc_mem_allocations(const lc_ctx *ctx) {
   return ctx->allocations;
 }
 
-void *lc_scratch(lc_ctx *ctx, int worker, int slot, size_t size) {
-  void **data = &ctx->scratch[worker][slot].data;
-  size_t *have = &ctx->scratch[worker][slot].size;
+static void *grown(lc_ctx *ctx, void **data, size_t *have, size_t size) {
   if (size <= *have && *data) return *data;
   lc_free(ctx, *data); /* first: contents are undefined, and two blocks at once would raise the peak */
   *data = lc_alloc(ctx, LC_MEM_SCRATCH, size);
   *have = *data ? size : 0;
   return *data;
+}
+
+void *lc_scratch(lc_ctx *ctx, int worker, int slot, size_t size) {
+  return grown(ctx, &ctx->scratch[worker][slot].data, &ctx->scratch[worker][slot].size, size);
+}
+
+void *lc_scratch_shared(lc_ctx *ctx, int slot, size_t size) {
+  return grown(ctx, &ctx->shared[slot].data, &ctx->shared[slot].size, size);
 }
 
 lc_status lc_scratch_level(lc_ctx *ctx) {

@@ -9,6 +9,7 @@
 #include "nn/ops.h"
 #include <string.h>
 
+enum { SHARED_LOGITS, SHARED_WHOLE };
 enum { ROWS = 512, VSTRIP = 1024, KSTRIP = 4096, WHOLE = 128 << 20 };
 
 static lc_status shape(lc_graph *g, lc_node *n) {
@@ -64,7 +65,7 @@ static lc_status decode_whole(head_block *b, int64_t labels) {
   if (bytes > WHOLE || (!b->grad && labels <= ROWS) ||
       lc_weight_borrow(b->w, (lc_rect){0, b->V, 0, b->C}, b->dtype, &ld))
     return LC_OK;
-  b->whole = lc_scratch(b->run->ctx, 0, 5, bytes);
+  b->whole = lc_scratch_shared(b->run->ctx, SHARED_WHOLE, bytes);
   return b->whole ? lc_parallel(b->run->ctx, lc_ceil_div(b->V, VSTRIP), whole_chunk, b) : LC_FAILED;
 }
 
@@ -254,7 +255,7 @@ static lc_status forward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1) 
   const int64_t most = lc_min64(ROWS, lc_ceil_div(lc_plan_rows(run->plan), 2) * 2);
   size_t h = (size_t)(most * b.C) * lc_size_of(b.dtype);
   b.h = lc_scratch(run->ctx, 0, 2, h + (size_t)(most * b.C) * sizeof(float));
-  b.logits = lc_scratch(run->ctx, 0, 4, (size_t)(most * b.ld) * sizeof(float));
+  b.logits = lc_scratch_shared(run->ctx, SHARED_LOGITS, (size_t)(most * b.ld) * sizeof(float));
   if (!b.h || !b.logits) return LC_FAILED;
   b.dh = (float *)(void *)((uint8_t *)b.h + h);
   memset(lc_data(run, n->out[0]), 0, (size_t)run->rows * sizeof(float));
