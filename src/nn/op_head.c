@@ -92,7 +92,7 @@ static lc_status logits_chunk(void *arg, int64_t c, int worker) {
                      .c_dtype = LC_F32};
   LC_TRY(lc_gemm(b->run->ctx, worker, &s, b->h, tile, b->logits + v0));
   for (int64_t r = 0; b->w->head_bias && r < b->rows; r++) {
-    float *z = b->logits + r * b->V + v0;
+    float *z = b->logits + r * b->ld + v0;
     lc_kernels_get(b->run->ctx)->add(v1 - v0, z, b->w->head_bias->vector + v0, z);
   }
   return LC_OK;
@@ -108,9 +108,9 @@ static lc_status bias_chunk(void *arg, int64_t c, int worker) {
   for (int i = 0; i < bias->n_sink; i++)
     for (int64_t r = 0; r < b->rows && bias->sink[i].kind == LC_SINK_DENSE && bias->sink[i].param->wants_grad; r++) {
       float *g = bias->sink[i].param->grad + v0, wide[VSTRIP];
-      const float *d = b->logits + r * b->V + v0;
+      const float *d = b->logits + r * b->ld + v0;
       if (b->dtype == LC_BF16) {
-        k->bf16_to_f32(v1 - v0, (const uint16_t *)(const void *)(b->logits + r * b->V) + v0, wide);
+        k->bf16_to_f32(v1 - v0, (const uint16_t *)(const void *)(b->logits + r * b->ld) + v0, wide);
         d = wide;
       }
       k->add(v1 - v0, g, d, g);
