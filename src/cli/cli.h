@@ -78,6 +78,9 @@ typedef struct {
   lc_tokenizer *tok;
 } lc_loaded;
 lc_status lc_cli_load(lc_cli *, const char *model, lc_dtype compute, lc_apply, bool tokenizer, lc_loaded *);
+/* The same with a head of the caller's choice. */
+lc_status lc_cli_load_for(lc_cli *, const char *model, const lc_head_opts *, lc_dtype compute, lc_apply, bool tokenizer,
+                          lc_loaded *);
 void lc_cli_unload(lc_loaded *);
 lc_status lc_cli_adapter_spec(lc_cli *, const char *spec, char **path, float *scale); /* lc_free path */
 lc_status lc_cli_outtype(lc_cli *, const char *name,

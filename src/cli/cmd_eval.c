@@ -1,4 +1,5 @@
-/* lacuna eval: perplexity of a text or of JSONL rows, accuracy on multiple choice, exact match of generated answers. */
+/* lacuna eval: perplexity of a text or of JSONL rows, accuracy on multiple choice or of a classifier, exact match of
+ * generated answers. */
 #include "cli/cli.h"
 #include <string.h>
 
@@ -45,7 +46,7 @@ static const lc_option options[] = {
     {"system", LC_OPT_STRING, offsetof(self_t, system), NULL, 0, 0, NULL, "TEXT",
      "with --chat: the system turn"},
     {"log-samples", LC_OPT_STRING, offsetof(self_t, log_samples), NULL, 0, 0, NULL, "FILE",
-     "a JSON line a question"},
+     "a JSON line a question, or a row with labels"},
     {0}};
 
 static const char *const metric_names[] = {"perplexity", "accuracy", "exact-match"};
@@ -125,6 +126,27 @@ static lc_status perplexity(lc_cli *cli, const self_t *s, lc_loaded *l, json_t *
   return LC_OK;
 }
 
+/* A model with labels: how often it is right. */
+static lc_status labels(lc_cli *cli, const self_t *s, lc_loaded *l, json_t *result) {
+  const char **names = NULL;
+  lc_label_set set;
+  lc_dataset *rows = NULL;
+  lc_label_score score;
+  lc_status st = LC_OK;
+  if (s->metric != ACCURACY || s->fewshot || s->chat || s->system)
+    return lc_usage(cli->ctx, "a %s has labels: --metric accuracy, without examples or a chat, is what can be measured",
+                    lc_architecture(&l->model->config));
+  LC_TRY(lc_net_labels(l->net, &names, &set));
+  LC_GO(lc_data_open(cli->ctx, l->tok, s->data, &(lc_data_opts){.seq = l->model->config.context, .labels = &set}, &rows));
+  LC_GO(lc_eval_labels(l->net, rows, s->limit, s->log_samples, &score));
+  json_object_update_new(result, json_pack("{s:f, s:I, s:f, s:f}", "value", score.accuracy, "n", (json_int_t)score.n,
+                                           "stderr", score.stderr_, "loss", score.loss));
+done:
+  if (rows) lc_data_free(rows);
+  lc_free(cli->ctx, names);
+  return st;
+}
+
 static lc_status open_fewshot(lc_cli *cli, const self_t *s, lc_question **q, int64_t *all, int64_t *k) {
   const char *colon = s->fewshot ? strrchr(s->fewshot, ':') : NULL;
   if (!s->fewshot) return LC_OK;
@@ -185,7 +207,8 @@ static lc_status run(lc_cli *cli, void *self) {
   LC_TRY(lc_cli_load(cli, s->model, dtype, LC_PATCH, true, &l));
   json_t *result = json_pack("{s:s}", "metric", metric_names[s->metric]);
   double t0 = lc_now();
-  lc_status st = s->metric == PERPLEXITY ? perplexity(cli, s, &l, result) : questions(cli, s, &l, result);
+  lc_status st = lc_task_has_labels(l.model->config.task) ? labels(cli, s, &l, result)
+                 : s->metric == PERPLEXITY                ? perplexity(cli, s, &l, result) : questions(cli, s, &l, result);
   if (!st) {
     json_object_set_new(result, "seconds", json_real(lc_now() - t0));
     if (cli->common.json)

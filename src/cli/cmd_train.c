@@ -14,7 +14,8 @@ static const lc_option options[] = {
     {"model", LC_OPT_STRING, offsetof(self_t, model), NULL, 0, 0, NULL, "MODEL",
      "a Hugging Face directory or a GGUF file"},
     {"data", LC_OPT_STRING, offsetof(self_t, data), NULL, 0, 0, NULL, "FILE",
-     "text, or JSONL with text, prompt+completion, messages, prompt+chosen+rejected or prompt+answer"},
+     "text, or JSONL with text, prompt+completion, messages, prompt+chosen+rejected or prompt+answer; of tasks with "
+     "labels text+label or tokens+tags"},
     {"method", LC_OPT_STRING, offsetof(self_t, method), NULL, 0, 0, NULL, "NAME", "see `lacuna methods`"},
     {"set", LC_OPT_STRING, offsetof(self_t, set), NULL, 0, 0, NULL, "KEY=VALUE",
      "an option of the method (repeatable)"},
@@ -172,16 +173,47 @@ static lc_status apply_recipe(lc_cli *cli, self_t *s, const lc_recipe *r, const 
   return LC_OK;
 }
 
+/* Opens the model for the run's task. A model that has a head for it keeps that one, with its labels, unless --head new;
+ * a new one has the labels of the data. */
+static lc_status load(lc_cli *cli, const self_t *s, const char *model, const char *data, lc_loaded *l) {
+  const lc_task task = lc_train_task_of(&s->train);
+  lc_head_opts own = {0}, fresh = {.task = task, .fresh = true, .seed = (uint64_t)s->train.seed};
+  lc_label_names labels;
+  if (!lc_task_has_labels(task)) return lc_cli_load_for(cli, model, &own, LC_F32, LC_PATCH, true, l);
+  if (s->train.head != LC_HEAD_NEW) {
+    lc_model *probe;
+    LC_TRY(lc_model_open_for(cli->ctx, model, &own, &probe));
+    const bool keeps = probe->config.task == task;
+    lc_model_close(probe);
+    if (keeps) return lc_cli_load_for(cli, model, &own, LC_F32, LC_PATCH, true, l);
+  }
+  LC_TRY(lc_labels_scan(cli->ctx, data, &labels));
+  fresh.labels = lc_max64(2, labels.n);
+  fresh.label = labels.n >= 2 ? (const char *const *)labels.name : NULL;
+  lc_status st = labels.n < 2 && labels.name
+                     ? lc_fail(cli->ctx, "%s: all labels are '%s': there is nothing to tell apart", data, labels.name[0])
+                     : lc_cli_load_for(cli, model, &fresh, LC_F32, LC_PATCH, true, l);
+  lc_label_names_free(cli->ctx, &labels);
+  return st;
+}
+
 static lc_status train(lc_cli *cli, self_t *s, const lc_method *m, void *method_self, const lc_goal *goal,
                        const char *model, const char *data_path) {
   lc_loaded l;
   lc_dataset *data = NULL, *eval = NULL;
   /* sizes that depend on the model are resolved before the rows are cut; the dtype decides the net */
-  LC_TRY(lc_cli_load(cli, model, LC_F32, LC_PATCH, true, &l));
+  const char **names = NULL;
+  lc_label_set labels;
+  LC_TRY(load(cli, s, model, data_path, &l));
   lc_status st;
   LC_GO(lc_train_resolve(cli->ctx, &l.model->config, m, method_self, &s->train));
   l.net->compute = lc_dtype_by_name(s->train.dtype);
   lc_data_opts o = {.seq = s->train.seq, .skip_bad = s->train.skip_bad};
+  if (lc_task_has_labels(l.model->config.task)) {
+    LC_GO(lc_net_labels(l.net, &names, &labels));
+    o.labels = &labels;
+    lc_cli_note(cli, "%s: %lld labels", lc_architecture(&l.model->config), (long long)labels.n);
+  }
   LC_GO(lc_data_open(cli->ctx, l.tok, data_path, &o, &data));
   if (s->train.eval_data) LC_GO(lc_data_open(cli->ctx, l.tok, s->train.eval_data, &o, &eval));
   lc_data_info d = lc_data_describe(data);
@@ -206,6 +238,7 @@ static lc_status train(lc_cli *cli, self_t *s, const lc_method *m, void *method_
 done:
   if (data) lc_data_free(data);
   if (eval) lc_data_free(eval);
+  lc_free(cli->ctx, names);
   lc_cli_unload(&l);
   return st;
 }

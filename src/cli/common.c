@@ -107,11 +107,34 @@ lc_status lc_cli_adapter_spec(lc_cli *cli, const char *spec, char **path, float 
   return *path ? LC_OK : LC_FAILED;
 }
 
+/* The head that the first adapter with one was trained with. */
+static lc_status adapters_head(lc_cli *cli, lc_head_opts *head) {
+  lc_status st = LC_OK;
+  *head = (lc_head_opts){0};
+  for (int i = 0; !st && !head->task && lc_cli_value(cli, "adapter", i); i++) {
+    char *path;
+    float scale;
+    st = lc_cli_adapter_spec(cli, lc_cli_value(cli, "adapter", i), &path, &scale);
+    if (!st) st = lc_adapter_head(cli->ctx, path, head);
+    lc_free(cli->ctx, path);
+  }
+  return st;
+}
+
 lc_status lc_cli_load(lc_cli *cli, const char *model, lc_dtype compute, lc_apply apply, bool tokenizer,
                       lc_loaded *out) {
+  lc_head_opts head;
+  LC_TRY(adapters_head(cli, &head));
+  lc_status st = lc_cli_load_for(cli, model, &head, compute, apply, tokenizer, out);
+  lc_head_opts_free(cli->ctx, &head);
+  return st;
+}
+
+lc_status lc_cli_load_for(lc_cli *cli, const char *model, const lc_head_opts *head, lc_dtype compute, lc_apply apply,
+                          bool tokenizer, lc_loaded *out) {
   *out = (lc_loaded){0};
   if (!model) return lc_usage(cli->ctx, "-m MODEL is missing (a Hugging Face directory or a GGUF file)");
-  lc_status st = lc_model_open(cli->ctx, model, &out->model);
+  lc_status st = lc_model_open_for(cli->ctx, model, head, &out->model);
   if (!st) st = lc_net_new(out->model, compute, &out->net);
   if (!st && tokenizer) st = lc_model_tokenizer(out->model, &out->tok);
   for (int i = 0; !st && lc_cli_value(cli, "adapter", i); i++) {

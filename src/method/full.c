@@ -10,24 +10,34 @@
 
 typedef struct {
   bool embeddings;
+  int part;
+  bool frozen; /* the task's head */
   int outtype;
 } full;
+enum { PART_ALL, PART_HEAD };
 enum { OUT_AUTO, OUT_F32, OUT_BF16, OUT_F16 };
 
 static const lc_option options[] = {
     {"embeddings", LC_OPT_BOOL, offsetof(full, embeddings), "true", 0, 0, NULL, NULL,
      "train the embedding and the output head too"},
+    {"part", LC_OPT_CHOICE, offsetof(full, part), "all", 0, 0, "all|head", NULL,
+     "head: nothing but the task's head (--task), on a network that stays as it is"},
     {"outtype", LC_OPT_CHOICE, offsetof(full, outtype), "auto", 0, 0, "auto|f32|bf16|f16", NULL,
      "type of the saved weights; auto: the base's, or bf16 when the base is quantised"},
     {0},
 };
 
 static bool wanted(const lc_weight *w, void *self) {
+  if (w->head || ((const full *)self)->part == PART_HEAD) return w->head && !((const full *)self)->frozen;
   bool outer = w->kind == LC_KIND_EMBEDDING || w->kind == LC_KIND_HEAD || w->kind == LC_KIND_POSITION;
   return ((const full *)self)->embeddings || !outer;
 }
 
 static lc_status attach(void *self, lc_training *t) {
+  full *f = self;
+  f->frozen = t->opts.head == LC_HEAD_FROZEN;
+  if (f->part == PART_HEAD && (f->frozen || !lc_task_has_labels(t->net->model->config.task)))
+    return lc_usage(t->ctx, "full: part=head wants a --task with labels whose head is trained");
   return lc_net_train_whole(t->net, wanted, self);
 }
 

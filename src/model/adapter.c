@@ -29,6 +29,7 @@ static const char *base_of(const char *path) {
 static void adapter_free(lc_ctx *ctx, lc_adapter *a) {
   if (!a) return;
   json_decref(a->config);
+  lc_wholes_free(ctx, a->head, a->n_head);
   lc_free(ctx, a->delta);
   lc_free(ctx, a->name);
   lc_free(ctx, a->path);
@@ -89,6 +90,7 @@ lc_status lc_adapter_set(lc_adapter *a, float scale, lc_apply apply) {
     while (i-- > 0) set_one(ctx, a->delta[i], a->scale, old);
     return st;
   }
+  if ((scale != 0) != (a->scale != 0)) LC_TRY(lc_head_apply(a, scale != 0));
   a->scale = scale;
   return LC_OK;
 }
@@ -96,12 +98,13 @@ lc_status lc_adapter_set(lc_adapter *a, float scale, lc_apply apply) {
 lc_status lc_adapter_remove(lc_adapter *a) {
   lc_net *net = a->net;
   for (int i = a->n - 1; i >= 0; i--) lc_weight_detach(net->ctx, a->delta[i]->w, a->delta[i], true);
+  lc_status st = lc_head_apply(a, false);
   int n = 0;
   for (int i = 0; i < net->n_adapter; i++)
     if (net->adapter[i] != a) net->adapter[n++] = net->adapter[i];
   net->n_adapter = n;
   adapter_free(net->ctx, a);
-  return LC_OK;
+  return st;
 }
 
 /* ---- reading ---- */
@@ -209,6 +212,9 @@ lc_status lc_adapter_load(lc_net *net, const char *dir, float scale, lc_apply ap
       goto done;
     }
   }
+  a->head = p.head, a->n_head = p.n_head;
+  p.head = NULL, p.n_head = 0;
+  if (scale != 0) LC_GO(lc_head_apply(a, true));
   a->config = p.config;
   p.config = NULL;
   *out = a;
@@ -216,6 +222,7 @@ done:
   if (st && a) lc_adapter_remove(a); /* frees what was attached */
   for (int i = st ? attached : p.n; i < p.n; i++) p.delta[i]->ops->free(ctx, p.delta[i]);
   lc_free(ctx, p.delta);
+  lc_wholes_free(ctx, p.head, p.n_head);
   json_decref(p.config);
   return st;
 }
@@ -250,6 +257,7 @@ static lc_status write_sidecar(const lc_adapter *a, lc_layout layout, const char
   if (j && layout == LC_LAYOUT_MODULES) json_object_set_new(j, "deltas", lc_modules_describe(a));
   json_decref(shapes);
   if (!j) return lc_fail(ctx, "%s: could not make %s", dir, LC_SIDECAR);
+  lc_head_describe(a, j);
   char *path = lc_path_join(ctx, dir, LC_SIDECAR);
   lc_status st = path ? lc_json_write(ctx, path, j) : LC_FAILED;
   lc_free(ctx, path);
@@ -265,8 +273,10 @@ static lc_status write_layout(const lc_adapter *a, lc_layout layout, const char 
   case LC_LAYOUT_PEFT_SHIRA:
     return lc_peft_write_shira(a, dir, meta);
   case LC_LAYOUT_NATIVE:
+    LC_TRY(lc_head_write(a, dir));
     return lc_native_write(a, dir);
   case LC_LAYOUT_MODULES:
+    LC_TRY(lc_head_write(a, dir));
     return lc_modules_write(a, dir);
   }
   return lc_fail(a->net->ctx, "unknown adapter layout %d", (int)layout);

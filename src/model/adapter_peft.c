@@ -70,7 +70,8 @@ void lc_peft_common(json_t *config, const lc_adapter *a, const lc_adapter_meta *
   json_object_set_new(config, "inference_mode", json_true());
   json_object_set_new(config, "peft_version", json_string("0.21.2"));
   json_object_set_new(config, "target_modules", lc_peft_targets(a));
-  json_object_set_new(config, "task_type", json_string("CAUSAL_LM"));
+  json_object_set_new(config, "task_type", json_string(lc_head_task_type(a->net)));
+  if (lc_adapter_has_head(a)) json_object_set_new(config, "modules_to_save", lc_head_modules(a));
 }
 
 bool lc_adapter_is_conv1d(const lc_net *net, const lc_weight *w) {
@@ -93,7 +94,6 @@ static lc_status refuse_variants(lc_ctx *ctx, const char *dir, const json_t *c) 
   } no[] = {
       {"use_dora", "DoRA is not built"},
       {"lora_bias", "a bias of lora_B is not built"},
-      {"modules_to_save", "whole modules inside an adapter are not built"},
       {"trainable_token_indices", "trained tokens inside an adapter are not built"},
       {"target_parameters", "LoRA of parameters that are no linear layers is not built"},
       {"layer_replication", "replicated layers are not built"},
@@ -206,13 +206,18 @@ static lc_status read_lora(lora_file *f) {
   for (int i = 0; i < f->st->n && !st;
        i++) { /* what belongs to another variant says so before a missing half does */
     const char *key = f->st->tensor[i].name;
-    if (strncmp(key, prefix, strlen(prefix)) ||
-        !(ends_in(key, ".lora_A.weight") || ends_in(key, ".lora_B.weight")))
+    if (!lc_head_weight(net, key) &&
+        (strncmp(key, prefix, strlen(prefix)) ||
+         !(ends_in(key, ".lora_A.weight") || ends_in(key, ".lora_B.weight"))))
       st = refuse_tensor(ctx, f->path, key);
   }
   for (int i = 0; i < f->st->n && !st; i++) {
     const lc_named_tensor *t = &f->st->tensor[i];
     const bool is_a = ends_in(t->name, ".lora_A.weight");
+    if (lc_head_weight(net, t->name)) {
+      LC_GO(lc_head_read(f->p, f->path, t));
+      continue;
+    }
     lc_weight *w =
         lc_peft_weight(net, t->name, is_a ? ".lora_A.weight" : ".lora_B.weight", module, sizeof module);
     if (!w) LC_GO(lc_fail(ctx, "%s: tensor '%s': the model has no module '%s'", f->path, t->name, module));
@@ -242,6 +247,7 @@ lc_status lc_peft_read(lc_adapter_parts *p) {
   if (!type) LC_GO(lc_fail(ctx, "%s: no peft_type", config));
   if (strcmp(type, "LORA") && strcmp(type, "SHIRA"))
     LC_GO(lc_fail(ctx, "%s: peft_type '%s' cannot be read: LORA and SHIRA can", config, type));
+  LC_GO(lc_head_check_modules(p->net, p->dir, json_object_get(p->config, "modules_to_save")));
   LC_GO(lc_safetensors_open(ctx, path, &file));
   if (!strcmp(type, "SHIRA")) {
     LC_GO(lc_peft_read_shira(p, path, &file));
@@ -354,10 +360,12 @@ lc_status lc_peft_write_lora(const lc_adapter *a, const char *dir, const lc_adap
       snprintf(name, sizeof name, "%s%s.%s.weight", prefix, a->delta[i]->w->module, suffix[k]);
       LC_GO(lc_safetensors_declare(w, name, LC_F32, 2, (int64_t[]){p->rows, p->cols}));
     }
+  LC_GO(lc_head_declare(a, w));
   for (int i = 0; i < a->n; i++)
     for (int k = 0; k < 2; k++)
       LC_GO(lc_safetensors_append(w, a->delta[i]->param[k]->value,
                                   (size_t)a->delta[i]->param[k]->n * sizeof(float)));
+  LC_GO(lc_head_append(a, w));
 done:
   if (w) {
     lc_status end = lc_safetensors_finish(w, st == LC_OK);

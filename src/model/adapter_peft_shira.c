@@ -128,13 +128,13 @@ lc_status lc_peft_read_shira(lc_adapter_parts *p, const char *path, const lc_saf
   if (!st) st = lc_in_file(ctx, p->config_path, lc_json_i64_or(ctx, p->config, "r", 32, &r));
   if (!st && (r < 1 || r > INT32_MAX))
     st = lc_fail(ctx, "%s: r is %lld; 1 to %d is possible", p->config_path, (long long)r, INT32_MAX);
-  const json_t *save = json_object_get(p->config, "modules_to_save");
-  if (!st && json_array_size(save))
-    st = lc_fail(ctx, "%s/%s sets modules_to_save: whole modules inside an adapter are not built", p->dir,
-                 LC_PEFT_CONFIG);
   for (int i = 0; i < file->n && !st; i++) {
     const lc_named_tensor *t = &file->tensor[i];
     const bool is_weight = strstr(t->name, ".shira_weight") != NULL;
+    if (lc_head_weight(net, t->name)) {
+      LC_GO(lc_head_read(p, path, t));
+      continue;
+    }
     lc_weight *w =
         lc_peft_weight(net, t->name, is_weight ? ".shira_weight" : ".shira_indices", module, sizeof module);
     if (!is_weight && !strstr(t->name, ".shira_indices"))
@@ -215,6 +215,7 @@ static lc_status write_tensors(const lc_adapter *a, int64_t r, lc_safetensors_wr
     snprintf(name, sizeof name, "base_model.model.%s.shira_weight", t->module);
     LC_TRY(lc_safetensors_declare(w, name, LC_F32, 1, &K));
   }
+  LC_TRY(lc_head_declare(a, w));
   lc_status st = LC_OK;
   int32_t *index = lc_alloc_n(ctx, LC_MEM_OTHER, (size_t)(2 * most), sizeof *index);
   float *value = lc_alloc_n(ctx, LC_MEM_OTHER, (size_t)most, sizeof *value);
@@ -225,6 +226,7 @@ static lc_status write_tensors(const lc_adapter *a, int64_t r, lc_safetensors_wr
     LC_GO(lc_safetensors_append(w, index, (size_t)(2 * K) * sizeof *index));
     LC_GO(lc_safetensors_append(w, value, (size_t)K * sizeof *value));
   }
+  LC_GO(lc_head_append(a, w));
 done:
   lc_free(ctx, index);
   lc_free(ctx, value);

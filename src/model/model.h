@@ -170,6 +170,8 @@ lc_status lc_net_tokenizer(lc_net *, lc_tokenizer **); /* opened once, borrowed 
 lc_weight *lc_net_weight(const lc_net *, const char *name);
 /* Makes every weight (or those of kinds in the mask) trainable as a whole: f32 master, dense gradient. */
 lc_status lc_net_train_whole(lc_net *, bool (*want)(const lc_weight *, void *), void *arg);
+/* One weight replaced by f32 values that nothing trains (copied); NULL: the base's again. */
+lc_status lc_net_set_whole(lc_net *, lc_weight *, const float *values);
 /* Undoes it: masters are freed, and every weight has the base's own bits. Trained values are lost. */
 lc_status lc_net_release_whole(lc_net *);
 /* All trainables in a fixed order (weights by name, deltas in order of attachment): *out is lc_free'd by the
@@ -195,12 +197,18 @@ lc_status lc_targets(lc_net *, const char *rule, lc_weight ***out,
 bool lc_target_matches(const char *module, const char *item); /* equals, or is its suffix after a dot */
 
 /* ---- adapters: named groups of deltas on a net, and their files ---- */
+typedef struct {
+  lc_weight *w;
+  float *value;
+} lc_whole;
 struct lc_adapter {
   char *name, *path; /* path: NULL when made here */
   float scale;
   lc_net *net;
   lc_delta **delta;
   int n, cap;
+  lc_whole *head; /* of the task's head: in place of the base's unless the scale is 0 */
+  int n_head;
   struct json_t *config; /* adapter_config.json as it was read, so that saving passes on what lacuna does not
                             use; or NULL */
 };
@@ -208,6 +216,8 @@ typedef enum { LC_LAYOUT_PEFT_LORA, LC_LAYOUT_PEFT_SHIRA, LC_LAYOUT_NATIVE, LC_L
 /* Reads a PEFT LoRA or SHiRA directory, or a native one, and attaches its deltas. Nothing has changed when it
  * fails. */
 lc_status lc_adapter_load(lc_net *, const char *dir, float scale, lc_apply, lc_adapter **);
+/* Which head a base needs for the adapter in dir (LC_TASK_OWN: none of its own); lc_head_opts_free. */
+lc_status lc_adapter_head(lc_ctx *, const char *dir, lc_head_opts *);
 lc_status lc_adapter_new(lc_net *, const char *name,
                          lc_adapter **); /* empty: methods add deltas they attached */
 lc_status lc_adapter_add(lc_adapter *, lc_delta *);

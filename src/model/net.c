@@ -130,13 +130,14 @@ static lc_status decode_chunk(void *arg, int64_t chunk, int worker) {
 }
 
 /* The f32 master copy: for a matrix the weight's new form, for a vector the vector itself. */
-static lc_status make_whole(lc_net *net, lc_weight *w, lc_param **out) {
+static lc_status make_whole(lc_net *net, lc_weight *w, bool trained, lc_param **out) {
   lc_index all = {.kind = LC_ALL, .n = w->M * w->N};
   lc_param *p;
   if (w->n_delta)
     return lc_fail(net->ctx, "'%s' carries a %s delta: it cannot be trained as a whole", w->name,
                    w->delta[0]->ops->name);
-  LC_TRY(lc_param_new(net->ctx, w->name, w, &all, w->M, w->N, true, &p));
+  LC_TRY(lc_param_new(net->ctx, w->name, w, &all, w->M, w->N, trained, &p));
+  p->wants_grad = trained;
   p->decays = w->kind != LC_KIND_NORM && w->kind != LC_KIND_BIAS;
   lc_form *form = NULL;
   lc_status st = LC_OK;
@@ -167,14 +168,19 @@ done:
   return st;
 }
 
-lc_status lc_net_train_whole(lc_net *net, bool (*want)(const lc_weight *, void *), void *arg) {
+static lc_status room_for_own(lc_net *net) {
   lc_param **grown = lc_realloc(net->ctx, LC_MEM_OTHER, net->own, (size_t)net->weights.n * sizeof *grown);
   if (!grown) return LC_FAILED;
   net->own = grown;
+  return LC_OK;
+}
+
+lc_status lc_net_train_whole(lc_net *net, bool (*want)(const lc_weight *, void *), void *arg) {
+  LC_TRY(room_for_own(net));
   for (int i = 0; i < net->weights.n; i++) {
     lc_weight *w = &net->weights.w[i];
     if (whole(net, w) || (want && !want(w, arg))) continue;
-    LC_TRY(make_whole(net, w, &net->own[net->n_own]));
+    LC_TRY(make_whole(net, w, true, &net->own[net->n_own]));
     net->n_own++;
   }
   return LC_OK;
@@ -190,20 +196,35 @@ static lc_status base_vector(lc_net *net, lc_weight *w) {
   return lc_fail(net->ctx, "'%s' is not in %s", w->name, m->path);
 }
 
-lc_status lc_net_release_whole(lc_net *net) {
-  while (net->n_own) {
-    lc_param *p = net->own[--net->n_own];
-    lc_weight *w = p->of;
-    lc_weight_remove_sink(w, p);
-    if (w->ndim == 2) {
-      lc_form_free(net->ctx, w->form);
-      w->form = w->base;
-    } else {
-      w->vector = NULL;
-    }
-    lc_param_free(net->ctx, p);
-    if (w->ndim == 1) LC_TRY(base_vector(net, w));
+static lc_status release(lc_net *net, int i) {
+  lc_param *p = net->own[i];
+  lc_weight *w = p->of;
+  memmove(&net->own[i], &net->own[i + 1], (size_t)(net->n_own - i - 1) * sizeof(lc_param *));
+  net->n_own--;
+  lc_weight_remove_sink(w, p);
+  if (w->ndim == 2) {
+    lc_form_free(net->ctx, w->form);
+    w->form = w->base;
+  } else {
+    w->vector = NULL;
   }
+  lc_param_free(net->ctx, p);
+  return w->ndim == 1 ? base_vector(net, w) : LC_OK;
+}
+
+lc_status lc_net_release_whole(lc_net *net) {
+  while (net->n_own) LC_TRY(release(net, net->n_own - 1));
+  return LC_OK;
+}
+
+lc_status lc_net_set_whole(lc_net *net, lc_weight *w, const float *values) {
+  for (int i = 0; i < net->n_own; i++)
+    if (net->own[i]->of == w) LC_TRY(release(net, i));
+  if (!values) return LC_OK;
+  LC_TRY(room_for_own(net));
+  LC_TRY(make_whole(net, w, false, &net->own[net->n_own]));
+  memcpy(net->own[net->n_own]->value, values, (size_t)net->own[net->n_own]->n * sizeof *values);
+  net->n_own++;
   return LC_OK;
 }
 

@@ -10,13 +10,16 @@
 #include <zlib.h>
 
 int64_t lc_data_targets(const lc_dataset *d) {
+  const bool labelled = d->opts.labels != NULL; /* such rows were cut when their frame was made */
   int64_t targets = 0;
-  for (int64_t i = 1; i < lc_min64(d->row.n, d->opts.seq); i++) targets += d->mask.id[i] != 0;
+  for (int64_t i = labelled ? 0 : 1; i < lc_min64(d->row.n, d->opts.seq); i++)
+    targets += labelled ? d->mask.id[i] >= 0 : d->mask.id[i] != 0;
   return targets;
 }
 
 lc_status lc_data_commit(lc_dataset *d) {
   const int64_t n = lc_min64(d->row.n, d->opts.seq), targets = lc_data_targets(d);
+  const bool labelled = d->opts.labels != NULL;
   if (d->info.kind == LC_ROWS_ANSWER ? n == 0 : targets == 0) {
     d->info.dropped++;
     return LC_OK;
@@ -32,8 +35,10 @@ lc_status lc_data_commit(lc_dataset *d) {
     d->cap = cap;
   }
   for (int64_t i = 0; i < n; i++) {
-    char mark = (char)(i > 0 && d->mask.id[i]);
+    char mark = (char)(labelled ? d->mask.id[i] >= 0 : i > 0 && d->mask.id[i]);
     LC_TRY(lc_ids_push(d->ctx, &d->ids, d->row.id[i]));
+    if (labelled) LC_TRY(lc_ids_push(d->ctx, &d->label, d->mask.id[i]));
+    if (labelled) LC_TRY(lc_bytes_add(d->ctx, &d->type, d->kinds.data + i, 1));
     LC_TRY(lc_bytes_add(d->ctx, &d->target, &mark, 1));
   }
   d->targets[d->n++] = targets;
@@ -56,8 +61,8 @@ const char *lc_data_answer(const lc_dataset *d, int64_t i) {
 }
 
 const char *lc_row_kind_name(lc_row_kind kind) {
-  static const char *const names[] = {"plain text", "text rows",   "prompt and completion",
-                                      "messages",   "preferences", "prompt and answer"};
+  static const char *const names[] = {"plain text",  "text rows",         "prompt and completion", "messages",
+                                      "preferences", "prompt and answer", "labelled texts",        "tagged words"};
   return names[kind];
 }
 
@@ -142,6 +147,8 @@ static void seal(lc_dataset *d) {
   uLong sum = crc32(0, Z_NULL, 0);
   sum = crc32_z(sum, (const Bytef *)d->ids.id, (size_t)d->ids.n * sizeof *d->ids.id);
   sum = crc32_z(sum, (const Bytef *)d->target.data, (size_t)d->ids.n);
+  if (d->label.n) sum = crc32_z(sum, (const Bytef *)d->label.id, (size_t)d->label.n * sizeof *d->label.id);
+  if (d->type.n) sum = crc32_z(sum, (const Bytef *)d->type.data, d->type.n);
   sum = crc32_z(sum, (const Bytef *)d->start, (size_t)(d->n + 1) * sizeof *d->start);
   if (d->answers.n) sum = crc32_z(sum, (const Bytef *)d->answers.data, d->answers.n);
   d->info.checksum = (uint32_t)sum;
@@ -153,11 +160,16 @@ lc_status lc_data_open(lc_ctx *ctx, const lc_tokenizer *tok, const char *path, c
   *out = NULL;
   if (opts->seq < 2 && !opts->whole_text)
     return lc_usage(ctx, "rows of %lld tokens hold nothing to learn (at least 2)", (long long)opts->seq);
+  if (tok->framed && !opts->labels)
+    return lc_fail(ctx,
+                   "%s: the tokenizer puts tokens around a whole text: it is an encoder's, whose rows have labels "
+                   "(--task classification or token-classification)",
+                   path);
   lc_dataset *d = lc_alloc(ctx, LC_MEM_OTHER, sizeof *d);
   if (!d) return LC_FAILED;
   d->ctx = ctx, d->tok = tok, d->path = path, d->opts = *opts, d->end = -1;
   if (d->opts.seq < 2) d->opts.seq = INT64_MAX;
-  LC_GO(looks_like_rows(path) ? lc_rows_load(d) : load_text(d));
+  LC_GO(opts->labels || looks_like_rows(path) ? lc_rows_load(d) : load_text(d));
   if (d->n == 0) {
     st = lc_fail(
         ctx, "%s: there is nothing to learn in it (%lld rows dropped for want of a target, %lld malformed)",
@@ -209,6 +221,9 @@ void lc_data_free(lc_dataset *d) {
   lc_ids_free(ctx, &d->ids);
   lc_ids_free(ctx, &d->row);
   lc_ids_free(ctx, &d->mask);
+  lc_ids_free(ctx, &d->label);
+  lc_free(ctx, d->type.data);
+  lc_free(ctx, d->kinds.data);
   lc_free(ctx, d->target.data);
   lc_free(ctx, d->start);
   lc_free(ctx, d->targets);
@@ -227,8 +242,12 @@ int64_t lc_data_rows(const lc_dataset *d) {
 
 lc_example lc_data_get(const lc_dataset *d, int64_t i) {
   int64_t at = d->start[i];
-  return (lc_example){d->ids.id + at, (const uint8_t *)d->target.data + at, d->start[i + 1] - at,
-                      d->targets[i]};
+  return (lc_example){.id = d->ids.id + at,
+                      .target = (const uint8_t *)d->target.data + at,
+                      .n = d->start[i + 1] - at,
+                      .n_targets = d->targets[i],
+                      .label = d->label.id ? d->label.id + at : NULL,
+                      .type = d->type.data ? (const uint8_t *)d->type.data + at : NULL};
 }
 
 lc_data_info lc_data_describe(const lc_dataset *d) {

@@ -18,7 +18,9 @@ struct lc_dataset {
   lc_data_info info;
   const lc_template *tmpl;
   int32_t end;      /* after completions */
-  lc_ids row, mask; /* one row in the making */
+  lc_ids row, mask; /* one row in the making; of rows with labels, mask is the labels */
+  lc_ids label;     /* of rows with labels: beside ids */
+  lc_bytes type, kinds; /* token types of all, and of the row in the making */
 };
 
 int64_t lc_data_targets(const lc_dataset *); /* of the row in the making, as it will be cut */
@@ -28,4 +30,7 @@ lc_status lc_data_add_answer(lc_dataset *, const char *text, size_t n);
 /* Adds the row in the making: cut, counted, or dropped for want of a target. */
 lc_status lc_data_commit(lc_dataset *);
 lc_status lc_rows_load(lc_dataset *); /* rows.c */
+/* labelled.c: the row in the making, of a parsed row; not good: it is malformed, and why says how. */
+lc_status lc_labelled_text(lc_dataset *, const struct json_t *row, char why[LC_WHY], bool *good);
+lc_status lc_labelled_tokens(lc_dataset *, const struct json_t *row, char why[LC_WHY], bool *good);
 #endif

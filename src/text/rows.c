@@ -7,7 +7,7 @@
  *   {"prompt", "chosen", "rejected"}   two rows of prompt and completion; if one has no target, both go
  *   {"prompt", "answer"}               the prompt alone, for objectives that sample; the answer is kept as text
  *
- * A tokenizer that opens texts with BOS does so here too (a template has its own opening). Prompt and
+ * Rows with labels are in labelled.c. A tokenizer that opens texts with BOS does so here too (a template has its own opening). Prompt and
  * completion are tokenised together, as TRL does, so that the boundary is what generation will see; where the
  * prompt's own ids are no prefix of that, the two are tokenised apart and the row is counted. A malformed row
  * stops the loading by its line number, or is counted when the caller wants that. */
@@ -168,6 +168,18 @@ static lc_status add_messages(loader *l, const json_t *row) {
   return st;
 }
 
+/* ---- rows with labels ---- */
+
+static lc_status add_labelled(loader *l, const json_t *row) {
+  const bool each = l->d->opts.labels->place == LC_LABEL_EACH;
+  bool good;
+  l->known = true;
+  l->d->info.kind = each ? LC_ROWS_TAGGED : LC_ROWS_LABELLED;
+  LC_TRY(each ? lc_labelled_tokens(l->d, row, l->why, &good) : lc_labelled_text(l->d, row, l->why, &good));
+  l->bad = !good;
+  return LC_OK;
+}
+
 /* ---- kinds --------------------------------------------------------------------------------------------- */
 
 static const struct {
@@ -206,6 +218,7 @@ static lc_status set_kind(loader *l, int k) {
 }
 
 static lc_status add_row(loader *l, const json_t *row) {
+  if (l->d->opts.labels) return add_labelled(l, row);
   int kind = -1, n = 0;
   for (int k = 0; k < N_KINDS; k++)
     if (has(row, k) && !(kinds[k].spare && n)) kind = n++ ? kind : k;

@@ -24,6 +24,9 @@ lc_status lc_ids_push(lc_ctx *, lc_ids *, int32_t);
  * byte offset. A byte without a token is left out, as by the tokenizers library (SmolLM2 has none for six
  * control characters), with one warning. Adds no BOS/EOS. */
 lc_status lc_tokenize(const lc_tokenizer *, const char *text, size_t n, bool special, lc_ids *);
+/* A text, or a pair of texts (b not NULL), as the network sees it: with the tokenizer's special tokens around, cut to at
+ * most max tokens. */
+typedef struct lc_framed lc_framed;
 /* Appends the bytes of ids to a growing buffer (lc_free); an id out of range is an error. skip_special leaves
  * special tokens out. */
 typedef struct {
@@ -31,6 +34,16 @@ typedef struct {
   size_t n, cap;
 } lc_bytes; /* always NUL-terminated when data != NULL */
 lc_status lc_bytes_add(lc_ctx *, lc_bytes *, const void *, size_t n);
+struct lc_framed {
+  lc_ids ids;      /* appended to; the caller frees */
+  lc_bytes *types; /* a byte a token: its type; or NULL */
+  int64_t first;   /* where the first text begins */
+  int64_t around;  /* special tokens */
+  bool cut;
+};
+lc_status lc_tokenize_framed(const lc_tokenizer *, const char *a, size_t na, const char *b, size_t nb, int64_t max,
+                             lc_framed *);
+lc_status lc_frame_ids(const lc_tokenizer *, const lc_ids *a, const lc_ids *b, int64_t max, lc_framed *);
 /* Where UTF-8 is wanted of bytes that need not be: each wrong byte becomes U+FFFD. Appends. */
 lc_status lc_utf8_lossy(lc_ctx *, const char *, size_t n, lc_bytes *);
 bool lc_utf8_valid(const char *, size_t n, size_t *bad_at /* may be NULL */);
@@ -87,6 +100,8 @@ typedef struct {
   const uint8_t *target;
   int64_t n;
   int64_t n_targets /* after the shift: targets at index >= 1 */;
+  const int32_t *label; /* of rows with labels: a label for each id, -1 none; NULL: the next token is the target */
+  const uint8_t *type;  /* token types, beside labels */
 } lc_example;
 typedef enum {
   LC_ROWS_TEXT_FILE,
@@ -94,14 +109,34 @@ typedef enum {
   LC_ROWS_COMPLETION,
   LC_ROWS_MESSAGES,
   LC_ROWS_PREFERENCE, /* {"prompt","chosen","rejected"}: two examples, one after the other */
-  LC_ROWS_ANSWER      /* {"prompt","answer"}: the prompt alone, without a target; lc_data_answer has the other */
+  LC_ROWS_ANSWER,     /* {"prompt","answer"}: the prompt alone, without a target; lc_data_answer has the other */
+  LC_ROWS_LABELLED,   /* {"text","label"} */
+  LC_ROWS_TAGGED      /* {"tokens","tags"} */
 } lc_row_kind;
 const char *lc_row_kind_name(lc_row_kind);
+
+/* ---- labels of rows for classifiers ---- */
+typedef enum { LC_LABEL_FIRST, LC_LABEL_LAST, LC_LABEL_EACH } lc_label_place; /* which token's row has the label */
+typedef struct {
+  lc_label_place place;
+  int64_t n;
+  const char *const *name; /* NULL: numbers only */
+} lc_label_set;
+enum { LC_LABELS_MOST = 65536 };
+typedef struct {
+  char **name; /* sorted; NULL when the data has numbers */
+  int64_t n;
+} lc_label_names;
+/* The labels that a file of such rows has. */
+lc_status lc_labels_scan(lc_ctx *, const char *path, lc_label_names *);
+void lc_label_names_free(lc_ctx *, lc_label_names *);
+
 typedef struct lc_dataset lc_dataset; /* (lc_data is the engine's accessor of values) */
 typedef struct {
   int64_t seq;     /* rows are cut at this many tokens (plain text: cut into such rows) */
   bool skip_bad;   /* count malformed rows and go on, instead of refusing */
   bool whole_text; /* plain text as one example (perplexity) */
+  const lc_label_set *labels; /* rows are {"text", "label"} or {"tokens", "tags"}; NULL: next-token rows */
 } lc_data_opts;
 /* Reads text or JSONL ({"text"}, {"prompt","completion"} strings as they stand plus the end token,
  * {"messages"}, {"prompt","chosen","rejected"}, {"prompt","answer"}); kind recognised from the first row and required of all. Blank lines skipped. Rows cut, and

@@ -78,6 +78,18 @@ bool lc_pre_same(const lc_pre *, const lc_pre *);
  * construct that it does not know to mean the same is refused by name. */
 lc_status lc_pattern_translate(lc_ctx *, const char *source, const char *pattern, size_t n, lc_bytes *out);
 
+/* ---- what stands around a text (frame.c) --------------------------------------------------------------- */
+enum { LC_FRAME_A = -1, LC_FRAME_B = -2, LC_FRAME_MAX = 12 };
+typedef struct {
+  int32_t id; /* of a special token, or LC_FRAME_A, LC_FRAME_B */
+  uint8_t type;
+} lc_frame_item;
+typedef struct {
+  lc_frame_item item[LC_FRAME_MAX];
+  int n; /* 0: nothing around it */
+} lc_frame_list;
+bool lc_frame_add(lc_frame_list *, int32_t id, int type); /* false: too many */
+
 /* ---- the tokenizer ------------------------------------------------------------------------------------- */
 struct lc_tokenizer {
   lc_ctx *ctx;
@@ -100,6 +112,9 @@ struct lc_tokenizer {
   lc_added_set added[2]; /* looked for in the text as it stands; in the normalised text */
   int32_t bos, eos, pad, unknown, eot, eom;
   bool adds_bos;
+  lc_frame_list frame[2]; /* of a text, of a pair */
+  bool framed;           /* they put more than a BOS around a text */
+  bool words_have_space; /* words given one by one each begin with a space (byte-level vocabularies) */
   int32_t *stop;
   int n_stops;
   char *chat_template;
@@ -189,6 +204,7 @@ lc_status
 lc_tokenizer_json(lc_tokenizer *,
                   const struct json_t *root); /* vocab_json.c: tokenizer.json, parsed, but for the finish */
 lc_status lc_added_from_json(lc_tokenizer *, int64_t id, const struct json_t *);
+lc_status lc_frame_bert(lc_tokenizer *, int32_t cls, int32_t sep, bool roberta); /* their post-processors */
 lc_status lc_token_make_special(lc_tokenizer *, const char *key, const char *text, size_t n, int32_t *id);
 
 /* ---- chat (chat.c) ------------------------------------------------------------------------------------- */

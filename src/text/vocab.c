@@ -25,6 +25,7 @@ lc_status lc_tokenizer_new(lc_ctx *ctx, const char *source, lc_tokenizer **out) 
   if (!t) return LC_FAILED;
   t->ctx = ctx;
   t->bos = t->eos = t->pad = t->unknown = t->eot = t->eom = t->unk = -1;
+  t->words_have_space = true;
   t->source = lc_strdup(ctx, source);
   if (!t->source) {
     lc_tokenizer_free(t);

@@ -168,34 +168,85 @@ static lc_status read_normalizer(lc_tokenizer *t, const json_t *o, int depth) {
   return LC_OK;
 }
 
-/* "single" lists what a text becomes: special tokens and the Sequence A. */
-static lc_status read_template(lc_tokenizer *t, const json_t *o) {
-  const json_t *single = json_object_get(o, "single");
-  bool text_seen = false;
-  if (!json_is_array(single))
-    return lc_fail(t->ctx, "%s: the post-processor's template is malformed", t->source);
-  for (size_t i = 0; i < json_array_size(single); i++) {
-    const json_t *item = json_array_get(single, i),
-                 *name = json_object_get(json_object_get(item, "SpecialToken"), "id");
-    if (json_is_object(json_object_get(item, "Sequence"))) {
-      if (text_seen) return lc_fail(t->ctx, "%s: the post-processor's template repeats the text", t->source);
-      text_seen = true;
-    } else if (!json_is_string(name)) {
+static lc_status frame_full(lc_tokenizer *t) {
+  return lc_fail(t->ctx, "%s: the post-processor's template has more than %d items", t->source, LC_FRAME_MAX);
+}
+
+/* A list of special tokens and of the sequences A and B, each with a token type. */
+static lc_status read_frame(lc_tokenizer *t, const json_t *list, bool pair, lc_frame_list *out) {
+  int seen[2] = {0};
+  for (size_t i = 0; i < json_array_size(list); i++) {
+    const json_t *item = json_array_get(list, i), *token = json_object_get(item, "SpecialToken"),
+                 *sequence = json_object_get(item, "Sequence");
+    const char *name = json_string_value(json_object_get(token ? token : sequence, "id"));
+    const json_int_t type = json_integer_value(json_object_get(token ? token : sequence, "type_id"));
+    int32_t id = LC_FRAME_A;
+    if (!name || type < 0 || type > 255)
       return lc_fail(t->ctx, "%s: the post-processor's template is malformed", t->source);
-    } else if (text_seen || t->adds_bos) {
-      return refuse(t, "a post-processor that adds more than BOS in front:", json_string_value(name));
+    if (token) {
+      LC_TRY(lc_token_make_special(t, "post-processor's token", name, strlen(name), &id));
     } else {
-      LC_TRY(lc_token_make_special(t, "post-processor's token", json_string_value(name),
-                                   json_string_length(name), &t->bos));
-      t->adds_bos = true;
+      if (strcmp(name, "A") && (!pair || strcmp(name, "B")))
+        return lc_fail(t->ctx, "%s: the post-processor's template has a sequence '%s'", t->source, lc_quoted_str(name).s);
+      if (*name == 'B') id = LC_FRAME_B;
+      if (seen[*name == 'B']++)
+        return lc_fail(t->ctx, "%s: the post-processor's template repeats the text", t->source);
     }
+    if (!lc_frame_add(out, id, (int)type)) return frame_full(t);
   }
+  if (out->n && (!seen[0] || (pair && !seen[1])))
+    return lc_fail(t->ctx, "%s: the post-processor's template leaves a text out", t->source);
   return LC_OK;
+}
+
+/* One token in front and nothing behind is a BOS; any other frame is for networks that read a whole text. */
+static lc_status frame_done(lc_tokenizer *t) {
+  const lc_frame_list *f = &t->frame[0];
+  t->adds_bos = f->n == 2 && f->item[0].id >= 0 && f->item[1].id == LC_FRAME_A;
+  t->framed = f->n > 1 && !t->adds_bos;
+  if (t->adds_bos) t->bos = f->item[0].id;
+  return LC_OK;
+}
+
+static lc_status read_template(lc_tokenizer *t, const json_t *o) {
+  const json_t *single = json_object_get(o, "single"), *pair = json_object_get(o, "pair");
+  if (!json_is_array(single) || (pair && !json_is_null(pair) && !json_is_array(pair)) || t->frame[0].n)
+    return lc_fail(t->ctx, "%s: the post-processor's template is malformed", t->source);
+  LC_TRY(read_frame(t, single, false, &t->frame[0]));
+  LC_TRY(read_frame(t, pair, true, &t->frame[1]));
+  return frame_done(t);
+}
+
+static lc_status named_pair(lc_tokenizer *t, const json_t *o, const char *key, int32_t *id) {
+  const json_t *name = json_array_get(json_object_get(o, key), 0);
+  if (!json_is_string(name)) return lc_fail(t->ctx, "%s: the post-processor has no %s token", t->source, key);
+  return lc_token_make_special(t, "post-processor's token", json_string_value(name), json_string_length(name), id);
+}
+
+/* BERT's and RoBERTa's own post-processors: fixed templates. */
+static lc_status read_bert(lc_tokenizer *t, const json_t *o, bool roberta) {
+  int32_t cls, sep;
+  LC_TRY(named_pair(t, o, "cls", &cls));
+  LC_TRY(named_pair(t, o, "sep", &sep));
+  return lc_frame_bert(t, cls, sep, roberta);
+}
+
+lc_status lc_frame_bert(lc_tokenizer *t, int32_t cls, int32_t sep, bool roberta) {
+  const int other = roberta ? 0 : 1; /* the second text's type */
+  if (t->frame[0].n) return lc_fail(t->ctx, "%s: two post-processors put tokens around a text", t->source);
+  const lc_frame_item single[] = {{cls, 0}, {LC_FRAME_A, 0}, {sep, 0}};
+  const lc_frame_item pair[] = {{cls, 0}, {LC_FRAME_A, 0}, {sep, 0}, {sep, 0}, {LC_FRAME_B, (uint8_t)other}, {sep, (uint8_t)other}};
+  for (int i = 0; i < 3; i++) lc_frame_add(&t->frame[0], single[i].id, single[i].type);
+  for (int i = 0; i < 6; i++)
+    if (roberta || i != 3) lc_frame_add(&t->frame[1], pair[i].id, pair[i].type);
+  return frame_done(t);
 }
 
 static lc_status read_post_processor(lc_tokenizer *t, const json_t *o, int depth) {
   if (!o || json_is_null(o) || strcmp(type_of(o), "ByteLevel") == 0) return LC_OK;
   if (strcmp(type_of(o), "TemplateProcessing") == 0) return read_template(t, o);
+  if (strcmp(type_of(o), "BertProcessing") == 0) return read_bert(t, o, false);
+  if (strcmp(type_of(o), "RobertaProcessing") == 0) return read_bert(t, o, true);
   if (strcmp(type_of(o), "Sequence") != 0 || depth > 4) return refuse(t, "the post-processor", type_of(o));
   const json_t *list = json_object_get(o, "processors");
   for (size_t i = 0; i < json_array_size(list); i++)

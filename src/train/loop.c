@@ -129,10 +129,29 @@ static lc_status open_history(lc_loop *l) {
 /* ---- attach, open, restore
  * -------------------------------------------------------------------------------------------- */
 
+static bool of_head(const lc_weight *w, void *arg) {
+  return w->head;
+}
+
+/* The task's head is trained whole beside what the method trains. */
+static lc_status attach_head(lc_training *t) {
+  const lc_model *m = t->net->model;
+  bool fresh = false;
+  if (!lc_task_has_labels(m->config.task)) return LC_OK;
+  for (int i = 0; i < m->n; i++) fresh |= m->drawn[i] != NULL;
+  if (fresh && t->opts.head == LC_HEAD_FROZEN)
+    return lc_usage(t->ctx, "train: the head is new, and --head frozen would leave it as it was drawn");
+  if (fresh && t->method->step)
+    return lc_fail(t->ctx, "train: %s has no gradients to train a new head with: train one by another method first",
+                   t->method->name);
+  return t->opts.head == LC_HEAD_FROZEN || t->method->step ? LC_OK : lc_net_train_whole(t->net, of_head, NULL);
+}
+
 static lc_status attach(lc_loop *l) {
   lc_training *t = &l->t;
   if (t->method->attach) LC_TRY(t->method->attach(t->self, t));
   if (t->method->calibrate) LC_TRY(t->method->calibrate(t->self, t));
+  LC_TRY(attach_head(t));
   lc_free(t->ctx, t->param);
   LC_TRY(lc_net_params(t->net, &t->param, &t->n_param));
   if (t->n_param == 0 && !t->method->step)

@@ -8,6 +8,10 @@
 
 #define AT(field) offsetof(lc_train_opts, field)
 const lc_option lc_train_options[] = {
+    {"task", LC_OPT_CHOICE, AT(task), "lm", 0, 0, "lm|classification|token-classification", NULL,
+     "next tokens; a label for a row; a label for each word"},
+    {"head", LC_OPT_CHOICE, AT(head), "auto", 0, 0, "auto|new|frozen", NULL,
+     "of a task with labels: the model's own where it has one, else new; always new; the model's own, not trained"},
     {"steps", LC_OPT_INT, AT(steps), "0", 0, 1e12, NULL, "N", "updates; 0: as the epochs give"},
     {"epochs", LC_OPT_FLOAT, AT(epochs), "1", 0, 1e6, NULL, "E", "passes over the data, when steps is 0"},
     {"stop-after", LC_OPT_INT, AT(stop_after), "0", 0, 1e12, NULL, "N",
@@ -69,6 +73,23 @@ const char *lc_method_nearest(const char *name) {
   return lc_nearest(name, names, n);
 }
 
+lc_task lc_train_task_of(const lc_train_opts *o) {
+  static const lc_task of[] = {LC_TASK_LM, LC_TASK_CLASSIFY, LC_TASK_TOKENS};
+  return of[o->task];
+}
+
+/* The network must have been opened for the run's task. */
+static lc_status check_task(lc_ctx *ctx, const lc_config *c, const lc_train_opts *o) {
+  const lc_task task = lc_train_task_of(o);
+  if (c->task == task) return LC_OK;
+  if (task == LC_TASK_LM && lc_task_has_labels(c->task))
+    return lc_usage(ctx, "train: a %s has labels: --task %s", lc_architecture(c), lc_task_name(c->task));
+  if (task == LC_TASK_LM)
+    return lc_usage(ctx, "train: a %s predicts no next token: --task classification or token-classification gives it a head",
+                    lc_architecture(c));
+  return lc_usage(ctx, "train: the model was opened as a %s, --task is %s", lc_architecture(c), lc_task_name(task));
+}
+
 static lc_status resolve_dtype(lc_ctx *ctx, lc_train_opts *o) {
   const char *t = o->dtype;
   if (!t || strcmp(t, "auto") == 0) t = lc_has_bf16_gemm(ctx) ? "bf16" : "f32";
@@ -91,6 +112,7 @@ static lc_status resolve_optimizer(lc_ctx *ctx, const lc_method *m, lc_train_opt
 
 lc_status lc_train_resolve(lc_ctx *ctx, const lc_config *c, const lc_method *m, void *self,
                            lc_train_opts *o) {
+  LC_TRY(check_task(ctx, c, o));
   if (m->defaults) LC_TRY(m->defaults(self, ctx, o));
   if (o->seq == 0) o->seq = lc_min64(1024, c->context);
   if (o->seq < 2)

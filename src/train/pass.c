@@ -1,8 +1,8 @@
 /* A pass: examples into rows and segments, forward, row losses, backward.
  *
  * The sequences of a micro-batch lie one after another in the rows; there is no padding. Row t of an example
- * holds id[t] at position t, and its label is id[t+1] when that is a target, else -1. The last row of an
- * example has no label. Segments tell attention where one example ends, so an example's loss is the same
+ * holds id[t] at position t, and its label is the example's own, or id[t+1] when that is a target, else -1: the last row
+ * of such an example has no label. Segments tell attention where one example ends, so an example's loss is the same
  * packed or alone.
  *
  * Losses come as f32 a row and are added in f64 in row order, so a sum does not depend on threads. */
@@ -51,14 +51,16 @@ static lc_status lay_out(lc_stage *s, const lc_example *ex, int64_t n, int64_t *
   LC_TRY(lc_run_begin(s->run, rows, s->segment, (int)n * copies));
   s->run->copies = copies;
   int32_t *ids = lc_data(s->run, s->graph.ids), *pos = lc_data(s->run, s->graph.pos),
-          *labels = lc_data(s->run, s->graph.labels);
+          *labels = lc_data(s->run, s->graph.labels),
+          *types = s->graph.types.id ? lc_data(s->run, s->graph.types) : NULL;
   for (int64_t i = 0, r = 0; i < n * copies; i++) {
     const lc_example *e = &ex[i % n];
     for (int64_t k = 0; k < e->n; k++, r++) {
-      bool scored = k + 1 < e->n && e->target[k + 1];
+      bool scored = e->label ? e->label[k] >= 0 : k + 1 < e->n && e->target[k + 1];
       ids[r] = e->id[k];
       pos[r] = (int32_t)k;
-      labels[r] = scored ? e->id[k + 1] : -1;
+      labels[r] = !scored ? -1 : e->label ? e->label[k] : e->id[k + 1];
+      if (types) types[r] = e->type ? e->type[k] : 0;
       *targets += scored && i < n;
     }
   }

@@ -78,6 +78,7 @@ struct lc_train_opts {
   int64_t steps, stop_after, batch, micro_batch, seq;
   double epochs, lr, warmup, clip, weight_decay, density;
   int schedule; /* lc_schedule_kind */
+  int task, head; /* lc_train_task, lc_train_head */
   char *optimizer, *dtype, *targets, *eval_data, *base_name;
   double beta1, beta2, eps, momentum;
   int64_t eval_every, save_every, keep, seed, eval_limit;
@@ -85,6 +86,9 @@ struct lc_train_opts {
   char *sample_prompt;
   int64_t sample_tokens;
 };
+typedef enum { LC_TRAIN_LM, LC_TRAIN_CLASSIFY, LC_TRAIN_TOKENS } lc_train_task; /* what --task names */
+typedef enum { LC_HEAD_AUTO, LC_HEAD_NEW, LC_HEAD_FROZEN } lc_train_head;
+lc_task lc_train_task_of(const lc_train_opts *);
 extern const lc_option lc_train_options[];
 /* seq = min(1024, the model's context), micro-batch = as many sequences as give at most 2048 tokens (at least
  * 1, at most batch), rate and optimiser from the method's row, dtype "auto" = bf16 where the CPU has bf16
@@ -195,6 +199,15 @@ lc_status lc_calibrate_inputs(lc_training *, lc_weight **, int n, int64_t n_exam
                               lc_status (*done)(void *arg, lc_weight *, const double *mean), void *arg);
 
 /* ---- evaluation: its own run over any net ---- */
+typedef struct {
+  double accuracy, stderr_, loss;
+  int64_t n; /* labels */
+} lc_label_score;
+/* Rows with labels. log (or NULL): a JSON line a row, {"label" or "tags", "predicted"}. */
+lc_status lc_eval_labels(lc_net *, const lc_dataset *, int64_t limit, const char *log, lc_label_score *);
+/* What rows of a net's task look like: place and names of its labels. The set borrows `names` (labels of them). */
+lc_status lc_net_labels(const lc_net *, const char ***names, lc_label_set *); /* names: lc_free */
+
 typedef struct {
   int64_t context, stride;
   bool bos, tail, llama_cpp, incremental;
