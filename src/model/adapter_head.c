@@ -34,7 +34,8 @@ lc_status lc_head_declare(const lc_adapter *a, lc_safetensors_writer *w) {
 
 lc_status lc_head_append(const lc_adapter *a, lc_safetensors_writer *w) {
   for (int i = 0; i < a->net->n_own; i++)
-    if (saved(a, i)) LC_TRY(lc_safetensors_append(w, saved(a, i)->value, (size_t)saved(a, i)->n * sizeof(float)));
+    if (saved(a, i))
+      LC_TRY(lc_safetensors_append(w, saved(a, i)->value, (size_t)saved(a, i)->n * sizeof(float)));
   return LC_OK;
 }
 
@@ -80,7 +81,8 @@ void lc_head_describe(const lc_adapter *a, json_t *sidecar) {
   const lc_config *c = &a->net->model->config;
   if (!lc_task_has_labels(c->task)) return;
   json_t *names = json_array();
-  for (int64_t i = 0; names && i < c->labels; i++) json_array_append_new(names, json_string(lc_config_label(c, i)));
+  for (int64_t i = 0; names && i < c->labels; i++)
+    json_array_append_new(names, json_string(lc_config_label(c, i)));
   json_object_set_new(sidecar, "task", json_string(lc_task_name(c->task)));
   json_object_set_new(sidecar, "labels", names);
 }
@@ -101,8 +103,8 @@ lc_weight *lc_head_weight(const lc_net *net, const char *key) {
 lc_status lc_head_read(lc_adapter_parts *p, const char *path, const lc_named_tensor *t) {
   lc_ctx *ctx = p->net->ctx;
   lc_weight *w = lc_head_weight(p->net, t->name);
-  const bool fits = w && t->t.ndim == w->ndim && lc_tensor_count(&t->t) == w->M * w->N &&
-                    t->t.shape[t->t.ndim - 1] == w->N;
+  const bool fits =
+      w && t->t.ndim == w->ndim && lc_tensor_count(&t->t) == w->M * w->N && t->t.shape[t->t.ndim - 1] == w->N;
   if (!w) return lc_fail(ctx, "%s: tensor '%s' is no part of the model's head", path, t->name);
   if (!fits)
     return lc_fail(ctx, "%s: tensor '%s' does not fit the model's head: it has %lld labels", path, t->name,
@@ -138,14 +140,18 @@ lc_status lc_head_check_modules(const lc_net *net, const char *dir, const json_t
     for (int k = 0; item && k < net->weights.n && !known; k++) {
       const lc_weight *w = &net->weights.w[k];
       const int n = w->head ? module_of(net, w, &name) : 0;
-      known = n && (lc_target_matches(w->module, item) || ((size_t)n == strlen(item) && !strncmp(name, item, (size_t)n)));
+      known = n && (lc_target_matches(w->module, item) ||
+                    ((size_t)n == strlen(item) && !strncmp(name, item, (size_t)n)));
     }
     /* PEFT lists both names that classifiers have, whichever the model has */
-    if (item && lc_task_has_labels(net->model->config.task) && (!strcmp(item, "classifier") || !strcmp(item, "score")))
+    if (item && lc_task_has_labels(net->model->config.task) &&
+        (!strcmp(item, "classifier") || !strcmp(item, "score")))
       known = true;
     if (!known)
-      return lc_fail(net->ctx, "%s/%s sets modules_to_save: whole modules other than a head inside an adapter are not built",
-                     dir, LC_PEFT_CONFIG);
+      return lc_fail(
+          net->ctx,
+          "%s/%s sets modules_to_save: whole modules other than a head inside an adapter are not built", dir,
+          LC_PEFT_CONFIG);
   }
   return LC_OK;
 }
@@ -185,15 +191,15 @@ static lc_status from_peft(lc_ctx *ctx, const char *config, const char *path, lc
   lc_safetensors file = {0};
   LC_TRY(lc_json_read(ctx, config, &j));
   const char *type = json_string_value(json_object_get(j, "task_type"));
-  const lc_task task = !type                       ? LC_TASK_OWN
+  const lc_task task = !type                        ? LC_TASK_OWN
                        : !strcmp(type, "SEQ_CLS")   ? LC_TASK_CLASSIFY
                        : !strcmp(type, "TOKEN_CLS") ? LC_TASK_TOKENS
                                                     : LC_TASK_OWN;
   lc_status st = task ? lc_safetensors_open(ctx, path, &file) : LC_OK;
   for (int i = 0; !st && task && i < file.n; i++)
     for (size_t k = 0; k < sizeof last / sizeof *last; k++)
-      if (!strncmp(file.tensor[i].name, prefix, strlen(prefix)) && !strcmp(file.tensor[i].name + strlen(prefix), last[k]) &&
-          file.tensor[i].t.ndim == 2) {
+      if (!strncmp(file.tensor[i].name, prefix, strlen(prefix)) &&
+          !strcmp(file.tensor[i].name + strlen(prefix), last[k]) && file.tensor[i].t.ndim == 2) {
         o->task = task;
         o->labels = file.tensor[i].t.shape[0];
       }
@@ -219,7 +225,8 @@ lc_status lc_adapter_head(lc_ctx *ctx, const char *dir, lc_head_opts *o) {
 /* ---- on and off ---- */
 
 lc_status lc_head_apply(lc_adapter *a, bool on) {
-  for (int i = 0; i < a->n_head; i++) LC_TRY(lc_net_set_whole(a->net, a->head[i].w, on ? a->head[i].value : NULL));
+  for (int i = 0; i < a->n_head; i++)
+    LC_TRY(lc_net_set_whole(a->net, a->head[i].w, on ? a->head[i].value : NULL));
   return LC_OK;
 }
 

@@ -68,8 +68,8 @@ lc_status lc_frame_ids(const lc_tokenizer *t, const lc_ids *a, const lc_ids *b, 
   return LC_OK;
 }
 
-lc_status lc_tokenize_framed(const lc_tokenizer *t, const char *a, size_t na, const char *b, size_t nb, int64_t max,
-                             lc_framed *out) {
+lc_status lc_tokenize_framed(const lc_tokenizer *t, const char *a, size_t na, const char *b, size_t nb,
+                             int64_t max, lc_framed *out) {
   lc_ids ia = {0}, ib = {0};
   lc_status st = lc_tokenize(t, a, na, true, &ia);
   if (!st && b) st = lc_tokenize(t, b, nb, true, &ib);

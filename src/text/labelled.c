@@ -113,7 +113,8 @@ lc_status lc_labels_scan(lc_ctx *ctx, const char *path, lc_label_names *out) {
   }
   lc_lines_close(&lines);
   if (!st && !s.any)
-    st = lc_fail(ctx, "%s: no row has a label ({\"text\", \"label\"} or {\"tokens\", \"tags\"} is expected)", path);
+    st = lc_fail(ctx, "%s: no row has a label ({\"text\", \"label\"} or {\"tokens\", \"tags\"} is expected)",
+                 path);
   if (st) lc_label_names_free(ctx, out);
   return st;
 }
@@ -149,8 +150,9 @@ lc_status lc_labelled_text(lc_dataset *d, const json_t *row, char why[LC_WHY], b
   if (!label_index(d->opts.labels, json_object_get(row, "label"), &y, why)) return LC_OK;
   d->kinds.n = 0;
   lc_framed f = {.types = &d->kinds};
-  lc_status st = lc_tokenize_framed(d->tok, json_string_value(a), json_string_length(a), b ? json_string_value(b) : NULL,
-                                    b ? json_string_length(b) : 0, d->opts.seq, &f);
+  lc_status st =
+      lc_tokenize_framed(d->tok, json_string_value(a), json_string_length(a), b ? json_string_value(b) : NULL,
+                         b ? json_string_length(b) : 0, d->opts.seq, &f);
   if (!st && f.ids.n == 0) {
     malformed(why, "the text has no tokens");
   } else if (!st) {
@@ -163,7 +165,8 @@ lc_status lc_labelled_text(lc_dataset *d, const json_t *row, char why[LC_WHY], b
 }
 
 /* One word's tokens behind those before it; its label at the first. */
-static lc_status add_word(lc_dataset *d, const json_t *word, int32_t y, lc_ids *ids, lc_ids *labels, lc_bytes *space) {
+static lc_status add_word(lc_dataset *d, const json_t *word, int32_t y, lc_ids *ids, lc_ids *labels,
+                          lc_bytes *space) {
   const int64_t before = ids->n;
   space->n = 0;
   if (d->tok->words_have_space) LC_TRY(lc_bytes_add(d->ctx, space, " ", 1));

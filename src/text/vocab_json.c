@@ -199,9 +199,13 @@ static lc_status read_frame(lc_tokenizer *t, const json_t *list, bool pair, lc_f
   return LC_OK;
 }
 
-/* One token in front and nothing behind is a BOS; any other frame is for networks that read a whole text. */
+/* One token in front and nothing behind is a BOS; tokens on both sides are for networks that read a whole text. Anything
+ * else would be lost where a text is a prompt. */
 static lc_status frame_done(lc_tokenizer *t) {
   const lc_frame_list *f = &t->frame[0];
+  const int32_t last = f->n ? f->item[f->n - 1].id : LC_FRAME_A;
+  if (f->n > 1 && (f->item[0].id < 0 || (f->n > 2 && last < 0)))
+    return refuse(t, "a post-processor that adds more than BOS in front:", lc_token_text(t, last < 0 ? f->item[1].id : last));
   t->adds_bos = f->n == 2 && f->item[0].id >= 0 && f->item[1].id == LC_FRAME_A;
   t->framed = f->n > 1 && !t->adds_bos;
   if (t->adds_bos) t->bos = f->item[0].id;

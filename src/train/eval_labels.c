@@ -28,9 +28,9 @@ lc_status lc_net_labels(const lc_net *net, const char ***names, lc_label_set *se
   if (!*names) return LC_FAILED;
   for (int64_t i = 0; i < c->labels; i++) (*names)[i] = lc_config_label(c, i);
   *set = (lc_label_set){.n = c->labels, .name = *names};
-  set->place = c->task == LC_TASK_TOKENS     ? LC_LABEL_EACH
+  set->place = c->task == LC_TASK_TOKENS  ? LC_LABEL_EACH
                : c->family->bidirectional ? LC_LABEL_FIRST
-                                            : LC_LABEL_LAST;
+                                          : LC_LABEL_LAST;
   return LC_OK;
 }
 
@@ -45,7 +45,8 @@ static lc_status read_row(job *j, int64_t r, int32_t label, int64_t *best) {
   top = (double)j->logits[*best];
   for (int64_t k = 0; k < K; k++) sum += exp((double)j->logits[k] - top);
   const double nll = top + log(sum) - (double)j->logits[label];
-  if (!isfinite(nll)) return lc_fail(j->net->ctx, "the loss of label %lld is not finite", (long long)j->labels + 1);
+  if (!isfinite(nll))
+    return lc_fail(j->net->ctx, "the loss of label %lld is not finite", (long long)j->labels + 1);
   j->sum += nll;
   j->right += *best == label;
   j->labels++;
@@ -54,8 +55,9 @@ static lc_status read_row(job *j, int64_t r, int32_t label, int64_t *best) {
 
 static lc_status log_row(job *j, json_t *want, json_t *got) {
   const bool each = j->net->model->config.task == LC_TASK_TOKENS;
-  json_t *line = each ? json_pack("{s:O, s:O}", "tags", want, "predicted", got)
-                      : json_pack("{s:O, s:O}", "label", json_array_get(want, 0), "predicted", json_array_get(got, 0));
+  json_t *line =
+      each ? json_pack("{s:O, s:O}", "tags", want, "predicted", got)
+           : json_pack("{s:O, s:O}", "label", json_array_get(want, 0), "predicted", json_array_get(got, 0));
   char *text = line ? json_dumps(line, JSON_COMPACT) : NULL;
   if (text) {
     lc_out_write(j->log, text, strlen(text));

@@ -85,12 +85,48 @@ static table gpt2_table(const lc_tiny *m) {
   return t;
 }
 
+/* BERT or RoBERTa, with the head that m->head names. */
+static table encoder_table(const lc_tiny *m) {
+  static const struct {
+    const char *name;
+    int rows, columns; /* 0: a norm; 1: C; 2: F */
+  } part[] = {{"attention.self.query", 1, 1},  {"attention.self.key", 1, 1},         {"attention.self.value", 1, 1},
+              {"attention.output.dense", 1, 1}, {"attention.output.LayerNorm", 1, 0}, {"intermediate.dense", 2, 1},
+              {"output.dense", 1, 2},           {"output.LayerNorm", 1, 0}};
+  const int64_t size[] = {0, m->C, m->F};
+  table t = {0};
+  char name[96];
+  snprintf(name, sizeof name, "%s.embeddings.word_embeddings.weight", m->family);
+  add(&t, 0, m->V, m->C, 0, 0, 0, name, "");
+  snprintf(name, sizeof name, "%s.embeddings.position_embeddings.weight", m->family);
+  add(&t, 0, m->context, m->C, 0, 0, 0, name, "");
+  snprintf(name, sizeof name, "%s.embeddings.token_type_embeddings.weight", m->family);
+  add(&t, 0, 2, m->C, 0, 0, 0, name, "");
+  snprintf(name, sizeof name, "%s.embeddings.LayerNorm.weight", m->family);
+  add(&t, 0, 0, m->C, 0, 0, 1, name, "");
+  snprintf(name, sizeof name, "%s.embeddings.LayerNorm.bias", m->family);
+  add(&t, 0, 0, m->C, 0, 0, 0, name, "");
+  for (int l = 0; l < m->L; l++)
+    for (size_t i = 0; i < sizeof part / sizeof *part; i++) {
+      const bool norm = !part[i].columns;
+      snprintf(name, sizeof name, "%s.encoder.layer.%%d.%s.weight", m->family, part[i].name);
+      add(&t, l, norm ? 0 : size[part[i].rows], norm ? m->C : size[part[i].columns], 0, 0, norm, name, "");
+      snprintf(name, sizeof name, "%s.encoder.layer.%%d.%s.bias", m->family, part[i].name);
+      add(&t, l, 0, size[part[i].rows], 0, 0, 0, name, "");
+    }
+  return t;
+}
+
+static bool is_encoder(const lc_tiny *m) {
+  return !strcmp(m->family, "bert") || !strcmp(m->family, "roberta");
+}
+
 static bool is_llama(const lc_tiny *m) {
   return !strcmp(m->family, "llama");
 }
 
 static table table_of(const lc_tiny *m) {
-  return is_llama(m) ? llama_table(m) : gpt2_table(m);
+  return is_encoder(m) ? encoder_table(m) : is_llama(m) ? llama_table(m) : gpt2_table(m);
 }
 
 /* M×N values in HF order, out×in. */
@@ -199,13 +235,16 @@ static lc_status write_tokenizer(lc_ctx *ctx, const lc_tiny *m, const char *dir)
                                            "special", 1));
   json_t *pre = json_pack("{s:s,s:b,s:b,s:b}", "type", "ByteLevel", "add_prefix_space", 0, "trim_offsets", 1,
                           "use_regex", 1);
+  json_t *post = is_encoder(m) ? json_pack("{s:s,s:[s,i],s:[s,i],s:b,s:b}", "type", "RobertaProcessing", "sep", specials[2], 2, "cls",
+                                           specials[1], 1, "trim_offsets", 1, "add_prefix_space", 0)
+                               : json_null();
   if (is_llama(m))
     pre = json_pack("{s:s,s:[{s:s,s:b},o]}", "type", "Sequence", "pretokenizers", "type", "Digits",
                     "individual_digits", 1, pre);
   json_t *t = json_pack(
-      "{s:s,s:n,s:n,s:o,s:n,s:o,s:n,s:{s:s,s:b,s:b,s:b},s:{s:s,s:n,s:n,s:n,s:n,s:b,s:b,s:b,s:o,s:o}}",
+      "{s:s,s:n,s:n,s:o,s:n,s:o,s:o,s:{s:s,s:b,s:b,s:b},s:{s:s,s:n,s:n,s:n,s:n,s:b,s:b,s:b,s:o,s:o}}",
       "version", "1.0", "truncation", "padding", "added_tokens", added, "normalizer", "pre_tokenizer", pre,
-      "post_processor", "decoder", "type", "ByteLevel", "add_prefix_space", 1, "trim_offsets", 1, "use_regex",
+      "post_processor", post, "decoder", "type", "ByteLevel", "add_prefix_space", 1, "trim_offsets", 1, "use_regex",
       1, "model", "type", "BPE", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix",
       "fuse_unk", 0, "byte_fallback", 0, "ignore_merges", 0, "vocab", vocab, "merges", pairs);
   json_t *config =
@@ -228,7 +267,14 @@ static lc_status write_tokenizer(lc_ctx *ctx, const lc_tiny *m, const char *dir)
 static lc_status write_config(lc_ctx *ctx, const lc_tiny *m, const char *dir) {
   const char *dtype = m->dtype == LC_F16 ? "float16" : m->dtype == LC_BF16 ? "bfloat16" : "float32";
   json_t *j =
-      is_llama(m)
+      is_encoder(m)
+          ? json_pack("{s:[s],s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:i,s:f,s:s,s:i,s:i,s:i}", "architectures",
+                      strcmp(m->family, "bert") ? "RobertaForMaskedLM" : "BertForMaskedLM", "model_type", m->family, "vocab_size",
+                      (json_int_t)m->V, "hidden_size", (json_int_t)m->C, "num_hidden_layers", (json_int_t)m->L,
+                      "num_attention_heads", (json_int_t)m->H, "intermediate_size", (json_int_t)m->F,
+                      "max_position_embeddings", (json_int_t)m->context, "type_vocab_size", 2, "layer_norm_eps", 1e-5,
+                      "hidden_act", "gelu", "bos_token_id", 1, "eos_token_id", 2, "pad_token_id", 1)
+      : is_llama(m)
           ? json_pack("{s:[s],s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:f,s:b,s:b,s:b,s:s,s:i,s:i,s:i}",
                       "architectures", "LlamaForCausalLM", "model_type", "llama", "vocab_size",
                       (json_int_t)m->V, "hidden_size", (json_int_t)m->C, "intermediate_size",

@@ -6,7 +6,7 @@
 #include "model/model.h"
 
 typedef struct {
-  const char *family;                   /* "llama" or "gpt2" */
+  const char *family;                   /* "llama", "gpt2", "bert" or "roberta" (the bodies of the last two, without a head) */
   int64_t C, L, H, G, D, F, V, context; /* gpt2: G and D are ignored */
   bool tied, attention_bias, mlp_bias;
   uint64_t seed;
@@ -31,6 +31,12 @@ typedef struct {
   (lc_tiny) {                                                                                                \
     .family = "gpt2", .C = 64, .L = 2, .H = 4, .G = 4, .D = 16, .F = 128, .V = 300, .context = 128,          \
     .tied = true, .seed = 1, .dtype = LC_F32                                                                 \
+  }
+
+#define LC_TINY_ROBERTA                                                                                      \
+  (lc_tiny) {                                                                                                \
+    .family = "roberta", .C = 64, .L = 2, .H = 4, .G = 4, .D = 16, .F = 96, .V = 300, .context = 130,        \
+    .seed = 1, .dtype = LC_F32                                                                               \
   }
 
 lc_status lc_tiny_hf(lc_ctx *, const lc_tiny *, const char *dir); /* makes the directory */

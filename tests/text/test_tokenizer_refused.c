@@ -70,7 +70,12 @@ static void test_json(void **state) {
        "{\"type\": \"Split\", \"pattern\": {\"Regex\": \"\\\\w+\"}, \"behavior\": \"Isolated\"}", "'\\w'"},
       {"pre_tokenizer.pretokenizers.0",
        "{\"type\": \"Split\", \"pattern\": {\"Regex\": \"(a\"}, \"behavior\": \"Isolated\"}", "compile"},
-      {"post_processor", "{\"type\": \"BertProcessing\"}", "'BertProcessing'"},
+      {"post_processor", "{\"type\": \"BertProcessing\"}", "no cls token"},
+      {"post_processor", "{\"type\": \"RobertaProcessing\", \"cls\": [\"<none>\", 1]}", "'<none>'"},
+      {"post_processor", "{\"type\": \"ByteFallback\"}", "'ByteFallback'"},
+      {"post_processor", "{\"type\": \"TemplateProcessing\", \"single\": [{\"Sequence\": {\"id\": \"C\"}}]}", "'C'"},
+      {"post_processor", "{\"type\": \"TemplateProcessing\", \"single\": [{\"Sequence\": {\"id\": \"A\", \"type_id\": 300}}]}",
+       "malformed"},
       {"post_processor",
        "{\"type\": \"TemplateProcessing\", \"single\": [{\"Sequence\": {\"id\": \"A\"}}, {\"SpecialToken\": "
        "{\"id\": \"<|im_end|>\"}}]}",
