@@ -184,10 +184,17 @@ typedef struct {
   bool trans_a, trans_b;
   lc_dtype dtype, c_dtype;
   float beta;
+  bool packed_b; /* B is lc_gemm_pack's; ldb and trans_b do not count */
 } lc_gemm_shape;
 lc_status lc_gemm(lc_ctx *, int worker, const lc_gemm_shape *, const void *A, const void *B, void *C);
-/* The provider that the committed table names for this ISA and shape: "openblas", "onednn", "native",
- * "reference". */
+/* B packed once for many products, where the path in use gains by it. packed_bytes: of n columns of k values; 0: this path takes B as it
+ * stands only. pack: B (k×n, or n×k if trans_b; the shape's m, lda and ldc do not count) to packed, 64-byte aligned. Columns that are a multiple
+ * of LC_GEMM_PACK may be packed on their own, and multiplied on their own: those from j stand at lc_gemm_packed_bytes(…, j, k). */
+enum { LC_GEMM_PACK = 32 };
+size_t lc_gemm_packed_bytes(const lc_ctx *, lc_dtype, int64_t n, int64_t k);
+void lc_gemm_pack(const lc_ctx *, const lc_gemm_shape *, const void *B, void *packed);
+/* The provider that the committed table names for this ISA and shape: "amx", "openblas", "onednn",
+ * "native", "reference". */
 const char *lc_gemm_provider(const lc_ctx *, const lc_gemm_shape *);
 bool lc_has_bf16_gemm(const lc_ctx *); /* bf16 products in hardware on this ISA; below it bf16 tiles are
                                           widened to f32 inside lc_gemm */

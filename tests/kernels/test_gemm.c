@@ -54,7 +54,7 @@ static void matrix_free(matrix x) {
 static double run_one(lc_ctx *ctx, const lc_gemm_provider_row *provider, dims d, int pad, bool ta, bool tb,
                       lc_dtype dtype, lc_dtype c_dtype, float beta) {
   lc_gemm_shape s = {d.m,   d.n,     d.k, (ta ? d.m : d.k) + pad, (tb ? d.k : d.n) + pad, d.n + 2, ta, tb,
-                     dtype, c_dtype, beta};
+                     dtype, c_dtype, beta, false};
   matrix a = matrix_new(ta ? d.k : d.m, s.lda, dtype), b = matrix_new(tb ? d.n : d.k, s.ldb, dtype),
          c = matrix_new(d.m, s.ldc, c_dtype);
   double *before = malloc(sizeof(double) * (size_t)(d.m * s.ldc)), error = 0, norm = 0;
@@ -140,6 +140,79 @@ static void test_bounded_strips(void **state) {
   lc_ctx_free(ctx);
 }
 
+/* B packed in two parts, columns taken from it in three strips: the bits of the product that packs for itself. */
+static void packed_case(lc_ctx *ctx, dims d, bool ta, bool tb, lc_dtype c_dtype) {
+  lc_gemm_shape s = {.m = d.m, .n = d.n, .k = d.k, .lda = ta ? d.m : d.k, .ldb = tb ? d.k : d.n, .ldc = d.n, .trans_a = ta, .trans_b = tb,
+                     .dtype = LC_BF16, .c_dtype = c_dtype};
+  size_t size = c_dtype == LC_BF16 ? 2 : 4;
+  matrix a = matrix_new(ta ? d.k : d.m, s.lda, LC_BF16), b = matrix_new(tb ? d.n : d.k, s.ldb, LC_BF16);
+  uint8_t *want = calloc((size_t)(d.m * d.n), size), *got = calloc((size_t)(d.m * d.n), size), *packed;
+  packed = aligned_alloc(64, lc_gemm_packed_bytes(ctx, LC_BF16, d.n, d.k));
+  assert_int_equal(lc_gemm(ctx, 0, &s, a.data, b.data, want), LC_OK);
+  const int64_t cuts[] = {0, LC_GEMM_PACK, 3 * LC_GEMM_PACK, d.n};
+  for (int i = 0; i < 2; i++) {
+    lc_gemm_shape part = s;
+    int64_t j = cuts[2 * i];
+    part.n = cuts[2 * i + (i ? 1 : 2)] - j;
+    lc_gemm_pack(ctx, &part, (const uint16_t *)b.data + j * (tb ? s.ldb : 1), packed + lc_gemm_packed_bytes(ctx, LC_BF16, j, d.k));
+  }
+  s.packed_b = true;
+  for (int i = 0; i < 3; i++) {
+    lc_gemm_shape part = s;
+    part.n = cuts[i + 1] - cuts[i];
+    assert_int_equal(lc_gemm(ctx, 0, &part, a.data, packed + lc_gemm_packed_bytes(ctx, LC_BF16, cuts[i], d.k), got + (size_t)cuts[i] * size), LC_OK);
+  }
+  assert_memory_equal(got, want, (size_t)(d.m * d.n) * size);
+  matrix_free(a), matrix_free(b), free(want), free(got), free(packed);
+}
+
+static void test_packed(void **state) {
+  (void)state;
+  lc_ctx *ctx;
+  assert_int_equal(lc_ctx_new(1, &ctx, NULL), LC_OK);
+  if (lc_gemm_packed_bytes(ctx, LC_BF16, 32, 32) == 0) { /* a path without: the sentence says so */
+    lc_gemm_shape s = {.m = 1, .n = 1, .k = 1, .lda = 1, .ldc = 1, .dtype = LC_BF16, .packed_b = true};
+    uint16_t x[1] = {0};
+    float c;
+    assert_int_equal(lc_gemm(ctx, 0, &s, x, x, &c), LC_FAILED);
+    assert_non_null(strstr(lc_error(ctx), "packed"));
+  } else {
+    static const dims d[] = {{33, 100, 70}, {64, 144, 1200}, {20, 130, 2500}}; /* one piece of k, several, a sum in parts */
+    for (size_t i = 0; i < sizeof d / sizeof *d; i++)
+      for (int trans = 0; trans < 4; trans++)
+        packed_case(ctx, d[i], trans & 1, trans & 2, LC_F32), packed_case(ctx, d[i], trans & 1, trans & 2, LC_BF16);
+  }
+  lc_ctx_free(ctx);
+}
+
+/* Rows and columns alone or within a larger strip: the same bits. */
+static void test_strips(void **state) {
+  (void)state;
+  lc_ctx *ctx;
+  assert_int_equal(lc_ctx_new(1, &ctx, NULL), LC_OK);
+  enum { M = 70, N = 90, K = 1250 };
+  for (int types = 0; types < 4; types++) {
+    lc_dtype dtype = types & 1 ? LC_BF16 : LC_F32, c_dtype = types & 2 ? LC_BF16 : LC_F32;
+    size_t size = c_dtype == LC_BF16 ? 2 : 4, in = dtype == LC_BF16 ? 2 : 4;
+    matrix a = matrix_new(M, K, dtype), b = matrix_new(N, K, dtype), c = matrix_new(M, N, c_dtype);
+    uint8_t *part = malloc(M * N * size);
+    memcpy(part, c.data, M * N * size);
+    lc_gemm_shape s = {.m = M, .n = N, .k = K, .lda = K, .ldb = K, .ldc = N, .trans_b = true, .dtype = dtype, .c_dtype = c_dtype,
+                       .beta = c_dtype == LC_F32 ? 1 : 0};
+    assert_int_equal(lc_gemm(ctx, 0, &s, a.data, b.data, c.data), LC_OK);
+    for (int64_t i = 0; i < M; i += 32)
+      for (int64_t j = 0; j < N; j += 48) {
+        s.m = lc_min64(32, M - i), s.n = lc_min64(48, N - j);
+        assert_int_equal(lc_gemm(ctx, 0, &s, (uint8_t *)a.data + (size_t)(i * K) * in, (uint8_t *)b.data + (size_t)(j * K) * in,
+                                 part + (size_t)(i * N + j) * size),
+                         LC_OK);
+      }
+    assert_memory_equal(part, c.data, M * N * size);
+    matrix_free(a), matrix_free(b), matrix_free(c), free(part);
+  }
+  lc_ctx_free(ctx);
+}
+
 /* The steady state makes nothing: the same shape again allocates nothing of ours. */
 static void test_steady_state(void **state) {
   (void)state;
@@ -160,22 +233,23 @@ static void test_edges(void **state) {
   lc_ctx *ctx;
   assert_int_equal(lc_ctx_new(1, &ctx, NULL), LC_OK);
   float a[4] = {1, 2, 3, 4}, c[4] = {5, 6, 7, 8};
-  lc_gemm_shape s = {2, 2, 0, 2, 2, 2, false, false, LC_F32, LC_F32, 1};
+  lc_gemm_shape s = {2, 2, 0, 2, 2, 2, false, false, LC_F32, LC_F32, 1, false};
   assert_int_equal(lc_gemm(ctx, 0, &s, a, a, c), LC_OK); /* an empty sum added: nothing changes */
   assert_true(c[0] == 5 && c[3] == 8);
   s.beta = 0;
   assert_int_equal(lc_gemm(ctx, 0, &s, a, a, c), LC_OK);
   assert_true(c[0] == 0 && c[3] == 0);
-  s = (lc_gemm_shape){2, 2, 2, 1, 2, 2, false, false, LC_F32, LC_F32, 0};
+  s = (lc_gemm_shape){2, 2, 2, 1, 2, 2, false, false, LC_F32, LC_F32, 0, false};
   assert_int_equal(lc_gemm(ctx, 0, &s, a, a, c), LC_FAILED); /* lda < k */
   assert_non_null(strstr(lc_error(ctx), "2x2x2"));
-  s = (lc_gemm_shape){2, 2, 2, 2, 2, 2, false, false, LC_F32, LC_BF16, 1};
+  s = (lc_gemm_shape){2, 2, 2, 2, 2, 2, false, false, LC_F32, LC_BF16, 1, false};
   assert_int_equal(lc_gemm(ctx, 0, &s, a, a, c), LC_FAILED); /* bf16 output cannot accumulate */
   lc_ctx_free(ctx);
 }
 
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_providers), cmocka_unit_test(test_bounded_strips),
+                                     cmocka_unit_test(test_packed), cmocka_unit_test(test_strips),
                                      cmocka_unit_test(test_steady_state), cmocka_unit_test(test_edges)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -77,10 +77,18 @@ INLINE void pack_tile(role what, const lc_gemm_lines *m, const uint16_t *from, i
     join_rows(from, m->step, buffer), transpose_pairs(buffer, ROW, out);
 }
 
+/* The lines' next values, which the hardware does not guess: there are too many streams of them, or too far apart. */
+INLINE void fetch_ahead(const lc_gemm_lines *m, const uint16_t *from, int64_t lines, int64_t k) {
+  if (k < 3 * ROW) return;
+  from += 2 * ROW * m->step;
+  for (int64_t i = 0; i < (m->step == 1 ? lines : ROW); i++) _mm_prefetch((const char *)(from + i * lc_max64(m->line, m->step)), _MM_HINT_T0);
+}
+
 INLINE void pack(role what, const lc_gemm_lines *m, int64_t first, int64_t lines, int64_t l0, int64_t k, uint16_t *out) {
   const uint16_t *from = (const uint16_t *)m->data + first * m->line + l0 * m->step;
   for (int64_t l = 0; l < k; l += ROW, from += ROW * m->step, out += 2 * LC_AMX_TILE) {
     int64_t here = lc_min64(ROW, k - l);
+    if (m->step > 1) fetch_ahead(m, from, lines, k - l);
     pack_tile(what, m, from, lc_min64(16, lines), here, out);
     pack_tile(what, m, from + 16 * m->line, lc_min64(16, lines - 16), here, out + LC_AMX_TILE);
   }

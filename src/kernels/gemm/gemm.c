@@ -60,7 +60,7 @@ static lc_status bridged(lc_ctx *ctx, int worker, const lc_gemm_provider_row *pr
         LC_TRY(operand_strip(ctx, worker, LC_SLOT_GEMM_A, s, A, s->lda, i, m, s->trans_a, &a));
       else
         a = (f32_operand){lc_scratch(ctx, worker, LC_SLOT_GEMM_A, 0), s->trans_a ? m : s->k};
-      lc_gemm_shape part = {m, n, s->k, a.ld, b.ld, s->ldc, s->trans_a, s->trans_b, LC_F32, LC_F32, s->beta};
+      lc_gemm_shape part = {m, n, s->k, a.ld, b.ld, s->ldc, s->trans_a, s->trans_b, LC_F32, LC_F32, s->beta, false};
       if (s->c_dtype == LC_F32) {
         LC_TRY(provider->run(ctx, worker, &part, a.data, b.data, (float *)C + i * s->ldc + j));
         continue;
@@ -86,7 +86,7 @@ static lc_status check(lc_ctx *ctx, const lc_gemm_shape *s) {
   bool dtypes =
       (s->dtype == LC_F32 || s->dtype == LC_BF16) && (s->c_dtype == LC_F32 || s->c_dtype == LC_BF16);
   bool beta = s->beta == 0 || (s->beta == 1 && s->c_dtype == LC_F32);
-  bool lds = s->lda >= (s->trans_a ? s->m : s->k) && s->ldb >= (s->trans_b ? s->k : s->n) && s->ldc >= s->n;
+  bool lds = s->lda >= (s->trans_a ? s->m : s->k) && (s->packed_b || s->ldb >= (s->trans_b ? s->k : s->n)) && s->ldc >= s->n;
   if (dtypes && beta && (lds || s->k == 0) && s->m >= 0 && s->n >= 0 && s->k >= 0) return LC_OK;
   return lc_fail(ctx,
                  "gemm %lldx%lldx%lld: leading dimensions %lld, %lld, %lld, types %d to %d and beta %g do "
@@ -98,6 +98,9 @@ static lc_status check(lc_ctx *ctx, const lc_gemm_shape *s) {
 lc_status lc_gemm_with(lc_ctx *ctx, int worker, const lc_gemm_provider_row *provider, const lc_gemm_shape *s,
                        const void *A, const void *B, void *C) {
   LC_TRY(check(ctx, s));
+  if (s->packed_b && (!provider->pack || s->dtype != LC_BF16))
+    return lc_fail(ctx, "gemm %lldx%lldx%lld: %s takes no packed operand of this type", (long long)s->m, (long long)s->n, (long long)s->k,
+                   provider->name);
   if (s->m == 0 || s->n == 0) return LC_OK;
   if (s->k == 0) {
     empty_sum(s, C);
@@ -111,6 +114,15 @@ lc_status lc_gemm_with(lc_ctx *ctx, int worker, const lc_gemm_provider_row *prov
 
 lc_status lc_gemm(lc_ctx *ctx, int worker, const lc_gemm_shape *s, const void *A, const void *B, void *C) {
   return lc_gemm_with(ctx, worker, lc_gemm_choose(ctx, s), s, A, B, C);
+}
+
+size_t lc_gemm_packed_bytes(const lc_ctx *ctx, lc_dtype dtype, int64_t n, int64_t k) {
+  const lc_gemm_provider_row *p = lc_gemm_choose(ctx, &(lc_gemm_shape){.dtype = dtype, .c_dtype = dtype});
+  return dtype == LC_BF16 && p->pack ? p->packed_bytes(n, k) : 0;
+}
+
+void lc_gemm_pack(const lc_ctx *ctx, const lc_gemm_shape *s, const void *B, void *packed) {
+  lc_gemm_choose(ctx, s)->pack(s, B, packed);
 }
 
 const char *lc_gemm_provider(const lc_ctx *ctx, const lc_gemm_shape *s) {

@@ -13,6 +13,8 @@ typedef struct {
   const char *name;
   lc_gemm_fn run;
   bool f32, bf16; /* multiplies f32; multiplies bf16 and writes bf16 */
+  size_t (*packed_bytes)(int64_t n, int64_t k); /* lc_gemm_packed_bytes and lc_gemm_pack; NULL: takes no packed B */
+  void (*pack)(const lc_gemm_shape *, const void *B, void *packed);
 } lc_gemm_provider_row;
 
 extern const lc_gemm_provider_row lc_gemm_openblas, lc_gemm_onednn, lc_gemm_native, lc_gemm_reference;
@@ -52,7 +54,7 @@ typedef struct {
 /* Packs `count` lines from `first`, their values [l0,l0+k), into panels of `width` lines:
  * out[panel][unit][line], zeros where a line or the second of a pair is missing. spare: room for
  * LC_GEMM_KC·width floats. */
-void lc_gemm_pack(const lc_kernels *, const lc_gemm_tile *, const lc_gemm_lines *, int64_t first,
+void lc_gemm_panels(const lc_kernels *, const lc_gemm_tile *, const lc_gemm_lines *, int64_t first,
                   int64_t count, int64_t l0, int64_t k, int width, float *out, float *spare);
 
 #endif

@@ -102,7 +102,7 @@ static left left_piece(const job *w, int64_t i, int64_t m, int64_t l, int64_t k)
   } else {
     a.whole = 0;
   }
-  lc_gemm_pack(w->kn, w->t, &w->A, i + a.whole, m - a.whole, l, k, w->t->mr, packed, w->spare);
+  lc_gemm_panels(w->kn, w->t, &w->A, i + a.whole, m - a.whole, l, k, w->t->mr, packed, w->spare);
   a.packed = packed;
   return a;
 }
@@ -119,7 +119,7 @@ static void to_f32(const job *w, float *C) {
   for (int64_t j = 0; j < s->n; j += w->nc)
     for (int64_t l = 0; l < s->k; l += w->kc) {
       int64_t n = lc_min64(w->nc, s->n - j), k = lc_min64(w->kc, s->k - l);
-      lc_gemm_pack(w->kn, w->t, &w->B, j, n, l, k, w->t->nr, w->b, w->spare);
+      lc_gemm_panels(w->kn, w->t, &w->B, j, n, l, k, w->t->nr, w->b, w->spare);
       for (int64_t i = 0; i < s->m; i += w->mc)
         piece(w, i, lc_min64(w->mc, s->m - i), n, l, k, C + i * s->ldc + j, s->ldc, s->beta != 0 || l > 0);
     }
@@ -133,7 +133,7 @@ static void to_bf16(const job *w, uint16_t *C) {
       int64_t n = lc_min64(w->nc, s->n - j), m = lc_min64(w->mc, s->m - i);
       for (int64_t l = 0; l < s->k; l += w->kc) {
         int64_t k = lc_min64(w->kc, s->k - l);
-        lc_gemm_pack(w->kn, w->t, &w->B, j, n, l, k, w->t->nr, w->b, w->spare);
+        lc_gemm_panels(w->kn, w->t, &w->B, j, n, l, k, w->t->nr, w->b, w->spare);
         piece(w, i, m, n, l, k, w->c, n, l > 0);
       }
       for (int64_t r = 0; r < m; r++) w->kn->f32_to_bf16(n, w->c + r * n, C + (i + r) * s->ldc + j);

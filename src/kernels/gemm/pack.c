@@ -78,7 +78,7 @@ static void pack_panel(const lc_kernels *kn, const lc_gemm_tile *t, const lc_gem
     for (int64_t l = 0; l < k; l++) kn->bf16_to_f32(w, (const uint16_t *)from + l * m->step, out + l * width);
 }
 
-void lc_gemm_pack(const lc_kernels *kn, const lc_gemm_tile *t, const lc_gemm_lines *m, int64_t first,
+void lc_gemm_panels(const lc_kernels *kn, const lc_gemm_tile *t, const lc_gemm_lines *m, int64_t first,
                   int64_t count, int64_t l0, int64_t k, int width, float *out, float *spare) {
   int64_t units = t->pairs ? (k + 1) / 2 : k;
   size_t size = m->dtype == LC_BF16 ? 2 : 4;
