@@ -46,6 +46,9 @@ if ! "$py" -c 'import llama_cpp' 2>/dev/null || [ ! -x "$build/bin/llama-finetun
     tar -C "$venv/src" -xf "$venv"/src/llama_cpp_python-*.tar.gz
   fi
   src=$(ls -d "$venv"/src/llama_cpp_python-*/ | tail -1)
+  # gcc 12's _tile_loadconfig names 8 bytes of the configuration, so the stores to the rest are dropped and AMX products end in "illegal instruction"
+  amx=$src/vendor/llama.cpp/ggml/src/ggml-cpu/amx/mmq.cpp
+  grep -q '"memory"' "$amx" || sed -i 's|^    _tile_loadconfig(&tc);|    __asm__ volatile("" : : "r"(\&tc) : "memory");\n&|' "$amx"
   pip install cmake ninja
   PATH=$venv/bin:$PATH
   launch=; command -v ccache >/dev/null && launch="-DCMAKE_C_COMPILER_LAUNCHER=ccache -DCMAKE_CXX_COMPILER_LAUNCHER=ccache"

@@ -16,7 +16,7 @@ static lc_status read_shape(lc_ctx *ctx, const char *text, lc_config *c) {
   if (v[1] % v[3] || v[3] % v[4] || v[1] / v[3] % 2 || v[1] % 32 || v[2] % 32 || v[1] / v[3] > LC_ATTN_MAX_D)
     return lc_usage(ctx, "--shape %s: C must be H even heads of at most %d columns, H a multiple of KV, C and F multiples of 32", text,
                     LC_ATTN_MAX_D);
-  *c = (lc_config){.family = &lc_family_llama, .L = v[0], .C = v[1], .F = v[2], .H = v[3], .G = v[4], .D = v[1] / v[3]};
+  *c = (lc_config){.family = &lc_family_llama, .task = LC_TASK_LM, .L = v[0], .C = v[1], .F = v[2], .H = v[3], .G = v[4], .D = v[1] / v[3]};
   c->V = VOCABULARY, c->context = CONTEXT, c->norm_eps = 1e-5f, c->tied = true;
   c->bos = c->eos = c->pad = -1;
   c->rope = (lc_rope){.type = LC_ROPE_DEFAULT, .dim = c->D, .theta = 10000, .factor = 1, .original_context = CONTEXT, .context = CONTEXT};

@@ -5,6 +5,7 @@
 #ifdef __x86_64__
 #include "kernels/avx2/avx2.h"
 #include "kernels/avx512/avx512.h"
+#include "kernels/amx/amx.h"
 #endif
 
 typedef struct {
@@ -18,6 +19,7 @@ static const layer layers[] = {
     {LC_ISA_AVX2, lc_kernels_avx2},
     {LC_ISA_AVX512, lc_kernels_avx512},
     {LC_ISA_AVX512_BF16, lc_kernels_avx512_bf16},
+    {LC_ISA_AMX, lc_kernels_amx},
 #endif
 };
 

@@ -302,14 +302,14 @@ static void row_quantise_q8(probe *p) {
 static void row_gemv_q8(probe *p) {
   static const lc_dtype dtypes[] = {LC_Q8_0, LC_Q4_0, LC_Q4_1};
   for (size_t d = 0; d < sizeof dtypes / sizeof *dtypes; d++)
-    for (int64_t m = 1; m <= 19; m += m < 9 ? 1 : 5) EACH_SIZE(n) {
-        if (n % 32 || m * n > 9000) continue;
+    for (int64_t m = 1; m <= 67; m += m < 9 ? 1 : m < 16 ? 5 : 24) EACH_SIZE(n) {
+        if (n % 32 || m * n > 40000) continue;
         size_t used = (size_t)(n / 32 * lc_dtype_get(dtypes[d])->bytes), row_bytes = used + 40;
         float *x = activations(p, n), *got = zeros(p, m), *want = zeros(p, m);
         uint8_t *W = room(p, (int64_t)row_bytes * m, 1);
         for (int64_t i = 0; i < m; i++) memcpy(W + (size_t)i * row_bytes, random_blocks(p, n, dtypes[d]), used);
         lc_q8_vector q = lc_q8_in(room(p, (int64_t)lc_q8_bytes(n), 1), n);
-        p->scalar->quantise_q8(n, x, &q);
+        p->fast->quantise_q8(n, x, &q); /* the same bits as the reference's, and packed for this path */
         p->fast->gemv_q8(dtypes[d], m, n, W, row_bytes, &q, got), p->scalar->gemv_q8(dtypes[d], m, n, W, row_bytes, &q, want);
         compare_f32(p, m + 1, got, want);
         for (int64_t i = 0; i < m; i++) { /* a row's sum does not depend on the rows that come with it */

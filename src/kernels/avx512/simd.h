@@ -5,7 +5,9 @@
 #include <immintrin.h>
 #include "kernels/kernels.h"
 
+#ifndef LC_SIMD /* amx/ compiles some bodies anew */
 #define LC_SIMD(name) lc_avx512_##name
+#endif
 enum { LANES = 16 };
 typedef __m512 vf;
 

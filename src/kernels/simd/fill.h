@@ -10,7 +10,7 @@ static void LC_SIMD(fill)(lc_kernels *t) {
   t->add = LC_SIMD(add);
   t->scale = LC_SIMD(scale);
   t->sum_squares = LC_SIMD(sum_squares);
-  t->gemv = LC_SIMD(gemv);
+  t->gemv = LC_SIMD(gemv_any);
   t->rmsnorm = LC_SIMD(rmsnorm);
   t->rmsnorm_back = LC_SIMD(rmsnorm_back);
   t->layernorm = LC_SIMD(layernorm);

@@ -1,8 +1,14 @@
 /* y[i] = Σ_c W[i,c]·x[c], one token, straight from storage. Four rows go together and share each load of x; a
  * row's sum is the same whether it comes alone or in company. Quantised blocks are summed before their scale
  * is applied: Σ d·q·x = d·Σ q·x; the constant parts of Q4_0 (−8) are in the table of nibbles, that of Q4_1
- * (m) multiplies the block's sum of x. Rows lie one after another: while four are read as four streams, which hardware prefetchers
- * lose, the next four are fetched front to back. */
+ * (m) multiplies the block's sum of x.
+ *
+ * Rows lie one after another. Read as four streams, neighbouring ones are lost by the hardware's prefetchers. So either the next four
+ * are fetched front to back meanwhile (LC_GEMV_APART 0), or the four are a quarter of the rows apart, each stream running on into the next row
+ * (1): better where a core follows many streams. */
+#ifndef LC_GEMV_APART
+#define LC_GEMV_APART 0
+#endif
 #include "kernels/scalar/scalar.h"
 
 enum { VECTORS = LC_BLOCK / LANES };
@@ -77,15 +83,15 @@ LC_INLINE float LC_SIMD(tail_value)(lc_dtype dtype, const uint8_t *w, int64_t i)
 
 typedef vf (*LC_SIMD(step))(const uint8_t *, const LC_SIMD(piece) *, float, float, vf);
 
-/* R <= 4 rows, blocks of `bytes`. */
-LC_INLINE void LC_SIMD(gemv_rows)(int R, lc_dtype dtype, int64_t bytes, LC_SIMD(step) step, int64_t n,
+/* R <= 4 rows, every `apart`-th, blocks of `bytes`. */
+LC_INLINE void LC_SIMD(gemv_rows)(int R, int64_t apart, lc_dtype dtype, int64_t bytes, LC_SIMD(step) step, int64_t n,
                                   const uint8_t *W, size_t row_bytes, const float *x, float *y) {
   int64_t whole = n - n % LC_BLOCK;
   const uint8_t *w[4], *ahead = W + (size_t)R * row_bytes;
   vf acc[4];
-  for (int r = 0; r < R; r++) w[r] = W + (size_t)r * row_bytes, acc[r] = v_set(0);
+  for (int r = 0; r < R; r++) w[r] = W + (size_t)(r * apart) * row_bytes, acc[r] = v_set(0);
   for (int64_t c = 0; c < whole; c += LC_BLOCK) {
-    for (int64_t line = 0; line < R * bytes; line += 64) _mm_prefetch((const char *)ahead + line, _MM_HINT_T0);
+    for (int64_t line = 0; line < R * bytes && !LC_GEMV_APART; line += 64) _mm_prefetch((const char *)ahead + line, _MM_HINT_T0);
     ahead += R * bytes;
     LC_SIMD(piece) p = {.sum = v_set(0)};
     float d[4] = {0}, m[4] = {0};
@@ -100,7 +106,7 @@ LC_INLINE void LC_SIMD(gemv_rows)(int R, lc_dtype dtype, int64_t bytes, LC_SIMD(
   for (int r = 0; r < R; r++) {
     float sum = v_sum(acc[r]);
     for (int64_t c = whole; c < n; c++) sum += LC_SIMD(tail_value)(dtype, w[r], c - whole) * x[c];
-    y[r] = sum;
+    y[r * apart] = sum;
   }
 }
 
@@ -108,11 +114,14 @@ LC_INLINE void LC_SIMD(gemv_rows)(int R, lc_dtype dtype, int64_t bytes, LC_SIMD(
   static void LC_SIMD(name)(int64_t m, int64_t n, const void *W, size_t row_bytes, const float *x,           \
                             float *y) {                                                                      \
     const uint8_t *w = W;                                                                                    \
-    int64_t i = 0;                                                                                           \
-    for (; i + 4 <= m; i += 4)                                                                               \
-      LC_SIMD(gemv_rows)(4, dtype, bytes, step, n, w + (size_t)i * row_bytes, row_bytes, x, y + i);          \
+    int64_t i = 0, fours = m / 4;                                                                            \
+    for (int64_t k = 0; k < fours; k++, i += 4) {                                                            \
+      int64_t at = LC_GEMV_APART ? k : i;                                                                    \
+      LC_SIMD(gemv_rows)(4, LC_GEMV_APART ? fours : 1, dtype, bytes, step, n, w + (size_t)at * row_bytes,    \
+                         row_bytes, x, y + at);                                                              \
+    }                                                                                                        \
     for (; i < m; i++)                                                                                       \
-      LC_SIMD(gemv_rows)(1, dtype, bytes, step, n, w + (size_t)i * row_bytes, row_bytes, x, y + i);          \
+      LC_SIMD(gemv_rows)(1, 1, dtype, bytes, step, n, w + (size_t)i * row_bytes, row_bytes, x, y + i);       \
   }
 
 LC_GEMV(gemv_f32, LC_F32, 4 * LC_BLOCK, LC_SIMD(step_f32))
@@ -122,8 +131,8 @@ LC_GEMV(gemv_q8_0, LC_Q8_0, LC_Q8_0_BYTES, LC_SIMD(step_q8_0))
 LC_GEMV(gemv_q4_0, LC_Q4_0, LC_Q4_0_BYTES, LC_SIMD(step_q4_0))
 LC_GEMV(gemv_q4_1, LC_Q4_1, LC_Q4_1_BYTES, LC_SIMD(step_q4_1))
 
-static void LC_SIMD(gemv)(lc_dtype dtype, int64_t m, int64_t n, const void *W, size_t row_bytes,
-                          const float *x, float *y) {
+static void LC_SIMD(gemv_any)(lc_dtype dtype, int64_t m, int64_t n, const void *W, size_t row_bytes,
+                              const float *x, float *y) {
   static void (*const by_dtype[LC_DTYPE_COUNT])(int64_t, int64_t, const void *, size_t, const float *,
                                                 float *) = {
       [LC_F32] = LC_SIMD(gemv_f32),   [LC_BF16] = LC_SIMD(gemv_bf16), [LC_F16] = LC_SIMD(gemv_f16),
