@@ -20,6 +20,7 @@ double lc_bench_median(double *x, int n);       /* sorts x */
 void lc_bench_row(lc_bench_run *, json_t *row); /* keeps it and, without --json, prints it */
 lc_status lc_bench_gemm(lc_bench_run *);
 lc_status lc_bench_attention(lc_bench_run *);
+lc_status lc_bench_sampled(lc_bench_run *);
 lc_status lc_bench_train(lc_bench_run *);
 lc_status lc_bench_decode(lc_bench_run *);
 lc_status lc_bench_prefill(lc_bench_run *);

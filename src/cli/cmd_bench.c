@@ -92,6 +92,7 @@ static const struct {
 } benches[] = {{"ceilings", bench_ceilings},
                {"gemm", lc_bench_gemm},
                {"attention", lc_bench_attention},
+               {"sampled", lc_bench_sampled},
                {"train", lc_bench_train},
                {"decode", lc_bench_decode},
                {"prefill", lc_bench_prefill},
@@ -101,7 +102,7 @@ enum { N_BENCHES = sizeof benches / sizeof *benches };
 static lc_status run(lc_cli *cli, void *self) {
   const char *names[N_BENCHES];
   for (int i = 0; i < N_BENCHES; i++) names[i] = benches[i].name;
-  if (cli->n_word != 1) return lc_usage(cli->ctx, "one of ceilings, gemm, attention, train, decode, prefill, load is needed");
+  if (cli->n_word != 1) return lc_usage(cli->ctx, "one of ceilings, gemm, attention, sampled, train, decode, prefill, load is needed");
   lc_bench_run b = {.cli = cli, .opts = self, .rows = json_array()};
   for (int i = 0; i < N_BENCHES; i++) {
     if (strcmp(benches[i].name, cli->word[0])) continue;
@@ -122,7 +123,7 @@ static lc_status run(lc_cli *cli, void *self) {
 }
 
 const lc_command lc_cmd_bench = {.name = "bench",
-                                 .usage = "ceilings|gemm|attention|train|decode|prefill|load [FLAGS]",
+                                 .usage = "ceilings|gemm|attention|sampled|train|decode|prefill|load [FLAGS]",
                                  .title = "measure the machine, and what we get of it",
                                  .options = options,
                                  .self_size = sizeof(lc_bench),

@@ -134,7 +134,7 @@ static lc_status gradient_entries(lc_run *run, const lc_weight *w, const lc_sink
     if (!(g = lc_scratch(run->ctx, 0, SLOT_ENTRIES, (size_t)p->n * sizeof *g))) return LC_FAILED;
     memset(g, 0, (size_t)p->n * sizeof *g);
   }
-  LC_TRY(lc_sampled_grad(run->ctx, xt, x, ldx, dt, dy, lddy, T, w->M, w->N, &p->idx, g));
+  LC_TRY(lc_entries_grad(run->ctx, xt, x, ldx, dt, dy, lddy, T, w->M, w->N, &p->idx, g));
   if (scaled) lc_kernels_get(run->ctx)->axpy(p->n, s->factor, g, p->grad);
   return LC_OK;
 }

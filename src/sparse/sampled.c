@@ -7,7 +7,7 @@
 #include "kernels/kernels.h"
 #include "sparse/sparse.h"
 
-enum { TOKENS = 512, STRIP = 64, COLUMNS = 64, PIECE = 1024 };
+enum { TOKENS = 512, LD = TOKENS + 32 /* lines of transposed rows in different sets of the cache */, STRIP = 64, COLUMNS = 64, PIECE = 1024 };
 enum { SLOT_XT = 6, SLOT_STRIP = 7 };
 
 typedef struct {
@@ -24,19 +24,19 @@ static size_t size_of(lc_dtype d) {
   return d == LC_F32 ? 4 : 2;
 }
 
-/* dst (cols, TOKENS) = src (tokens, cols)ᵀ from column c0, in a->dtype; `narrow` (cols, TOKENS): room for
+/* dst (cols, LD) = src (tokens, cols)ᵀ from column c0, in a->dtype; `narrow` (cols, LD): room for
  * bf16 that is to be widened. */
 static void transpose(const sampled_arg *a, const uint8_t *src, lc_dtype st, int64_t ld, int64_t c0,
                       int64_t cols, void *dst, uint16_t *narrow) {
   const lc_kernels *k = lc_kernels_get(a->ctx);
   src += (size_t)(a->t0 * ld + c0) * size_of(st);
   if (st == LC_F32)
-    k->transpose_f32(a->T, cols, (const float *)(const void *)src, ld, dst, TOKENS);
+    k->transpose_f32(a->T, cols, (const float *)(const void *)src, ld, dst, LD);
   else
     k->transpose_bf16(a->T, cols, (const uint16_t *)(const void *)src, ld, a->dtype == LC_BF16 ? dst : narrow,
-                      TOKENS);
+                      LD);
   for (int64_t c = 0; st != a->dtype && c < cols; c++)
-    k->bf16_to_f32(a->T, narrow + c * TOKENS, (float *)dst + c * TOKENS);
+    k->bf16_to_f32(a->T, narrow + c * LD, (float *)dst + c * LD);
 }
 
 static lc_status x_chunk(void *arg, int64_t chunk, int worker) {
@@ -44,10 +44,10 @@ static lc_status x_chunk(void *arg, int64_t chunk, int worker) {
   int64_t c0 = chunk * COLUMNS;
   uint16_t *narrow = NULL;
   if (a->xt != a->dtype &&
-      !(narrow = lc_scratch(a->ctx, worker, SLOT_STRIP, (size_t)(COLUMNS * TOKENS) * sizeof *narrow)))
+      !(narrow = lc_scratch(a->ctx, worker, SLOT_STRIP, (size_t)(COLUMNS * LD) * sizeof *narrow)))
     return LC_FAILED;
   transpose(a, a->x, a->xt, a->ldx, c0, lc_min64(COLUMNS, a->N - c0),
-            (uint8_t *)a->xT + (size_t)(c0 * TOKENS) * size_of(a->dtype), narrow);
+            (uint8_t *)a->xT + (size_t)(c0 * LD) * size_of(a->dtype), narrow);
   return LC_OK;
 }
 
@@ -55,9 +55,9 @@ static void products(const sampled_arg *a, int64_t K, const int32_t *flat, int64
                      float *g) {
   const lc_kernels *k = lc_kernels_get(a->ctx);
   if (a->dtype == LC_F32)
-    k->sampled(K, flat, a->N, row0, a->T, TOKENS, a->xT, dyT, g);
+    k->sampled(K, flat, a->N, row0, a->T, LD, a->xT, dyT, g);
   else
-    k->sampled_bf16(K, flat, a->N, row0, a->T, TOKENS, a->xT, dyT, g);
+    k->sampled_bf16(K, flat, a->N, row0, a->T, LD, a->xT, dyT, g);
 }
 
 static lc_status strip_chunk(void *arg, int64_t chunk, int worker) {
@@ -65,8 +65,8 @@ static lc_status strip_chunk(void *arg, int64_t chunk, int worker) {
   int64_t r0 = chunk * STRIP, r1 = lc_min64(r0 + STRIP, a->M);
   int64_t k0 = lc_index_lower(a->idx, 0, r0 * a->N), k1 = lc_index_lower(a->idx, k0, r1 * a->N);
   if (k0 == k1) return LC_OK;
-  size_t wide = (size_t)(STRIP * TOKENS) * size_of(a->dtype),
-         narrow = a->dt == a->dtype ? 0 : (size_t)(STRIP * TOKENS) * sizeof(uint16_t);
+  size_t wide = (size_t)(STRIP * LD) * size_of(a->dtype),
+         narrow = a->dt == a->dtype ? 0 : (size_t)(STRIP * LD) * sizeof(uint16_t);
   uint8_t *dyT = lc_scratch(a->ctx, worker, SLOT_STRIP, wide + narrow);
   if (!dyT) return LC_FAILED;
   transpose(a, a->dy, a->dt, a->lddy, r0, r1 - r0, dyT, (uint16_t *)(void *)(dyT + wide));
@@ -104,7 +104,7 @@ lc_status lc_sampled_grad(lc_ctx *ctx, lc_dtype xt, const void *x, int64_t ldx, 
                    .idx = idx,
                    .g = g};
   a.dtype = xt == LC_BF16 && dt == LC_BF16 ? LC_BF16 : LC_F32;
-  a.xT = lc_scratch(ctx, lc_worker(ctx), SLOT_XT, (size_t)(N * TOKENS) * size_of(a.dtype));
+  a.xT = lc_scratch(ctx, lc_worker(ctx), SLOT_XT, (size_t)(N * LD) * size_of(a.dtype));
   if (!a.xT) return LC_FAILED;
   for (a.t0 = 0; a.t0 < T; a.t0 += TOKENS) {
     a.T = lc_min64(TOKENS, T - a.t0);

@@ -60,6 +60,13 @@ lc_status lc_outer_topk(lc_ctx *, const float *r, int64_t M, const float *q, int
 lc_status lc_sampled_grad(lc_ctx *, lc_dtype xt, const void *x, int64_t ldx, lc_dtype dt, const void *dy,
                           int64_t lddy, int64_t T, int64_t M, int64_t N, const lc_index *, float *g);
 
+/* The same by strips of the dense dW, from which the entries are taken: a cost of M·N·T whatever K is; x and dy of one type. Scratch slot 1. */
+lc_status lc_strips_grad(lc_ctx *, lc_dtype xt, const void *x, int64_t ldx, lc_dtype dt, const void *dy, int64_t lddy, int64_t T,
+                         int64_t M, int64_t N, const lc_index *, float *g);
+/* Whichever of the two is faster at this density, by a committed table. */
+lc_status lc_entries_grad(lc_ctx *, lc_dtype xt, const void *x, int64_t ldx, lc_dtype dt, const void *dy, int64_t lddy, int64_t T,
+                          int64_t M, int64_t N, const lc_index *, float *g);
+
 /* ---- swaps ---- */
 /* A sorted list of n positions with the entries at places drop[0..d) (ascending) replaced by positions
  * add[0..d) (any order, distinct, not present): writes the new sorted list and for each new place its old one

@@ -1,4 +1,4 @@
-/* Sampled gradients against the dense one in f64: all dtypes, leading dimensions, blocks of tokens, both
+/* Sampled gradients, and those taken from dense strips, against the dense one in f64: all dtypes, leading dimensions, blocks of tokens, both
  * widths of positions; the same bits for any number of threads. */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -44,16 +44,20 @@ static void drop(matrix *m) {
   free(m->exact);
 }
 
+typedef lc_status (*gradient_fn)(lc_ctx *, lc_dtype, const void *, int64_t, lc_dtype, const void *, int64_t, int64_t, int64_t,
+                                 int64_t, const lc_index *, float *);
+static gradient_fn gradient; /* the function under test */
+
 static lc_status grad(int threads, const matrix *x, const matrix *dy, const shape *s, const lc_index *idx,
                       float *g) {
   lc_ctx *ctx;
   assert_int_equal(lc_ctx_new(threads, &ctx, NULL), LC_OK);
   lc_status st =
-      lc_sampled_grad(ctx, x->dtype, x->data, x->ld, dy->dtype, dy->data, dy->ld, s->T, s->M, s->N, idx, g);
+      gradient(ctx, x->dtype, x->data, x->ld, dy->dtype, dy->data, dy->ld, s->T, s->M, s->N, idx, g);
   uint64_t calls = lc_mem_allocations(ctx);
   if (!st && threads == 1) { /* the steady state allocates nothing */
     float *again = calloc((size_t)idx->n, sizeof *again);
-    assert_int_equal(lc_sampled_grad(ctx, x->dtype, x->data, x->ld, dy->dtype, dy->data, dy->ld, s->T, s->M,
+    assert_int_equal(gradient(ctx, x->dtype, x->data, x->ld, dy->dtype, dy->data, dy->ld, s->T, s->M,
                                      s->N, idx, again),
                      LC_OK);
     assert_int_equal(lc_mem_allocations(ctx), calls);
@@ -105,7 +109,12 @@ static void test_against_dense(void **state) {
   for (int isa = 0; isa <= (int)lc_isa_detect(); isa++) {
     setenv("LACUNA_ISA", lc_isa_name((lc_isa)isa), 1);
     for (uint32_t i = 0; i < 7; i++)
-      for (int d = 0; d < 4; d++) check(&shapes[i], d & 1 ? LC_BF16 : LC_F32, d & 2 ? LC_BF16 : LC_F32, i);
+      for (int d = 0; d < 4; d++) {
+        const lc_dtype xt = d & 1 ? LC_BF16 : LC_F32, dt = d & 2 ? LC_BF16 : LC_F32;
+        gradient = lc_sampled_grad, check(&shapes[i], xt, dt, i);
+        gradient = lc_entries_grad, check(&shapes[i], xt, dt, i);
+        if (xt == dt) gradient = lc_strips_grad, check(&shapes[i], xt, dt, i);
+      }
   }
   unsetenv("LACUNA_ISA");
 }
@@ -145,6 +154,9 @@ static void test_refused(void **state) {
   assert_int_equal(lc_sampled_grad(ctx, LC_F32, v, 2, LC_F32, v, 2, 1, 2, 2, &all, v), LC_FAILED);
   assert_int_equal(lc_sampled_grad(ctx, LC_F16, v, 2, LC_F32, v, 2, 1, 2, 2, &one, v), LC_FAILED);
   assert_non_null(strstr(lc_error(ctx), "x in f16"));
+  assert_int_equal(lc_strips_grad(ctx, LC_F32, v, 2, LC_F32, v, 2, 1, 2, 2, &all, v), LC_FAILED);
+  assert_int_equal(lc_strips_grad(ctx, LC_F32, v, 2, LC_BF16, v, 2, 1, 2, 2, &one, v), LC_FAILED);
+  assert_non_null(strstr(lc_error(ctx), "both bf16"));
   lc_ctx_free(ctx);
 }
 

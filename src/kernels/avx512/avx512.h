@@ -9,6 +9,7 @@ void lc_avx512_bf16_to_f32(int64_t n, const uint16_t *src, float *dst);
 void lc_avx512_f32_to_bf16(int64_t n, const float *src, uint16_t *dst);
 void lc_avx512_f16_to_f32(int64_t n, const uint16_t *src, float *dst);
 void lc_avx512_f32_to_f16(int64_t n, const float *src, uint16_t *dst);
+void lc_avx512_transpose_bf16(int64_t rows, int64_t cols, const uint16_t *src, int64_t ld, uint16_t *dst, int64_t ldd);
 void lc_avx512_bf16_sampled(int64_t K, const int32_t *flat, int64_t N, int64_t row0, int64_t T, int64_t ld,
                             const uint16_t *xT, const uint16_t *dyT, float *g);
 void lc_avx512_bf16_attention_pack(const lc_attention_shape *, bool back, const uint16_t *k, int64_t ldk,

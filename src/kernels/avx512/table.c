@@ -9,6 +9,7 @@ void lc_kernels_avx512(lc_kernels *t) {
   t->f32_to_bf16 = lc_avx512_f32_to_bf16;
   t->f16_to_f32 = lc_avx512_f16_to_f32;
   t->f32_to_f16 = lc_avx512_f32_to_f16;
+  t->transpose_bf16 = lc_avx512_transpose_bf16;
 }
 
 void lc_kernels_avx512_bf16(lc_kernels *t) {
