@@ -7,6 +7,7 @@
 typedef struct {
   char *model, *adapter, *method, *set, *shape, *forms;
   int64_t repeat, tokens, prompt_tokens;
+  char *sweep;
   bool exact;
   lc_train_opts train;
 } lc_bench;
@@ -22,6 +23,8 @@ lc_status lc_bench_gemm(lc_bench_run *);
 lc_status lc_bench_attention(lc_bench_run *);
 lc_status lc_bench_sampled(lc_bench_run *);
 lc_status lc_bench_train(lc_bench_run *);
+lc_status lc_bench_train_on(lc_bench_run *, lc_loaded *); /* bench_run.c: one measurement of training on this net */
+lc_status lc_bench_sweep(lc_bench_run *);
 lc_status lc_bench_decode(lc_bench_run *);
 lc_status lc_bench_prefill(lc_bench_run *);
 lc_status lc_bench_load(lc_bench_run *);

@@ -80,24 +80,30 @@ static lc_status timed_train(lc_bench_run *b, const lc_method *m, void *method_s
   return LC_OK;
 }
 
-lc_status lc_bench_train(lc_bench_run *b) {
+lc_status lc_bench_train_on(lc_bench_run *b, lc_loaded *l) {
   lc_ctx *ctx = b->cli->ctx;
   const lc_method *m = lc_cli_method(b->cli, b->opts->method);
   if (!m) return LC_USAGE;
   char dir[] = "/tmp/lacuna-bench-XXXXXX";
-  lc_loaded l;
-  LC_TRY(lc_cli_load(b->cli, b->opts->model, LC_F32, LC_PATCH, true, &l));
   void *self = lc_alloc(ctx, LC_MEM_OTHER, m->self_size ? m->self_size : 1);
   lc_status st = self ? lc_options_init(ctx, m->options, self) : LC_FAILED;
   if (!st) st = lc_cli_set_pairs(b->cli, m, self);
   if (!st && !mkdtemp(dir)) st = lc_fail(ctx, "%s: cannot be made", dir);
   if (!st) {
-    st = timed_train(b, m, self, &l, dir);
+    st = timed_train(b, m, self, l, dir);
     lc_status gone = lc_remove_tree(ctx, dir);
     if (!st) st = gone;
   }
   if (self) lc_options_clear(ctx, m->options, self);
   lc_free(ctx, self);
+  return st;
+}
+
+lc_status lc_bench_train(lc_bench_run *b) {
+  if (b->opts->sweep) return lc_bench_sweep(b);
+  lc_loaded l;
+  LC_TRY(lc_cli_load(b->cli, b->opts->model, LC_F32, LC_PATCH, true, &l));
+  lc_status st = lc_bench_train_on(b, &l);
   lc_cli_unload(&l);
   return st;
 }

@@ -22,6 +22,8 @@ static const lc_option options[] = {{"model", LC_OPT_STRING, offsetof(lc_bench, 
                                      "N", "decode: tokens a measurement"},
                                     {"prompt-tokens", LC_OPT_INT, offsetof(lc_bench, prompt_tokens), "512", 1,
                                      1 << 20, NULL, "N", "decode: tokens of the prompt"},
+                                    {"sweep", LC_OPT_STRING, offsetof(lc_bench, sweep), NULL, 0, 0, NULL, "AXIS",
+                                     "train: how time and memory grow with seq, density, batch or layers, or all"},
                                     {"exact", LC_OPT_BOOL, offsetof(lc_bench, exact), "false", 0, 0, NULL, NULL,
                                      "decode, prefill, load: without activations in 8 bits"},
                                     {0}};
