@@ -29,7 +29,7 @@ typedef struct {
   bool seed_given;
   lc_flag flag[256];
   int n_flag; /* in order, repeated ones too; keys as the tables spell them */
-  const char *word[2];
+  const char *word[3];
   int n_word; /* what is no flag */
 } lc_cli;
 

@@ -39,6 +39,12 @@ lc_status lc_map_open(lc_ctx *ctx, const char *path, lc_map *m) {
   return st;
 }
 
+void lc_map_forget(const void *from, size_t n) {
+  const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), a = ((uintptr_t)from + page - 1) / page * page,
+                  b = ((uintptr_t)from + n) / page * page;
+  if (b > a) madvise((void *)a, b - a, MADV_DONTNEED);
+}
+
 void lc_map_close(lc_ctx *ctx, lc_map *m) {
   if (m->priv) munmap(m->priv, m->size);
   lc_free(ctx, m->path);

@@ -43,13 +43,7 @@ static lc_status attach(void *self, lc_training *t) {
 
 static lc_dtype out_dtype(const full *f, const lc_net *net) {
   static const lc_dtype named[] = {LC_NONE, LC_F32, LC_BF16, LC_F16};
-  if (f->outtype != OUT_AUTO) return named[f->outtype];
-  for (int i = 0; i < net->weights.n; i++)
-    if (net->weights.w[i].kind == LC_KIND_LINEAR) {
-      lc_dtype base = net->weights.w[i].base->src.dtype;
-      return lc_dtype_get(base)->quantised ? LC_BF16 : base;
-    }
-  return LC_F32;
+  return f->outtype != OUT_AUTO ? named[f->outtype] : lc_net_file_type(net);
 }
 
 static lc_status save(void *self, lc_training *t, const char *dir) {

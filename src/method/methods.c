@@ -4,5 +4,6 @@
 
 const lc_method *const lc_methods[] = {&lc_method_full, &lc_method_lora, &lc_method_shira, &lc_method_spiel,
                                        &lc_method_allora, &lc_method_llava_mole, &lc_method_snella, &lc_method_mosa,
-                                       &lc_method_lift, &lc_method_lt_sft, &lc_method_s2ft};
+                                       &lc_method_lift, &lc_method_lt_sft, &lc_method_s2ft,
+                                       &lc_method_rl_subnetworks};
 const int lc_n_methods = sizeof lc_methods / sizeof *lc_methods;

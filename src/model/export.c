@@ -47,6 +47,15 @@ static bool same_path(const char *a, const char *b) {
   return same;
 }
 
+lc_dtype lc_net_file_type(const lc_net *net) {
+  for (int i = 0; i < net->weights.n; i++) {
+    if (net->weights.w[i].kind != LC_KIND_LINEAR) continue;
+    const lc_dtype base = net->weights.w[i].base->src.dtype;
+    return lc_dtype_get(base)->quantised ? LC_BF16 : base;
+  }
+  return LC_F32;
+}
+
 lc_status lc_export_check(const lc_net *net, const char *target) {
   if (same_path(target, net->model->path))
     return lc_usage(net->ctx, "%s is the base itself: it is never written", target);

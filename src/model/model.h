@@ -259,5 +259,7 @@ typedef struct {
 void lc_merge_report_free(lc_ctx *, lc_merge_report *);
 lc_status lc_net_write_hf(lc_net *, const char *dir, lc_dtype,
                           lc_merge_report * /* may be NULL */); /* config, weights, tokenizer files */
+/* The type that a net's result has unless told: that of the base's linear weights, bf16 when they are quantised. */
+lc_dtype lc_net_file_type(const lc_net *);
 lc_status lc_net_write_gguf(lc_net *, const char *path, lc_dtype, lc_merge_report *);
 #endif
