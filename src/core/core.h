@@ -100,7 +100,7 @@ static inline bool lc_add(size_t a, size_t b, size_t *out) {
 #define LC_SCRATCH_SLOTS 12
 void *lc_scratch(lc_ctx *, int worker, int slot, size_t size);
 /* The same, one for all workers: for what is large and made outside lc_parallel. slot < LC_SCRATCH_SHARED. */
-#define LC_SCRATCH_SHARED 2
+#define LC_SCRATCH_SHARED 3
 void *lc_scratch_shared(lc_ctx *, int slot, size_t size);
 /* Brings each slot of every worker to the largest size that any worker has asked for: from here on which
  * worker gets which chunk does not matter to memory. Outside lc_parallel only. */

@@ -8,6 +8,9 @@
 #include <string.h>
 
 enum { FEW = 4, ROWS = 2048 /* rows of x a chunk: a strip of the weight is decoded for each */ };
+/* Many rows where products gain by a packed weight: it is decoded and packed as a whole, if that takes no more than PACK_MOST bytes, and chunks are
+ * cut by rows. */
+enum { PACK_FROM = 256, PACKED_ROWS = 64, PACK_MOST = 32 << 20, SHARED_PACKED = 2 };
 
 /* Cuts n outputs into strips of a multiple of 32, some eight of them, so that chunks do not depend on the number of threads. */
 static int64_t strip_of(int64_t n) {
@@ -52,10 +55,59 @@ typedef struct {
   lc_run *run;
   const void *x, *dy;
   lc_dtype dtype;
-  int64_t strip, n_strips;
+  bool back;                  /* dx = dy·Weff, else y = x·Weffᵀ */
+  int64_t strip, rows, n_rows; /* columns and rows of the result a chunk, chunks of rows */
+  uint8_t *packed;            /* the whole weight, NULL: decoded by strips */
   bool int8; /* few: the rows of x are in q8 */
   lc_q8_vector q8[FEW];
 } linear_arg;
+
+/* Columns [j0,j1) of the product: rows of the weight, or columns of it for dx. */
+static lc_status decoded(const linear_arg *a, int worker, int64_t j0, int64_t j1, const void **tile, int64_t *ld) {
+  const lc_weight *w = ((const lc_linear_attr *)a->n->attr)->w;
+  lc_rect q = a->back ? (lc_rect){0, w->M, j0, j1} : (lc_rect){j0, j1, 0, w->N};
+  return lc_weight_tile(a->run->ctx, worker, w, q, a->dtype, tile, ld);
+}
+
+static int64_t depth(const linear_arg *a) {
+  const lc_weight *w = ((const lc_linear_attr *)a->n->attr)->w;
+  return a->back ? w->M : w->N;
+}
+
+static lc_status pack_chunk(void *arg, int64_t chunk, int worker) {
+  const linear_arg *a = arg;
+  const lc_weight *w = ((const lc_linear_attr *)a->n->attr)->w;
+  int64_t j0 = chunk * a->strip, j1 = lc_min64(j0 + a->strip, a->back ? w->N : w->M), ld;
+  const void *tile;
+  LC_TRY(decoded(a, worker, j0, j1, &tile, &ld));
+  lc_gemm_shape s = {.n = j1 - j0, .k = depth(a), .ldb = ld, .trans_b = !a->back, .dtype = a->dtype, .c_dtype = a->dtype};
+  lc_gemm_pack(a->run->ctx, &s, tile, a->packed + lc_gemm_packed_bytes(a->run->ctx, a->dtype, j0, depth(a)));
+  return LC_OK;
+}
+
+/* Runs the product's chunks. */
+static lc_status run_chunks(linear_arg *a, lc_chunk_fn fn) {
+  const lc_weight *w = ((const lc_linear_attr *)a->n->attr)->w;
+  lc_ctx *ctx = a->run->ctx;
+  int64_t n = a->back ? w->N : w->M;
+  size_t bytes = a->run->rows < PACK_FROM ? 0 : lc_gemm_packed_bytes(ctx, a->dtype, n, depth(a));
+  a->strip = strip_of(n), a->rows = ROWS, a->packed = NULL;
+  if (bytes && bytes <= PACK_MOST) {
+    a->packed = lc_scratch_shared(ctx, SHARED_PACKED, bytes);
+    if (!a->packed) return LC_FAILED;
+    LC_TRY(lc_parallel(ctx, lc_ceil_div(n, a->strip), pack_chunk, a));
+    a->strip = lc_gemm_packed_columns(ctx, a->dtype, n, depth(a)), a->rows = PACKED_ROWS;
+  }
+  a->n_rows = lc_ceil_div(a->run->rows, a->rows);
+  return lc_parallel(ctx, a->n_rows * lc_ceil_div(n, a->strip), fn, a);
+}
+
+/* The weight's columns [j0,j1) as an operand. */
+static lc_status operand(const linear_arg *a, int worker, int64_t j0, int64_t j1, const void **b, int64_t *ld) {
+  if (!a->packed) return decoded(a, worker, j0, j1, b, ld);
+  *b = a->packed + lc_gemm_packed_bytes(a->run->ctx, a->dtype, j0, depth(a)), *ld = 0;
+  return LC_OK;
+}
 
 /* ---- forward ---- */
 
@@ -76,10 +128,10 @@ static lc_status forward_chunk(void *arg, int64_t chunk, int worker) {
   const lc_linear_attr *at = a->n->attr;
   lc_run *run = a->run;
   const lc_weight *w = at->w;
-  int64_t t0 = chunk / a->n_strips * ROWS, t1 = lc_min64(t0 + ROWS, run->rows);
-  int64_t m0 = chunk % a->n_strips * a->strip, m1 = lc_min64(m0 + a->strip, w->M), ld;
+  int64_t t0 = chunk % a->n_rows * a->rows, t1 = lc_min64(t0 + a->rows, run->rows);
+  int64_t m0 = chunk / a->n_rows * a->strip, m1 = lc_min64(m0 + a->strip, w->M), ld;
   const void *tile;
-  LC_TRY(lc_weight_tile(run->ctx, worker, w, (lc_rect){m0, m1, 0, w->N}, a->dtype, &tile, &ld));
+  LC_TRY(operand(a, worker, m0, m1, &tile, &ld));
   lc_dtype out = a->n->in[1].id ? LC_F32 : at->compute;
   uint8_t *y = (uint8_t *)lc_data(run, a->n->out[0]) + (size_t)(t0 * w->M + m0) * lc_size_of(out);
   if (a->n->in[1].id) {
@@ -96,7 +148,8 @@ static lc_status forward_chunk(void *arg, int64_t chunk, int worker) {
                      .trans_b = true,
                      .dtype = a->dtype,
                      .c_dtype = out,
-                     .beta = a->n->in[1].id ? 1 : 0};
+                     .beta = a->n->in[1].id ? 1 : 0,
+                     .packed_b = a->packed != NULL};
   LC_TRY(lc_gemm(run->ctx, worker, &s, (const uint8_t *)a->x + (size_t)(t0 * w->N) * lc_size_of(a->dtype),
                  tile, y));
   for (int64_t t = 0; at->bias && t < t1 - t0; t++)
@@ -163,14 +216,12 @@ static lc_status quantise_few(linear_arg *a) {
 
 static lc_status forward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1) {
   const lc_linear_attr *at = n->attr;
-  linear_arg a = {
-      .n = n, .run = run, .x = lc_data(run, n->in[0]), .dtype = at->compute, .strip = strip_of(at->w->M)};
+  linear_arg a = {.n = n, .run = run, .x = lc_data(run, n->in[0]), .dtype = at->compute};
   if (takes_few(n, run)) {
     if (run->int8 && lc_form_takes_q8(at->w->form)) LC_TRY(quantise_few(&a));
     return lc_parallel(run->ctx, lc_ceil_div(at->w->M, 64), few_chunk, &a);
   }
-  a.n_strips = lc_ceil_div(at->w->M, a.strip);
-  return lc_parallel(run->ctx, a.n_strips * lc_ceil_div(run->rows, ROWS), forward_chunk, &a);
+  return run_chunks(&a, forward_chunk);
 }
 
 /* ---- backward ---- */
@@ -179,10 +230,10 @@ static lc_status dx_chunk(void *arg, int64_t chunk, int worker) {
   linear_arg *a = arg;
   lc_run *run = a->run;
   const lc_weight *w = ((const lc_linear_attr *)a->n->attr)->w;
-  int64_t t0 = chunk / a->n_strips * ROWS, t1 = lc_min64(t0 + ROWS, run->rows);
-  int64_t c0 = chunk % a->n_strips * a->strip, c1 = lc_min64(c0 + a->strip, w->N), ld;
+  int64_t t0 = chunk % a->n_rows * a->rows, t1 = lc_min64(t0 + a->rows, run->rows);
+  int64_t c0 = chunk / a->n_rows * a->strip, c1 = lc_min64(c0 + a->strip, w->N), ld;
   const void *tile;
-  LC_TRY(lc_weight_tile(run->ctx, worker, w, (lc_rect){0, w->M, c0, c1}, a->dtype, &tile, &ld));
+  LC_TRY(operand(a, worker, c0, c1, &tile, &ld));
   lc_dtype out = lc_grad_dtype(run, a->n->in[0]);
   lc_gemm_shape s = {.m = t1 - t0,
                      .n = c1 - c0,
@@ -192,7 +243,8 @@ static lc_status dx_chunk(void *arg, int64_t chunk, int worker) {
                      .ldc = w->N,
                      .dtype = a->dtype,
                      .c_dtype = out,
-                     .beta = a->n->overwrite & LC_IN(0) ? 0 : 1};
+                     .beta = a->n->overwrite & LC_IN(0) ? 0 : 1,
+                     .packed_b = a->packed != NULL};
   return lc_gemm(run->ctx, worker, &s, (const uint8_t *)a->dy + (size_t)(t0 * w->M) * lc_size_of(a->dtype),
                  tile, (uint8_t *)lc_grad(run, a->n->in[0]) + (size_t)(t0 * w->N + c0) * lc_size_of(out));
 }
@@ -232,8 +284,7 @@ static lc_status backward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1)
   const lc_linear_attr *at = n->attr;
   lc_weight *w = at->w;
   lc_dtype gt = lc_grad_dtype(run, n->out[0]);
-  linear_arg a = {
-      .n = n, .run = run, .dtype = at->compute, .dy = lc_grad(run, n->out[0]), .strip = strip_of(w->N)};
+  linear_arg a = {.n = n, .run = run, .dtype = at->compute, .dy = lc_grad(run, n->out[0]), .back = true};
   if (n->want & LC_PARAMS && at->bias && lc_weight_trains(at->bias)) {
     bias_arg b = {gt == LC_F32 ? a.dy : NULL, gt == LC_F32 ? NULL : a.dy, run->rows, w->M, at->bias};
     LC_TRY(lc_parallel(run->ctx, lc_ceil_div(w->M, 64), bias_chunk, &b));
@@ -248,10 +299,7 @@ static lc_status backward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1)
   if (n->want & LC_PARAMS && reads_input(w))
     LC_TRY(lc_weight_gradient(run, w, at->compute, lc_data(run, n->in[0]), w->N, at->compute, a.dy, w->M,
                               run->rows, at->use));
-  if (n->want & LC_IN(0)) {
-    a.n_strips = lc_ceil_div(w->N, a.strip);
-    LC_TRY(lc_parallel(run->ctx, a.n_strips * lc_ceil_div(run->rows, ROWS), dx_chunk, &a));
-  }
+  if (n->want & LC_IN(0)) LC_TRY(run_chunks(&a, dx_chunk));
   return n->want & LC_IN(1) ? lc_grad_pass(n, run, 1, r0, r1) : LC_OK;
 }
 

@@ -108,6 +108,12 @@ static bool packs_a(const lc_gemm_shape *s, const void *A) {
   return s->lda * 2 % 4096 == 0;
 }
 
+/* As many columns as B_BYTES hold, evenly. */
+static int64_t columns_at_a_time(int64_t n, int64_t k) {
+  int64_t row = lc_ceil_div(k, LC_AMX_K) * LC_AMX_K, most = lc_max64(BLOCK, B_BYTES / 2 / row / BLOCK * BLOCK);
+  return lc_ceil_div(lc_ceil_div(n, BLOCK), lc_ceil_div(n, most)) * BLOCK;
+}
+
 static lc_status prepare(lc_ctx *ctx, int worker, const lc_gemm_shape *s, const void *A, const void *B, void *C, int64_t panel, job *w) {
   *w = (job){.s = s, .C = C, .packs_a = packs_a(s, A)};
   w->A = (lc_gemm_lines){A, LC_BF16, s->trans_a ? 1 : s->lda, s->trans_a ? s->lda : 1};
@@ -116,8 +122,7 @@ static lc_status prepare(lc_ctx *ctx, int worker, const lc_gemm_shape *s, const 
   w->kc = lc_ceil_div(w->steps, lc_ceil_div(s->k, KC)) * LC_AMX_K;
   int64_t row = w->steps * LC_AMX_K, m = lc_ceil_div(s->m, BLOCK) * BLOCK, n = lc_ceil_div(s->n, BLOCK) * BLOCK;
   w->mc = w->packs_a ? lc_min64(m, lc_max64(BLOCK, A_BYTES / 2 / row / BLOCK * BLOCK)) : m;
-  int64_t groups = lc_ceil_div(n, lc_max64(BLOCK, B_BYTES / 2 / row / BLOCK * BLOCK));
-  w->nc = lc_ceil_div(n / BLOCK, groups) * BLOCK;
+  w->nc = columns_at_a_time(n, s->k);
   size_t a = w->packs_a ? (size_t)(w->mc * row) * 2 : 0, b = s->packed_b ? 0 : (size_t)(w->nc * row) * 2,
          sums = (size_t)lc_max64(2, w->kc < s->k ? w->nc / BLOCK : 0) * SUMS * sizeof(float);
   uint8_t *at = lc_scratch(ctx, worker, LC_SLOT_GEMM_WORK, a + b + sums + 64);
@@ -209,4 +214,4 @@ static void pack(const lc_gemm_shape *s, const void *B, void *packed) {
   pack_columns(&lines, 0, s->n, s->k, packed);
 }
 
-const lc_gemm_provider_row lc_gemm_amx = {"amx", run, .bf16 = true, .packed_bytes = packed_bytes, .pack = pack};
+const lc_gemm_provider_row lc_gemm_amx = {"amx", run, .bf16 = true, .packed_bytes = packed_bytes, .pack = pack, .packed_columns = columns_at_a_time};

@@ -116,9 +116,19 @@ lc_status lc_gemm(lc_ctx *ctx, int worker, const lc_gemm_shape *s, const void *A
   return lc_gemm_with(ctx, worker, lc_gemm_choose(ctx, s), s, A, B, C);
 }
 
-size_t lc_gemm_packed_bytes(const lc_ctx *ctx, lc_dtype dtype, int64_t n, int64_t k) {
+static const lc_gemm_provider_row *packer(const lc_ctx *ctx, lc_dtype dtype) {
   const lc_gemm_provider_row *p = lc_gemm_choose(ctx, &(lc_gemm_shape){.dtype = dtype, .c_dtype = dtype});
-  return dtype == LC_BF16 && p->pack ? p->packed_bytes(n, k) : 0;
+  return dtype == LC_BF16 && p->pack ? p : NULL;
+}
+
+size_t lc_gemm_packed_bytes(const lc_ctx *ctx, lc_dtype dtype, int64_t n, int64_t k) {
+  const lc_gemm_provider_row *p = packer(ctx, dtype);
+  return p ? p->packed_bytes(n, k) : 0;
+}
+
+int64_t lc_gemm_packed_columns(const lc_ctx *ctx, lc_dtype dtype, int64_t n, int64_t k) {
+  const lc_gemm_provider_row *p = packer(ctx, dtype);
+  return p ? p->packed_columns(n, k) : n;
 }
 
 void lc_gemm_pack(const lc_ctx *ctx, const lc_gemm_shape *s, const void *B, void *packed) {

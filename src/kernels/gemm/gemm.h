@@ -15,6 +15,7 @@ typedef struct {
   bool f32, bf16; /* multiplies f32; multiplies bf16 and writes bf16 */
   size_t (*packed_bytes)(int64_t n, int64_t k); /* lc_gemm_packed_bytes and lc_gemm_pack; NULL: takes no packed B */
   void (*pack)(const lc_gemm_shape *, const void *B, void *packed);
+  int64_t (*packed_columns)(int64_t n, int64_t k);
 } lc_gemm_provider_row;
 
 extern const lc_gemm_provider_row lc_gemm_openblas, lc_gemm_onednn, lc_gemm_native, lc_gemm_reference;
