@@ -40,11 +40,29 @@ def feed_forward(width):
     return 8 * width // 3 // 16 * 16
 
 
+def write_directory(out, tensors, files):
+    """Writes name -> (shape, array of floats) as model.safetensors, and JSON files beside it. -> number of parameters"""
+    os.makedirs(out, exist_ok=True)
+    head, at = {"__metadata__": {"format": "pt"}}, 0
+    for name, (shape, values) in tensors.items():
+        head[name] = {"dtype": "F32", "shape": shape, "data_offsets": [at, at + 4 * len(values)]}
+        at += 4 * len(values)
+    head = json.dumps(head).encode()
+    head += b" " * (-len(head) % 8)
+    with open(os.path.join(out, "model.safetensors"), "wb") as f:
+        f.write(struct.pack("<Q", len(head)) + head)
+        for _, values in tensors.values():
+            f.write(values.tobytes())
+    for name, content in files.items():
+        with open(os.path.join(out, name), "w", encoding="utf-8") as f:
+            json.dump(content, f, indent=1)
+    return at // 4
+
+
 def write(out, width=128, layers=4, heads=4, seed=0, positions=256):
     """Writes the directory `out`. -> number of parameters"""
     ff = feed_forward(width)
     vocab = len(CONTROL) + 256
-    os.makedirs(out, exist_ok=True)
     config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": vocab, "hidden_size": width,
               "intermediate_size": ff, "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": heads,
               "head_dim": width // heads, "hidden_act": "silu", "max_position_embeddings": positions, "rms_norm_eps": 1e-5,
@@ -73,18 +91,6 @@ def write(out, width=128, layers=4, heads=4, seed=0, positions=256):
         ones(f"{at}post_attention_layernorm.weight")
     ones("model.norm.weight")
 
-    head, at = {"__metadata__": {"format": "pt"}}, 0
-    for name, (shape, values) in tensors.items():
-        head[name] = {"dtype": "F32", "shape": shape, "data_offsets": [at, at + 4 * len(values)]}
-        at += 4 * len(values)
-    head = json.dumps(head).encode()
-    head += b" " * (-len(head) % 8)
-    with open(os.path.join(out, "model.safetensors"), "wb") as f:
-        f.write(struct.pack("<Q", len(head)) + head)
-        for _, values in tensors.values():
-            f.write(values.tobytes())
-    for name, content in (("config.json", config), ("tokenizer.json", tokenizer()),
-                          ("tokenizer_config.json", {"bos_token": CONTROL[0], "eos_token": CONTROL[0]})):
-        with open(os.path.join(out, name), "w", encoding="utf-8") as f:
-            json.dump(content, f, indent=1)
-    return at // 4
+    files = {"config.json": config, "tokenizer.json": tokenizer(),
+             "tokenizer_config.json": {"bos_token": CONTROL[0], "eos_token": CONTROL[0]}}
+    return write_directory(out, tensors, files)

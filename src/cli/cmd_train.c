@@ -15,7 +15,7 @@ static const lc_option options[] = {
      "a Hugging Face directory or a GGUF file"},
     {"data", LC_OPT_STRING, offsetof(self_t, data), NULL, 0, 0, NULL, "FILE",
      "text, or JSONL with text, prompt+completion, messages, prompt+chosen+rejected or prompt+answer; of tasks with "
-     "labels text+label or tokens+tags"},
+     "labels text+label or tokens+tags, or pictures: a folder of one a label, or an IDX file"},
     {"method", LC_OPT_STRING, offsetof(self_t, method), NULL, 0, 0, NULL, "NAME", "see `lacuna methods`"},
     {"set", LC_OPT_STRING, offsetof(self_t, set), NULL, 0, 0, NULL, "KEY=VALUE",
      "an option of the method (repeatable)"},
@@ -180,14 +180,13 @@ static lc_status load(lc_cli *cli, const self_t *s, const char *model, const cha
   lc_head_opts own = {0}, fresh = {.task = task, .fresh = true, .seed = (uint64_t)s->train.seed};
   lc_label_names labels;
   if (!lc_task_has_labels(task)) return lc_cli_load_for(cli, model, &own, LC_F32, LC_PATCH, true, l);
-  if (s->train.head != LC_HEAD_NEW) {
-    lc_model *probe;
-    LC_TRY(lc_model_open_for(cli->ctx, model, &own, &probe));
-    const bool keeps = probe->config.task == task;
-    lc_model_close(probe);
-    if (keeps) return lc_cli_load_for(cli, model, &own, LC_F32, LC_PATCH, true, l);
-  }
-  LC_TRY(lc_labels_scan(cli->ctx, data, &labels));
+  lc_model *probe;
+  LC_TRY(lc_model_open_for(cli->ctx, model, &own, &probe));
+  const bool keeps = s->train.head != LC_HEAD_NEW && probe->config.task == task;
+  lc_status scanned = keeps ? LC_OK : lc_rows_labels(cli->ctx, &probe->config, data, &labels);
+  lc_model_close(probe);
+  LC_TRY(scanned);
+  if (keeps) return lc_cli_load_for(cli, model, &own, LC_F32, LC_PATCH, true, l);
   fresh.labels = lc_max64(2, labels.n);
   fresh.label = labels.n >= 2 ? (const char *const *)labels.name : NULL;
   lc_status st = labels.n < 2 && labels.name
@@ -214,8 +213,8 @@ static lc_status train(lc_cli *cli, self_t *s, const lc_method *m, void *method_
     o.labels = &labels;
     lc_cli_note(cli, "%s: %lld labels", lc_architecture(&l.model->config), (long long)labels.n);
   }
-  LC_GO(lc_data_open(cli->ctx, l.tok, data_path, &o, &data));
-  if (s->train.eval_data) LC_GO(lc_data_open(cli->ctx, l.tok, s->train.eval_data, &o, &eval));
+  LC_GO(lc_rows_open(l.net, l.tok, data_path, &o, &data));
+  if (s->train.eval_data) LC_GO(lc_rows_open(l.net, l.tok, s->train.eval_data, &o, &eval));
   lc_data_info d = lc_data_describe(data);
   lc_cli_note(cli,
               "%s: %s, %lld rows of at most %lld tokens, %lld tokens, %lld targets; %lld cut, %lld without a "

@@ -136,7 +136,7 @@ lc_status lc_cli_load_for(lc_cli *cli, const char *model, const lc_head_opts *he
   if (!model) return lc_usage(cli->ctx, "-m MODEL is missing (a Hugging Face directory or a GGUF file)");
   lc_status st = lc_model_open_for(cli->ctx, model, head, &out->model);
   if (!st) st = lc_net_new(out->model, compute, &out->net);
-  if (!st && tokenizer) st = lc_model_tokenizer(out->model, &out->tok);
+  if (!st && tokenizer && !out->model->config.image) st = lc_model_tokenizer(out->model, &out->tok);
   for (int i = 0; !st && lc_cli_value(cli, "adapter", i); i++) {
     char *path;
     float scale;

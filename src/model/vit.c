@@ -172,12 +172,17 @@ static lc_val build(lc_builder *b, const lc_config *c) {
 
 /* ---- structures ---- */
 
-static void rows(lc_structure_list *s, const char *name, int l, int64_t unit, bool bias) {
+static void rows_of(lc_structure_list *s, lc_role role, const char *name, int l, int64_t unit, bool bias) {
   char full[128];
   snprintf(full, sizeof full, "%s.weight", name);
   lc_structure_side(s, full, l, 0, 0, unit);
+  if (role) lc_structure_role(s, role);
   snprintf(full, sizeof full, "%s.bias", name);
   if (bias) lc_structure_side(s, full, l, 0, 0, unit);
+}
+
+static void rows(lc_structure_list *s, const char *name, int l, int64_t unit, bool bias) {
+  rows_of(s, LC_ROLE_NONE, name, l, unit, bias);
 }
 
 static void residual(lc_structure_list *s, const lc_config *c) {
@@ -205,13 +210,16 @@ static lc_status structures(lc_ctx *ctx, const lc_config *c, lc_structure **out,
     for (int kind = LC_S_HEAD; kind <= LC_S_KV_HEAD; kind++) {
       lc_structure_begin(&s, (lc_structure_kind)kind, l, c->H);
       if (kind == LC_S_KV_HEAD) rows(&s, LAYER "attention.attention.key", l, c->D, c->attention_bias);
-      if (kind == LC_S_KV_HEAD) rows(&s, LAYER "attention.attention.value", l, c->D, c->attention_bias);
+      if (kind == LC_S_KV_HEAD)
+        rows_of(&s, LC_ROLE_V, LAYER "attention.attention.value", l, c->D, c->attention_bias);
       rows(&s, LAYER "attention.attention.query", l, c->D, c->attention_bias);
       lc_structure_side(&s, LAYER "attention.output.dense.weight", l, 1, 0, c->D);
+      if (kind == LC_S_HEAD) lc_structure_role(&s, LC_ROLE_O);
     }
     lc_structure_begin(&s, LC_S_CHANNEL, l, c->F);
-    rows(&s, LAYER "intermediate.dense", l, 1, true);
+    rows_of(&s, LC_ROLE_UP, LAYER "intermediate.dense", l, 1, true);
     lc_structure_side(&s, LAYER "output.dense.weight", l, 1, 0, 1);
+    lc_structure_role(&s, LC_ROLE_DOWN);
   }
   return lc_structure_end(&s, out, n);
 }

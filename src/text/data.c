@@ -62,7 +62,8 @@ const char *lc_data_answer(const lc_dataset *d, int64_t i) {
 
 const char *lc_row_kind_name(lc_row_kind kind) {
   static const char *const names[] = {"plain text",  "text rows",         "prompt and completion", "messages",
-                                      "preferences", "prompt and answer", "labelled texts",        "tagged words"};
+                                      "preferences", "prompt and answer", "labelled texts",        "tagged words",
+                                      "pictures"};
   return names[kind];
 }
 
@@ -151,6 +152,7 @@ static void seal(lc_dataset *d) {
   if (d->type.n) sum = crc32_z(sum, (const Bytef *)d->type.data, d->type.n);
   sum = crc32_z(sum, (const Bytef *)d->start, (size_t)(d->n + 1) * sizeof *d->start);
   if (d->answers.n) sum = crc32_z(sum, (const Bytef *)d->answers.data, d->answers.n);
+  if (d->pictures.patches) sum = crc32_z(sum, (const Bytef *)&d->pictures.checksum, sizeof d->pictures.checksum);
   d->info.checksum = (uint32_t)sum;
 }
 
@@ -215,9 +217,48 @@ done:
   return st;
 }
 
+/* Rows alike, so that the store can be made at once. */
+static lc_status store_pictures(lc_dataset *d, const int32_t *label, int64_t n, int64_t rows) {
+  for (int64_t i = 0; i < n; i++) {
+    d->row.n = d->mask.n = 0;
+    for (int64_t k = 0; k < rows; k++) {
+      LC_TRY(lc_ids_push(d->ctx, &d->row, k > 0));
+      LC_TRY(lc_ids_push(d->ctx, &d->mask, k ? -1 : label[i]));
+    }
+    LC_TRY(lc_data_commit(d));
+  }
+  return LC_OK;
+}
+
+lc_status lc_data_of_pictures(lc_ctx *ctx, const int32_t *label, int64_t n, int64_t rows, const lc_picture_source *source,
+                              lc_dataset **out) {
+  static const lc_label_set any; /* rows have labels */
+  *out = NULL;
+  lc_dataset *d = lc_alloc(ctx, LC_MEM_OTHER, sizeof *d);
+  if (!d) {
+    source->close(source->self);
+    return LC_FAILED;
+  }
+  d->ctx = ctx, d->opts.seq = rows, d->opts.labels = &any, d->end = -1, d->info.kind = LC_ROWS_PICTURES;
+  d->pictures = *source;
+  lc_status st = LC_OK;
+  char *none = lc_alloc(ctx, LC_MEM_OTHER, (size_t)rows); /* token types */
+  d->kinds = (lc_bytes){.data = none, .n = (size_t)rows, .cap = (size_t)rows};
+  if (!none) LC_GO(LC_FAILED);
+  LC_GO(store_pictures(d, label, n, rows));
+  seal(d);
+  *out = d;
+done:
+  lc_ids_free(ctx, &d->row);
+  lc_ids_free(ctx, &d->mask);
+  if (st) lc_data_free(d);
+  return st;
+}
+
 void lc_data_free(lc_dataset *d) {
   if (!d) return;
   lc_ctx *ctx = d->ctx;
+  if (d->pictures.close) d->pictures.close(d->pictures.self);
   lc_ids_free(ctx, &d->ids);
   lc_ids_free(ctx, &d->row);
   lc_ids_free(ctx, &d->mask);
@@ -247,7 +288,9 @@ lc_example lc_data_get(const lc_dataset *d, int64_t i) {
                       .n = d->start[i + 1] - at,
                       .n_targets = d->targets[i],
                       .label = d->label.id ? d->label.id + at : NULL,
-                      .type = d->type.data ? (const uint8_t *)d->type.data + at : NULL};
+                      .type = d->type.data ? (const uint8_t *)d->type.data + at : NULL,
+                      .pictures = d->pictures.patches ? &d->pictures : NULL,
+                      .picture = i};
 }
 
 lc_data_info lc_data_describe(const lc_dataset *d) {

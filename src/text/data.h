@@ -21,6 +21,7 @@ struct lc_dataset {
   lc_ids row, mask; /* one row in the making; of rows with labels, mask is the labels */
   lc_ids label;     /* of rows with labels: beside ids */
   lc_bytes type, kinds; /* token types of all, and of the row in the making */
+  lc_picture_source pictures;
 };
 
 int64_t lc_data_targets(const lc_dataset *); /* of the row in the making, as it will be cut */

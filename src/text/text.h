@@ -95,6 +95,14 @@ int32_t lc_template_end(const lc_template *, const lc_tokenizer *); /* end of tu
 
 /* ---- data ---- */
 /* One example: ids, and for each id whether it is a target (predicted from the ids before it). */
+/* Rows that are no tokens: who holds pictures writes the patches of picture i, a row of `width` floats each; called on
+ * workers. */
+typedef struct {
+  lc_status (*patches)(const void *self, int64_t i, int64_t width, float *dst);
+  void (*close)(void *self);
+  void *self;
+  uint32_t checksum; /* of what it holds */
+} lc_picture_source;
 typedef struct {
   const int32_t *id;
   const uint8_t *target;
@@ -102,6 +110,8 @@ typedef struct {
   int64_t n_targets /* after the shift: targets at index >= 1 */;
   const int32_t *label; /* of rows with labels: a label for each id, -1 none; NULL: the next token is the target */
   const uint8_t *type;  /* token types, beside labels */
+  const lc_picture_source *pictures; /* of a picture; else NULL */
+  int64_t picture;
 } lc_example;
 typedef enum {
   LC_ROWS_TEXT_FILE,
@@ -111,7 +121,8 @@ typedef enum {
   LC_ROWS_PREFERENCE, /* {"prompt","chosen","rejected"}: two examples, one after the other */
   LC_ROWS_ANSWER,     /* {"prompt","answer"}: the prompt alone, without a target; lc_data_answer has the other */
   LC_ROWS_LABELLED,   /* {"text","label"} */
-  LC_ROWS_TAGGED      /* {"tokens","tags"} */
+  LC_ROWS_TAGGED,     /* {"tokens","tags"} */
+  LC_ROWS_PICTURES
 } lc_row_kind;
 const char *lc_row_kind_name(lc_row_kind);
 
@@ -144,6 +155,8 @@ typedef struct {
 lc_status lc_data_open(lc_ctx *, const lc_tokenizer *, const char *path, const lc_data_opts *, lc_dataset **);
 /* The same of rows that are ids already (n_targets is not read): for callers that have their own tokens. */
 lc_status lc_data_from_ids(lc_ctx *, const lc_example *, int64_t n, lc_dataset **);
+/* Pictures: each a row of `rows` ids (0, then ones), whose label is at the first. Takes the source over, also when it fails. */
+lc_status lc_data_of_pictures(lc_ctx *, const int32_t *label, int64_t n, int64_t rows, const lc_picture_source *, lc_dataset **);
 void lc_data_free(lc_dataset *);
 int64_t lc_data_count(const lc_dataset *); /* examples */
 int64_t lc_data_rows(const lc_dataset *);  /* rows: of preferences half as many */

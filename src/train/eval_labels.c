@@ -100,6 +100,7 @@ static lc_status run_batch(job *j) {
       pos[at] = (int32_t)k;
       if (types) types[at] = j->example[i].type[k];
     }
+  LC_TRY(lc_fill_pictures(j->run, &j->graph, j->example, j->n));
   LC_TRY(lc_forward(j->run, NULL));
   for (int64_t i = 0; i < j->n; i++) LC_TRY(read_example(j, &j->example[i], j->segment[i].row0));
   j->n = j->rows = 0;

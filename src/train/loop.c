@@ -500,6 +500,7 @@ static lc_status finish(lc_loop *l) {
   LC_TRY(lc_sample_text(l)); /* in the memory that the arena left */
   if (t->method->save) LC_TRY(t->method->save(t->self, t, t->out));
   if (t->tok) LC_TRY(lc_tokenizer_write_dir(t->tok, t->out));
+  if (!t->tok && t->net->model->config.image) LC_TRY(lc_tokenizer_copy_dir(t->ctx, t->net->model->path, t->out));
   LC_TRY(lc_placement(t->net, write_tensor, t->history));
   json_t *e = summary(l);
   if (e && t->method->report && t->method->report(t->self, t, e)) {

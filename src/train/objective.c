@@ -10,7 +10,7 @@ const lc_objective lc_objective_sft = {
     .about = "Supervised fine-tuning: −log π of every target, divided by the update's targets. Methods that bring a loss of "
              "their own (mosa) replace this one.",
     .rows = 1u << LC_ROWS_TEXT_FILE | 1u << LC_ROWS_TEXT | 1u << LC_ROWS_COMPLETION | 1u << LC_ROWS_MESSAGES |
-            1u << LC_ROWS_LABELLED | 1u << LC_ROWS_TAGGED,
+            1u << LC_ROWS_LABELLED | 1u << LC_ROWS_TAGGED | 1u << LC_ROWS_PICTURES,
 };
 
 const lc_objective *const lc_objectives[] = {&lc_objective_sft,  &lc_objective_dpo, &lc_objective_simpo,

@@ -50,6 +50,7 @@ static lc_status lay_out(lc_stage *s, const lc_example *ex, int64_t n, int64_t *
                    (long long)lc_plan_rows(s->plan));
   LC_TRY(lc_run_begin(s->run, rows, s->segment, (int)n * copies));
   s->run->copies = copies;
+  LC_TRY(lc_fill_pictures(s->run, &s->graph, ex, n));
   int32_t *ids = lc_data(s->run, s->graph.ids), *pos = lc_data(s->run, s->graph.pos),
           *labels = lc_data(s->run, s->graph.labels),
           *types = s->graph.types.id ? lc_data(s->run, s->graph.types) : NULL;

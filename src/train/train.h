@@ -205,6 +205,10 @@ typedef struct {
 } lc_label_score;
 /* Rows with labels. log (or NULL): a JSON line a row, {"label" or "tags", "predicted"}. */
 lc_status lc_eval_labels(lc_net *, const lc_dataset *, int64_t limit, const char *log, lc_label_score *);
+/* Rows as a net takes them: text, or pictures (a folder for each label, or an IDX file) when it sees. And the labels that
+ * such rows have. */
+lc_status lc_rows_open(lc_net *, const lc_tokenizer *, const char *path, const lc_data_opts *, lc_dataset **);
+lc_status lc_rows_labels(lc_ctx *, const lc_config *, const char *path, lc_label_names *);
 /* What rows of a net's task look like: place and names of its labels. The set borrows `names` (labels of them). */
 lc_status lc_net_labels(const lc_net *, const char ***names, lc_label_set *); /* names: lc_free */
 
