@@ -59,6 +59,8 @@ static lc_dtype base_dtype(const lc_net *net) {
 
 static void print_report(lc_cli *cli, const lc_merge_report *r, const char *out, lc_dtype dtype) {
   double changed = 0, survive = 0;
+  int64_t masked = 0, filled = 0;
+  for (int i = 0; i < r->n; i++) masked += r->row[i].masked, filled += r->row[i].filled;
   for (int i = 0; i < r->n; i++)
     changed += (double)r->row[i].changed, survive += (double)r->row[i].changed * r->row[i].survive;
   double share = changed > 0 ? survive / changed : 1;
@@ -69,9 +71,9 @@ static void print_report(lc_cli *cli, const lc_merge_report *r, const char *out,
         json_array_append_new(rows, json_pack("{s:s, s:I, s:f, s:f}", "name", r->row[i].name, "changed",
                                               (json_int_t)r->row[i].changed, "survive", r->row[i].survive,
                                               "arrives", r->row[i].error));
-    lc_cli_print_json(json_pack("{s:s, s:s, s:f, s:f, s:o}", "output", out, "outtype",
-                                lc_dtype_get(dtype)->name, "changed", changed, "survive", share, "tensors",
-                                rows));
+    lc_cli_print_json(json_pack("{s:s, s:s, s:f, s:f, s:I, s:I, s:o}", "output", out, "outtype",
+                                lc_dtype_get(dtype)->name, "changed", changed, "survive", share, "masked",
+                                (json_int_t)masked, "filled", (json_int_t)filled, "tensors", rows));
   } else {
     for (int i = 0; i < r->n; i++)
       if (r->row[i].changed)
@@ -82,6 +84,11 @@ static void print_report(lc_cli *cli, const lc_merge_report *r, const char *out,
              lc_dtype_get(dtype)->name);
     printf("%s\n", out);
   }
+  if (filled > 0)
+    fprintf(stderr,
+            "warning: sparsity is lost: %lld of the %lld entries that a mask had dropped are not zero in the merged model "
+            "(%.2f %%); unmerged, the adapter keeps them zero\n",
+            (long long)filled, (long long)masked, 100 * (double)filled / (double)masked);
   if (changed > 0 && share < 0.9)
     fprintf(stderr,
             "warning: only %.1f %% of the changes survive rounding to %s; a wider --outtype keeps more\n",

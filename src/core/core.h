@@ -97,7 +97,7 @@ static inline bool lc_add(size_t a, size_t b, size_t *out) {
 /* Scratch of one worker: grows to the largest size asked for and is kept; contents are undefined. slot <
  * LC_SCRATCH_SLOTS names buffers that live at the same time. NULL (error set) when out of memory. Call only
  * from that worker or outside lc_parallel. */
-#define LC_SCRATCH_SLOTS 12
+#define LC_SCRATCH_SLOTS 16
 void *lc_scratch(lc_ctx *, int worker, int slot, size_t size);
 /* The same, one for all workers: for what is large and made outside lc_parallel. slot < LC_SCRATCH_SHARED. */
 #define LC_SCRATCH_SHARED 3

@@ -254,11 +254,12 @@ static void side(lc_structure_list *s, const lc_config *c, const char *weight, i
 }
 
 /* Rows of a layer and the bias that goes with them. */
-static void rows_of(lc_structure_list *s, const lc_config *c, lc_role role, const char *module, int l, int64_t unit) {
+static void rows_of(lc_structure_list *s, const lc_config *c, lc_role role, const char *module, int l,
+                    int64_t unit) {
   char name[96];
   snprintf(name, sizeof name, "%s.weight", module);
   side(s, c, name, l, 0, unit);
-  if (role) lc_structure_role(s, role);
+  lc_structure_role(s, role);
   snprintf(name, sizeof name, "%s.bias", module);
   side(s, c, name, l, 0, unit);
 }
@@ -298,10 +299,11 @@ static lc_status structures(lc_ctx *ctx, const lc_config *c, lc_structure **out,
     for (int kind = LC_S_HEAD; kind <= LC_S_KV_HEAD; kind++) {
       lc_structure_begin(&s, (lc_structure_kind)kind, l, c->H);
       if (kind == LC_S_KV_HEAD) rows(&s, c, LAYER "attention.self.key", l, c->D);
-      if (kind == LC_S_KV_HEAD) rows_of(&s, c, LC_ROLE_V, LAYER "attention.self.value", l, c->D);
-      rows(&s, c, LAYER "attention.self.query", l, c->D);
+      const bool own = kind == LC_S_HEAD;
+      if (!own) rows_of(&s, c, LC_ROLE_V, LAYER "attention.self.value", l, c->D);
+      rows_of(&s, c, own ? LC_ROLE_Q : LC_ROLE_NONE, LAYER "attention.self.query", l, c->D);
       side(&s, c, LAYER "attention.output.dense.weight", l, 1, c->D);
-      if (kind == LC_S_HEAD) lc_structure_role(&s, LC_ROLE_O);
+      if (own) lc_structure_role(&s, LC_ROLE_O);
     }
     lc_structure_begin(&s, LC_S_CHANNEL, l, c->F);
     rows_of(&s, c, LC_ROLE_UP, LAYER "intermediate.dense", l, 1);

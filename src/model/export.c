@@ -5,6 +5,7 @@
  * The merge report compares with the base: of the entries that the deltas change, how many still differ from
  * the rounded base after rounding, and ‖Q(W+δ)−W‖/‖δ‖, which is 1 when nothing is lost. */
 #include "model/export.h"
+#include "nn/mask.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,7 +18,7 @@ enum {
 }; /* scratch that neither deltas (2) nor products (8 and on) use */
 
 typedef struct {
-  int64_t changed, survived;
+  int64_t changed, survived, masked, filled;
   double error, delta;
 } tally;
 typedef struct {
@@ -107,6 +108,17 @@ static void count(tally *t, int64_t n, const float *before, const float *after, 
   }
 }
 
+/* What the changes put where the mask had zeros. */
+static void count_filled(const strip *s, lc_rect at, const float *after, tally *t) {
+  const lc_mask *m = lc_weight_mask(s->w);
+  for (int64_t r = at.r0; m && r < at.r1; r++)
+    for (int64_t c = at.c0; c < at.c1; c++) {
+      const bool dropped = !lc_mask_has(m, r * m->N + c);
+      t->masked += dropped;
+      t->filled += dropped && after[(r - at.r0) * (at.c1 - at.c0) + c - at.c0] != 0;
+    }
+}
+
 static lc_status write_rows(strip *s, tally *t, int64_t a, int64_t b, int worker) {
   lc_rect at = s->e->transposed ? (lc_rect){0, s->w->M, a, b} : (lc_rect){a, b, 0, s->w->N};
   int64_t n = (b - a) * s->width, ld = at.c1 - at.c0;
@@ -117,6 +129,7 @@ static lc_status write_rows(strip *s, tally *t, int64_t a, int64_t b, int worker
   float *row2 = row + s->width, *back = row2 + s->width, *back2 = back + s->width;
   void *rounded = back2 + s->width;
   LC_TRY(effective(s, at, before, after));
+  if (s->counts) count_filled(s, at, after, t);
   for (int64_t i = 0; i < b - a; i++) {
     uint8_t *dst = s->out + (size_t)(a - s->r0 + i) * s->row_bytes;
     const float *x = file_row(s, after, i, ld, row);
@@ -144,7 +157,8 @@ static lc_status report(const strip *s, const tally *t) {
   if (!grown) return LC_FAILED;
   r->row = grown;
   grown[r->n] =
-      (lc_merge_row){.name = lc_strdup(s->ctx, s->w->name), .changed = t->changed, .survive = 1, .error = 1};
+      (lc_merge_row){.name = lc_strdup(s->ctx, s->w->name), .changed = t->changed, .survive = 1, .error = 1,
+                     .masked = t->masked, .filled = t->filled};
   if (!grown[r->n].name) return LC_FAILED;
   if (t->changed) grown[r->n].survive = (double)t->survived / (double)t->changed;
   if (t->delta > 0) grown[r->n].error = sqrt(t->error / t->delta);
@@ -167,6 +181,8 @@ static lc_status export_matrix(strip *s) {
     for (int64_t i = 0; i < n; i++) {
       sum.changed += s->tally[i].changed;
       sum.survived += s->tally[i].survived;
+      sum.masked += s->tally[i].masked;
+      sum.filled += s->tally[i].filled;
       sum.error += s->tally[i].error;
       sum.delta += s->tally[i].delta;
     }

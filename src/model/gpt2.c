@@ -223,7 +223,9 @@ static lc_status structures(lc_ctx *ctx, const lc_config *c, lc_structure **out,
   residual(&s, c);
   for (int l = 0; l < c->L; l++) {
     lc_structure_begin(&s, LC_S_HEAD, l, c->H);
-    pair(&s, P "attn.c_attn.weight", P "attn.c_attn.bias", l, 0, c->D);
+    lc_structure_side(&s, P "attn.c_attn.weight", l, 0, 0, c->D);
+    lc_structure_role(&s, LC_ROLE_Q);
+    lc_structure_side(&s, P "attn.c_attn.bias", l, 0, 0, c->D);
     lc_structure_side(&s, P "attn.c_proj.weight", l, 1, 0, c->D);
     lc_structure_role(&s, LC_ROLE_O);
     lc_structure_begin(&s, LC_S_KV_HEAD, l, c->H);

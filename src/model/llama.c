@@ -311,7 +311,7 @@ static lc_status structures(lc_ctx *ctx, const lc_config *c, lc_structure **out,
   residual(&s, c);
   for (int l = 0; l < c->L; l++) {
     lc_structure_begin(&s, LC_S_HEAD, l, c->H);
-    rows(&s, c->attention_bias, P "self_attn.q_proj.weight", P "self_attn.q_proj.bias", l, c->D);
+    rows_of(&s, LC_ROLE_Q, c->attention_bias, P "self_attn.q_proj.weight", P "self_attn.q_proj.bias", l, c->D);
     lc_structure_side(&s, P "self_attn.o_proj.weight", l, 1, 0, c->D);
     lc_structure_role(&s, LC_ROLE_O);
     lc_structure_begin(&s, LC_S_KV_HEAD, l, c->G); /* with the query heads that it serves */

@@ -70,12 +70,12 @@ typedef struct {
 void lc_declare(lc_decls *, lc_tensor_decl proto, const char *fmt, const char *gguf);
 
 /* ---- structure map: what belongs together across weights ---- */
-typedef enum { LC_ROLE_NONE, LC_ROLE_V, LC_ROLE_O, LC_ROLE_UP, LC_ROLE_DOWN } lc_role;
+typedef enum { LC_ROLE_NONE, LC_ROLE_Q, LC_ROLE_V, LC_ROLE_O, LC_ROLE_UP, LC_ROLE_DOWN } lc_role;
 typedef struct {
   char *weight;
   int axis /* 0 rows, 1 columns */;
   int64_t first, unit; /* element i spans [first+i·unit, +unit) */
-  lc_role role; /* of a weight, by which selection asks for it: V's rows in KV_HEAD, O's columns in HEAD, UP's rows and
+  lc_role role; /* of a weight, by which selection asks for it: V's rows in KV_HEAD, Q's rows and O's columns in HEAD, UP's rows and
                    DOWN's columns in CHANNEL; a family says each once a layer */
 } lc_side;
 typedef enum { LC_S_RESIDUAL, LC_S_HEAD, LC_S_KV_HEAD, LC_S_CHANNEL, LC_S_VOCAB } lc_structure_kind;
@@ -251,6 +251,7 @@ typedef struct {
   char *name;
   double survive /* share of changed entries that differ after rounding */, error /* ‖Q(W+δ)-W‖/‖δ‖ */;
   int64_t changed;
+  int64_t masked, filled; /* entries that a mask had dropped, and those of them that are not 0 in the result */
 } lc_merge_row;
 typedef struct {
   lc_merge_row *row;

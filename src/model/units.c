@@ -47,7 +47,7 @@ lc_status lc_units_open(lc_net *net, lc_role role, lc_units *out) {
   }
   if (!out->n)
     st = lc_fail(net->ctx, "the structure map of %s does not say which weights these are",
-                 c->family->model_type);
+                 lc_architecture(c));
 done:
   lc_structures_free(net->ctx, s, n);
   if (st) lc_units_free(net->ctx, out);

@@ -63,6 +63,31 @@ typedef struct {
  * worker and may be called from several at once. */
 lc_status lc_select_rank_reduced(lc_ctx *, const lc_weight *, const lc_rank_opts *, int64_t K, lc_index *out);
 
+/* ---- what low rank and small noise leave over (select_grebsmo.c; GreBsmo, in DSEE, arXiv 2111.00160) ---- */
+typedef struct {
+  int64_t outer, inner, step; /* rounds, passes a round, rows that V gains a round */
+  double threshold;           /* smaller |S| are 0 */
+  int64_t keep;               /* entries that S must have; lc_select_grebsmo: K */
+  lc_rng rng;                 /* draws of V's first row; its tensor is the weight's in lc_select_grebsmo */
+} lc_grebsmo_opts;
+typedef struct {
+  int64_t M, N, rank; /* of the last round: at most 1 + step·(outer−1) and min(M,N)/2 */
+  float *U, *V, *S;   /* (M,rank) with orthonormal columns, (rank,N), (M,N) */
+  double *residual;   /* ‖W − U·V − S‖, by round */
+  int64_t rounds;
+} lc_grebsmo;
+lc_status lc_grebsmo_new(lc_ctx *, const float *W, int64_t M, int64_t N, const lc_grebsmo_opts *, lc_grebsmo *);
+void lc_grebsmo_free(lc_ctx *, lc_grebsmo *);
+/* The K entries of largest |S|; where S has fewer, the rest (*filled) by |W|. Runs on one worker and may be called from
+ * several at once. */
+lc_status lc_select_grebsmo(lc_ctx *, const lc_weight *, const lc_grebsmo_opts *, int64_t K, int64_t *filled,
+                            lc_index *out);
+/* So many entries of each of n weights, by one rule. *filled: of grebsmo, of all weights. */
+typedef enum { LC_SUPPORT_GREBSMO, LC_SUPPORT_MAGNITUDE, LC_SUPPORT_RANDOM } lc_support;
+#define LC_SUPPORTS "grebsmo|magnitude|random"
+lc_status lc_select_support(lc_ctx *, lc_weight *const *, int n, lc_support, const lc_grebsmo_opts * /* its seed for all */,
+                            int64_t K, int64_t *filled, lc_index *out);
+
 /* Divides total over weights of size[l] entries: K[l] = floor(total·size[l] / Σ size). Refuses total < 1 or >
  * Σ size, and a weight that gets nothing. */
 lc_status lc_budget_split(lc_ctx *, int64_t total, lc_weight *const *w, int n, int64_t *K);

@@ -9,7 +9,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { STRIP = 64, BINS = 1 << 16, SLOT_SCORE = 11 };
+enum { STRIP = 64, BINS = 1 << 16, SLOT_SCORE = 14 };
 
 typedef struct {
   int64_t better, ties, keep, to; /* keep: of the ties; to: place of the first in the weight's list */

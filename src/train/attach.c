@@ -128,11 +128,34 @@ lc_status lc_attach_lora(lc_training *t, lc_weight *w, const lc_lora_opts *o, co
   return lc_attach_delta(t, w, d, out);
 }
 
+lc_status lc_attach_mask(lc_training *t, lc_weight *w, lc_mask *m) {
+  char name[512];
+  lc_delta *d;
+  snprintf(name, sizeof name, "%s.%s.bits", w->name, lc_delta_mask.name);
+  const lc_tensor *stored = lc_training_stored(t, name);
+  if (stored) {
+    const lc_mask of = *m;
+    lc_mask_free(t->ctx, m);
+    LC_TRY(lc_mask_new(t->ctx, w->M, w->N, m));
+    if (lc_tensor_count(stored) != (int64_t)lc_mask_bytes(w->M, w->N)) {
+      lc_mask_free(t->ctx, m);
+      return lc_fail(t->ctx, "the checkpoint's mask of '%s' has another size", w->name);
+    }
+    memcpy(m->bits, stored->data, lc_mask_bytes(w->M, w->N));
+    m->kept = lc_mask_count(m);
+    m->structure = of.structure;
+    m->group = of.group;
+  }
+  if (!m->bits) return LC_OK;
+  LC_TRY(lc_delta_mask_new(t->ctx, w, m, &d));
+  return lc_attach_delta(t, w, d, &d);
+}
+
 /* Of one weight, row by row: entries that its patches change, and those of them that bf16 rounds away. */
 static lc_status count_invisible(lc_ctx *ctx, const lc_delta *d, int64_t *changed, int64_t *lost) {
   const lc_weight *w = d->w;
   const int64_t N = w->N;
-  float *row = lc_scratch(ctx, 0, 10, (size_t)(2 * N) * sizeof *row), *change = row + N;
+  float *row = lc_scratch(ctx, 0, 12, (size_t)(2 * N) * sizeof *row), *change = row + N;
   if (!row) return LC_FAILED;
   for (int64_t r = 0; r < w->M; r++) {
     const lc_rect at = {r, r + 1, 0, N};
@@ -197,5 +220,31 @@ lc_status lc_attach_save_as(lc_training *t, lc_layout layout, lc_as_fn as, const
 done:
   for (int i = 0; i < made; i++) part[i]->ops->free(t->ctx, part[i]);
   lc_free(t->ctx, part);
+  return st;
+}
+
+static lc_status as_lora(lc_ctx *ctx, const lc_delta *d, lc_delta **out) {
+  if (d->ops != &lc_delta_lora) return LC_OK;
+  return lc_delta_lora_new(ctx, d->w, lc_delta_lora_opts(d), d->param[0]->value, d->param[1]->value, false, out);
+}
+
+/* With the factor in the values. */
+static lc_status as_entries(lc_ctx *ctx, const lc_delta *d, lc_delta **out) {
+  lc_index idx;
+  if (d->ops != &lc_delta_sparse) return LC_OK;
+  LC_TRY(lc_index_dup(ctx, &d->param[0]->idx, &idx));
+  lc_status st = lc_delta_sparse_new(ctx, d->w, &idx, d->param[0]->value, false, out);
+  lc_index_free(ctx, &idx);
+  for (int64_t k = 0; !st && k < (*out)->param[0]->n; k++)
+    (*out)->param[0]->value[k] *= (float)lc_delta_sparse_factor(d);
+  return st;
+}
+
+lc_status lc_attach_save_parts(lc_training *t, const char *dir) {
+  char *lora = lc_path_join(t->ctx, dir, "lora"), *entries = lc_path_join(t->ctx, dir, "entries");
+  lc_status st = lora && entries ? lc_attach_save_as(t, LC_LAYOUT_PEFT_LORA, as_lora, lora, NULL) : LC_FAILED;
+  if (!st) st = lc_attach_save_as(t, LC_LAYOUT_NATIVE, as_entries, entries, NULL);
+  lc_free(t->ctx, lora);
+  lc_free(t->ctx, entries);
   return st;
 }

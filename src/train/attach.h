@@ -2,6 +2,7 @@
  * adapter, and the saved result. */
 #ifndef LC_ATTACH_H
 #define LC_ATTACH_H
+#include "nn/mask.h"
 #include "nn/select.h"
 #include "train/train.h"
 
@@ -35,6 +36,10 @@ lc_status lc_attach_base_values(lc_ctx *, const lc_weight *, const lc_index *, f
 lc_status lc_attach_origin(lc_training *, lc_delta *);
 lc_status lc_attach_lora(lc_training *, lc_weight *, const lc_lora_opts *, const float *A, lc_delta **);
 
+/* A mask on w's base, first of its deltas: m, which it takes over, or while resuming the checkpoint's (whose structure and
+ * group are m's); nothing when neither has bits. */
+lc_status lc_attach_mask(lc_training *, lc_weight *, lc_mask *m);
+
 /* Share of the run's changed entries that the products do not see, because W + δ rounds to W in the compute dtype
  * (0 in f32). δ itself is f32 and goes on moving; merged into a wider type it counts. */
 lc_status lc_attach_invisible(lc_training *, double *share);
@@ -43,6 +48,9 @@ lc_status lc_attach_invisible(lc_training *, double *share);
  * They are freed afterwards. *n (may be NULL): how many were written; none writes nothing. */
 typedef lc_status (*lc_as_fn)(lc_ctx *, const lc_delta *, lc_delta **out);
 lc_status lc_attach_save_as(lc_training *, lc_layout, lc_as_fn as, const char *dir, int *n);
+
+/* The low-rank changes once more as PEFT's LoRA in dir/lora, the sparse ones as lacuna's own in dir/entries. */
+lc_status lc_attach_save_parts(lc_training *, const char *dir);
 
 /* Writes the run's adapter with what is known of the run. */
 lc_status lc_attach_save(lc_training *, lc_layout, const char *mask_type, const char *dir);

@@ -43,8 +43,8 @@ static lc_status one_strip(void *arg, int64_t chunk, int worker) {
   measure *m = arg;
   lc_rect at = {chunk * m->strip, lc_min64((chunk + 1) * m->strip, m->w->M), 0, m->w->N};
   int64_t n = (at.r1 - at.r0) * m->w->N;
-  float *base = lc_scratch(m->ctx, worker, 10, (size_t)n * sizeof *base),
-        *tile = lc_scratch(m->ctx, worker, 11, (size_t)n * sizeof *tile);
+  float *base = lc_scratch(m->ctx, worker, 12, (size_t)n * sizeof *base),
+        *tile = lc_scratch(m->ctx, worker, 13, (size_t)n * sizeof *tile);
   if (!base || !tile) return LC_FAILED;
   LC_TRY(m->w->base->ops->decode(m->ctx, m->w->base, at, LC_F32, base, m->w->N));
   LC_TRY(tile_of_delta(m, at, base, tile));

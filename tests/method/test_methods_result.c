@@ -56,6 +56,8 @@ static const variant variants[] = {
     {"allora", "r=4"},
     {"allora", "r=4 place=lr power=1"},
     {"s2ft", "o=0.25 d=0.1"},
+    {"dsee", "r=4 outer=3"},
+    {"dsee", "r=4 entries=0 prune=random heads=2"},
     {"s2ft", "v=0.5 o=0 u=0.2 d=0 select=activation end=small layout=lora"},
     {"llava-mole", "r=4 alpha=8"},
     {"mosa", "width=8 scale=1"},

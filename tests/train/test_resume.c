@@ -66,6 +66,8 @@ static const variant variants[] = {
     {"allora", "r=4 place=lr", "adapter_model.safetensors"},
     {"llava-mole", "r=4 alpha=8", "lacuna_adapter.safetensors"},
     {"mosa", "width=8 scale=1", "lacuna_adapter.safetensors"},
+    {"dsee", "r=4 outer=3", "lacuna_adapter.safetensors"},
+    {"dsee", "r=4 outer=3 ratio=0 heads=2 support=magnitude", "lacuna_adapter.safetensors"},
     {"s2ft", "v=0.5 o=0.25 u=0.1 d=0.1", "lacuna_adapter.safetensors"},
     {"s2ft", "o=0.25 d=0.1 select=gradient examples=8 layout=lora", "adapter_model.safetensors"},
     {"snella", "r=4 interval=3 target=0.5 ema=0.9", "lacuna_adapter.safetensors"},

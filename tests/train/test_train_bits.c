@@ -40,6 +40,8 @@ static const struct {
                 {"mosa", "width=8 scale=1 add=0.5"},
                 {"mosa", "width=8 scale=1 pieces=1 kl=0 style=pfeiffer"},
                 {"s2ft", "v=0.5 o=0.5 u=0.2 d=0.3"},
+                {"dsee", "r=4 outer=3"},
+                {"dsee", "r=4 outer=3 ratio=0 update-ratio=0.3 heads=2 prune=wabs support=random"},
                 {"s2ft", "o=0.25 d=0.3 select=product examples=8"},
                 {"snella", "r=4 variant=mixk"},
                 {"snella", "r=4 interval=2 target=0.5 ema=0.5"},
