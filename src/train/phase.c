@@ -101,7 +101,13 @@ static lc_status put(void *arg, const lc_weight *w, const lc_delta_ops *ops, int
   return LC_OK;
 }
 
+/* A task's head, say: the loop makes it trainable after attach, and then finds it done. */
+static bool was_whole(const lc_weight *w, void *c) {
+  return find(c, w, NULL, 0) != NULL;
+}
+
 lc_status lc_phase_put(const lc_phase_values *c, lc_training *t) {
   putting a = {c, t->ctx};
+  LC_TRY(lc_net_train_whole(t->net, was_whole, (void *)(uintptr_t)c));
   return each(t, put, &a);
 }
