@@ -48,7 +48,7 @@ helps() { # COMMAND
 }
 commands=$("$lacuna" --help | sed -n 's/^  \([a-z]*\) .*/\1/p')
 for c in $commands; do t "help of $c" helps "$c"; done
-all_commands() { for c in info train eval generate merge convert diff methods objectives tokenize logits bench report; do echo "$commands" | grep -qx $c || { echo "no command $c"; return 1; }; done; }
+all_commands() { for c in info train eval generate merge convert diff ship methods objectives tokenize logits bench report; do echo "$commands" | grep -qx $c || { echo "no command $c"; return 1; }; done; }
 t "the commands are there" all_commands
 version() { run 0 --version && grep -Eq '^lacuna [0-9]+\.[0-9]+\.[0-9]+$' out; }
 t "version" version
@@ -71,7 +71,7 @@ t "a flag without its value" missing_value
 twice() { run 2 eval -m $M -m $M -d text.txt && says "twice"; }
 t "a flag given twice" twice
 
-too_many() { run 2 generate -m $M -p "the cat" sat && says "'sat'" && run 2 train extra && says "'extra'" && run 2 diff a b c && says "'c'"; }
+too_many() { run 2 generate -m $M -p "the cat" sat && says "'sat'" && run 2 train extra && says "'extra'" && run 2 diff a b c d && says "'d'"; }
 t "a word that no flag takes" too_many
 meaningless() { run 2 eval -m $M -d rows.jsonl --incremental && says "--incremental" && run 2 eval -m $M -d text.txt --stop x && says "--stop" && run 2 eval -m $M -d rows.jsonl --metric accuracy --context 9 && says "--context"; }
 t "eval: a flag that the metric does not use is refused" meaningless
@@ -167,6 +167,23 @@ full() { run 0 eval -m run-full -d held.txt --context 32 --json && run 0 diff $M
 t "result of full is a model" full
 convert() { run 0 convert -m $M -o "c-$1.gguf" --outtype "$1" --json && has output && run 0 info "c-$1.gguf" --json && run 0 convert -m "c-$1.gguf" -o "c-$1" --outtype f32 --quiet && run 0 eval -m "c-$1" -d held.txt --context 32; }
 for type in f32 f16 bf16 q8_0; do t "convert to $type GGUF and back" convert $type; done
+ship() {
+  run 0 ship run-full/model.safetensors -o anchor --version 7 --quiet && run 0 ship --apply anchor -o again && says "anchor 7" && same run-full/model.safetensors again
+  run 0 merge -m $M -a run-shira -o ship-a --outtype f32 --quiet && run 0 merge -m $M -a run-shira:0.5 -o ship-b --outtype f32 --quiet
+  run 0 ship ship-a/model.safetensors ship-b/model.safetensors -o changes --json && has changed version
+  run 0 ship --apply changes ship-a/model.safetensors -o next --quiet && same ship-b/model.safetensors next
+  run 1 ship --apply changes ship-b/model.safetensors -o never && says "does not follow" && absent never
+}
+t "ship: changed values, an anchor, a chain" ship
+objectives() {
+  printf '{"prompt": "the cat", "chosen": " sat", "rejected": " flew away"}\n{"prompt": "a mat", "chosen": " is", "rejected": " far"}\n' >pairs.jsonl
+  run 0 train -m $M -d pairs.jsonl --method shira --density 0.05 --objective dpo --with beta=0.2 --steps 3 --batch 2 -o run-dpo --json && says '"accuracy"' && says '0.693147'
+  grep -q '^objective: dpo' run-dpo/recipe.yaml && grep -q '^  beta: 0.2' run-dpo/recipe.yaml && run 0 train --recipe run-dpo/recipe.yaml -o run-dpo2 --quiet && same run-dpo/adapter_model.safetensors run-dpo2/adapter_model.safetensors
+  run 2 train -m $M -d pairs.jsonl --method shira --objective dop -o x && says "did you mean 'dpo'" && absent x
+  run 2 train -m $M -d pairs.jsonl --method shira --objective dpo --with betta=1 -o x && says "did you mean 'beta'" && absent x
+  run 2 train -m $M -d pairs.jsonl --method shira -o x && says "preferences" && absent x
+}
+t "objectives: preferences, options, a recipe" objectives
 report() {
   run 0 report run-shira --json && has output steps && says "</html>" run-shira/report.html && says "Where the change sits" run-shira/report.html
   run 0 report run-shira -o page.html && [ "$(cat out)" = page.html ]
