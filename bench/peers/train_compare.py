@@ -127,6 +127,7 @@ def main():
     p.add_argument("--data", default="/usr/share/common-licenses/GPL-3", help="a plain text")
     p.add_argument("--lacuna", default=TOP / "build/lacuna")
     p.add_argument("--steps", type=int, default=20, help="timed updates of each run")
+    p.add_argument("--limit", type=float, default=1e9, help="seconds after which no turn begins")
     p.add_argument("--turn", type=int, default=2, help="updates a turn")
     p.add_argument("--seq", type=int, default=512)
     p.add_argument("--batch", type=int, default=4)
@@ -136,6 +137,7 @@ def main():
     args = p.parse_args()
     if any(r.startswith("peft") for r in args.run) and not args.hf.exists():
         subprocess.run([PYTHON, TOP / "bench/parity/smollm.py", "dequantise", args.gguf, args.hf], check=True, stdout=sys.stderr)
+    began = time.perf_counter()
     with tempfile.TemporaryDirectory() as tmp:
         tmp = Path(tmp)
         rows_of(args, tmp)
@@ -145,6 +147,8 @@ def main():
                 runs.append(start_of(args, spec, tmp))
                 runs[-1].advance(1)
             for _ in range(0, args.steps, args.turn):
+                if time.perf_counter() - began > args.limit:
+                    break
                 for r in runs:
                     r.advance(args.turn)
         finally:
