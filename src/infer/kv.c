@@ -133,6 +133,22 @@ static lc_status append(struct lc_kv *kv, int layer, int32_t s, int64_t pos0, in
   return LC_OK;
 }
 
+static bool one_piece(const sequence *q, int64_t n) {
+  for (int64_t p = 1; p < lc_ceil_div(n, LC_KV_PAGE); p++)
+    if (q->page[p] != q->page[0] + p) return false;
+  return true;
+}
+
+static bool view(const struct lc_kv *kv, int layer, int32_t s, int64_t g, int64_t n, const void **k, const void **v,
+                 lc_dtype *dtype) {
+  if (s < 0 || s >= kv->n_seq || layer < 0 || layer >= kv->L || n < 1 || n > kv->seq[s].length || !one_piece(&kv->seq[s], n))
+    return false;
+  *k = at(kv, layer, 0, g, kv->seq[s].page[0], 0);
+  *v = at(kv, layer, 1, g, kv->seq[s].page[0], 0);
+  *dtype = kv->dtype;
+  return true;
+}
+
 static lc_status get(struct lc_kv *kv, int layer, int32_t s, int64_t g, int64_t n, int worker,
                      const float **k, const float **v, int64_t *ld) {
   if (s < 0 || s >= kv->n_seq || layer < 0 || layer >= kv->L || n > kv->seq[s].length)
@@ -141,11 +157,9 @@ static lc_status get(struct lc_kv *kv, int layer, int32_t s, int64_t g, int64_t 
   const sequence *q = &kv->seq[s];
   const float **out[2] = {k, v};
   int64_t pages = lc_ceil_div(n, LC_KV_PAGE);
-  bool one_piece = true;
-  for (int64_t p = 1; p < pages; p++) one_piece &= q->page[p] == q->page[0] + p;
   *ld = kv->D;
   for (int which = 0; which < 2; which++) {
-    if (one_piece && kv->dtype == LC_F32) {
+    if (kv->dtype == LC_F32 && one_piece(q, n)) {
       *out[which] = (const float *)(const void *)at(kv, layer, which, g, q->page[0], 0);
       continue;
     }
@@ -160,4 +174,4 @@ static lc_status get(struct lc_kv *kv, int layer, int32_t s, int64_t g, int64_t 
   return LC_OK;
 }
 
-const lc_kv_ops lc_kv_pages = {.append = append, .get = get};
+const lc_kv_ops lc_kv_pages = {.append = append, .get = get, .view = view};

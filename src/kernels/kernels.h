@@ -59,7 +59,10 @@ typedef struct lc_kernels {
    * whole blocks). dtype: F32, BF16, F16, Q8_0, Q4_0, Q4_1; f32 accumulation of decoded values -- */
   void (*gemv)(lc_dtype, int64_t m, int64_t n, const void *W, size_t row_bytes, const float *x, float *y);
 
-  /* -- the same for W in Q8_0, Q4_0, Q4_1 with the token's vector in bytes: a block's products are summed in integers, blocks in f32; n
+  /* -- the other way: y[c] = Σ_i p[i]·V[i,c], m rows of n values, in F32, BF16 or F16 (attention's values in the cache) -- */
+  void (*mix_rows)(lc_dtype, int64_t m, int64_t n, const void *V, size_t row_bytes, const float *p, float *y);
+
+  /* -- gemv for W in Q8_0, Q4_0, Q4_1 with the token's vector in bytes: a block's products are summed in integers, blocks in f32; n
    * is a multiple of 32 -- */
   void (*quantise_q8)(int64_t n, const float *x, const lc_q8_vector *q); /* the same bits on every path */
   void (*gemv_q8)(lc_dtype, int64_t m, int64_t n, const void *W, size_t row_bytes, const lc_q8_vector *x, float *y);

@@ -446,6 +446,9 @@ typedef struct lc_kv_ops {
    * slots 4, 5 when the cache must be decoded). */
   lc_status (*get)(struct lc_kv *, int layer, int32_t sequence, int64_t g, int64_t n, int worker,
                    const float **k, const float **v, int64_t *ld);
+  /* The same where they are stored, (n,D) each, when they lie in one piece. */
+  bool (*view)(const struct lc_kv *, int layer, int32_t sequence, int64_t g, int64_t n, const void **k, const void **v,
+               lc_dtype *);
 } lc_kv_ops;
 
 /* ---- the op table: tests, docs and dumps walk it ---- */

@@ -3,7 +3,8 @@
  * out[0] (T,H·D); out[1] (T,H) log-sum-exp.
  *
  * Values in bf16 without a cache go to attention_bf16.c. Here everything is f32: a chunk is one segment and key head, whose keys serve all
- * query heads of the group. With a cache (run->kv) new keys are appended first and the whole sequence is read back. */
+ * query heads of the group. With a cache (run->kv) new keys are appended first and the whole sequence is read back; for one new position where it
+ * is stored. */
 #include "kernels/kernels.h"
 #include "nn/ops.h"
 #include <string.h>
@@ -128,6 +129,43 @@ static lc_status forward_chunk(void *arg, int64_t chunk, int worker) {
   return LC_OK;
 }
 
+/* Whether every sequence has one new position and lies in the cache in one piece. */
+static bool stands_in_cache(const lc_node *n, const lc_run *run) {
+  const lc_attention_opts *a = n->attr;
+  const void *k, *v;
+  lc_dtype dtype;
+  for (int s = 0; s < run->n_seg; s++) {
+    const lc_segment *seg = &run->seg[s];
+    if (seg->row1 - seg->row0 != 1 || !run->kv_ops->view(run->kv, a->layer, seg->sequence, 0, seg->pos0 + 1, &k, &v, &dtype)) return false;
+  }
+  return true;
+}
+
+/* One new position of a sequence and a query head: keys and values are read where the cache keeps them. */
+static lc_status position_chunk(void *arg, int64_t chunk, int worker) {
+  const attention_arg *aa = arg;
+  lc_run *run = aa->run;
+  const lc_attention_opts *a = aa->n->attr;
+  const lc_segment *seg = &run->seg[chunk / a->heads];
+  const lc_kernels *kn = lc_kernels_get(run->ctx);
+  int64_t D = a->head_dim, h = chunk % a->heads, nk = seg->pos0 + 1, first = a->window > 0 ? lc_max64(0, nk - a->window) : 0, ldq;
+  const void *k, *v;
+  lc_dtype stored, dtype = lc_value_dtype(run, aa->n->in[0]);
+  float *p = lc_scratch(run->ctx, worker, 6, (size_t)(nk - first + 2 * D) * sizeof *p);
+  if (!p) return LC_FAILED;
+  if (!run->kv_ops->view(run->kv, a->layer, seg->sequence, h / (a->heads / a->kv_heads), nk, &k, &v, &stored))
+    return lc_fail(run->ctx, "the cache has no %lld positions of layer %d", (long long)nk, a->layer);
+  float *q = p + (nk - first), *out = q + D;
+  size_t row = (size_t)D * (stored == LC_F32 ? 4u : 2u);
+  const float *mine = block(run, lc_data(run, aa->n->in[0]), dtype, a->heads * D, seg->row0, 1, h * D, D, q, &ldq);
+  kn->gemv(stored, nk - first, D, (const uint8_t *)k + (size_t)first * row, row, mine, p);
+  kn->scale(nk - first, a->scale, p);
+  ((float *)lc_data(run, aa->n->out[1]))[seg->row0 * a->heads + h] = kn->softmax(nk - first, p);
+  kn->mix_rows(stored, nk - first, D, (const uint8_t *)v + (size_t)first * row, row, p, out);
+  put_block(run, lc_data(run, aa->n->out[0]), dtype, a->heads * D, seg->row0, 1, h * D, D, out, false);
+  return LC_OK;
+}
+
 /* New keys and values of every segment go to the cache, as f32. */
 static lc_status append(const lc_node *n, lc_run *run) {
   const lc_attention_opts *a = n->attr;
@@ -151,6 +189,7 @@ static lc_status forward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1) 
   if (run->kv && a->bidirectional) return lc_fail(run->ctx, "attention in both directions has no cache");
   if (run->kv) LC_TRY(append(n, run));
   attention_arg arg = {n, run};
+  if (run->kv && stands_in_cache(n, run)) return lc_parallel(run->ctx, run->n_seg * a->heads, position_chunk, &arg);
   return lc_parallel(run->ctx, run->n_seg * a->kv_heads, forward_chunk, &arg);
 }
 

@@ -1,13 +1,12 @@
 /* linear: y (T,M) = x (T,N)·Weffᵀ + bias (+ residual). Weights are decoded and patched a tile at a time, in the compute dtype, into the
  * worker's scratch: row strips for y, column blocks for dx = dy·Weff; dW goes to the weight's consumers (gradient.c). Where columns are
  * trained, a third input is x[lines] (op_gather.c), and x itself is not kept for them.
- *
- * A few rows without gradients (decoding) take products straight from storage, deltas aside. */
+ * A few rows without gradients (decoding): linear_few.c. */
 #include "kernels/kernels.h"
 #include "nn/ops.h"
 #include <string.h>
 
-enum { FEW = 4, ROWS = 2048 /* rows of x a chunk: a strip of the weight is decoded for each */ };
+enum { ROWS = 2048 /* rows of x a chunk: a strip of the weight is decoded for each */ };
 /* Many rows where products gain by a packed weight: it is decoded and packed as a whole, if that takes no more than PACK_MOST bytes, and chunks are
  * cut by rows. */
 enum { PACK_FROM = 256, PACKED_ROWS = 64, PACK_MOST = 32 << 20, SHARED_PACKED = 2 };
@@ -58,8 +57,6 @@ typedef struct {
   bool back;                  /* dx = dy·Weff, else y = x·Weffᵀ */
   int64_t strip, rows, n_rows; /* columns and rows of the result a chunk, chunks of rows */
   uint8_t *packed;            /* the whole weight, NULL: decoded by strips */
-  bool int8; /* few: the rows of x are in q8 */
-  lc_q8_vector q8[FEW];
 } linear_arg;
 
 /* Columns [j0,j1) of the product: rows of the weight, or columns of it for dx. */
@@ -157,70 +154,9 @@ static lc_status forward_chunk(void *arg, int64_t chunk, int worker) {
   return LC_OK;
 }
 
-/* One token at a time, 64 outputs a chunk, straight from storage. */
-static lc_status few_chunk(void *arg, int64_t chunk, int worker) {
-  linear_arg *a = arg;
-  const lc_linear_attr *at = a->n->attr;
-  const lc_weight *w = at->w;
-  lc_run *run = a->run;
-  int64_t m0 = chunk * 64, m1 = lc_min64(m0 + 64, w->M);
-  float y[64], *tmp = lc_scratch(run->ctx, worker, 3, (size_t)w->N * sizeof *tmp);
-  if (!tmp) return LC_FAILED;
-  for (int64_t t = 0; t < run->rows; t++) {
-    const float *x = lc_row_get(run, a->n->in[0], t, tmp);
-    LC_TRY(a->int8 ? lc_form_gemv_q8(run->ctx, w->form, m0, m1, &a->q8[t], y)
-                   : w->form->ops->gemv(run->ctx, w->form, m0, m1, x, y));
-    for (int i = 0; i < w->n_delta; i++) {
-      const lc_delta *d = w->delta[i];
-      if (d->apply != LC_IN_PLACE && d->ops->aside && !d->ops->emit && d->scale != 0)
-        LC_TRY(d->ops->aside(run->ctx, d, m0, m1, x, y));
-    }
-    for (int64_t m = m0; m < m1; m++) {
-      float v = y[m - m0] + (at->bias ? at->bias->vector[m] : 0);
-      if (a->n->in[1].id)
-        ((float *)lc_data(run, a->n->out[0]))[t * w->M + m] =
-            v + ((const float *)lc_data(run, a->n->in[1]))[t * w->M + m];
-      else if (at->compute == LC_F32)
-        ((float *)lc_data(run, a->n->out[0]))[t * w->M + m] = v;
-      else
-        ((uint16_t *)lc_data(run, a->n->out[0]))[t * w->M + m] = lc_f32_to_bf16(v);
-    }
-  }
-  return LC_OK;
-}
-
-static bool takes_few(const lc_node *n, const lc_run *run) {
-  const lc_weight *w = ((const lc_linear_attr *)n->attr)->w;
-  if (run->training || !run->kv || run->rows > FEW || !w->form->ops->gemv) return false;
-  for (int i = 0; i < w->n_delta; i++)
-    if (w->delta[i]->apply != LC_IN_PLACE && w->delta[i]->ops->patch && !w->delta[i]->ops->emit &&
-        !w->delta[i]->ops->aside)
-      return false;
-  return true;
-}
-
-/* The rows of x in bytes, once for all chunks. */
-static lc_status quantise_few(linear_arg *a) {
-  lc_run *run = a->run;
-  int64_t N = ((const lc_linear_attr *)a->n->attr)->w->N;
-  size_t bytes = lc_q8_bytes(N);
-  uint8_t *room = lc_scratch(run->ctx, 0, 2, bytes * FEW + (size_t)N * sizeof(float));
-  if (!room) return LC_FAILED;
-  for (int64_t t = 0; t < run->rows; t++) {
-    a->q8[t] = lc_q8_in(room + bytes * (size_t)t, N);
-    lc_kernels_get(run->ctx)->quantise_q8(N, lc_row_get(run, a->n->in[0], t, (float *)(void *)(room + bytes * FEW)), &a->q8[t]);
-  }
-  a->int8 = true;
-  return LC_OK;
-}
-
 static lc_status forward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1) {
   const lc_linear_attr *at = n->attr;
   linear_arg a = {.n = n, .run = run, .x = lc_data(run, n->in[0]), .dtype = at->compute};
-  if (takes_few(n, run)) {
-    if (run->int8 && lc_form_takes_q8(at->w->form)) LC_TRY(quantise_few(&a));
-    return lc_parallel(run->ctx, lc_ceil_div(at->w->M, 64), few_chunk, &a);
-  }
   return run_chunks(&a, forward_chunk);
 }
 
@@ -309,5 +245,6 @@ const lc_op lc_op_linear = {.name = "linear",
                             .shape = shape,
                             .trains = trains,
                             .saves = saves,
+                            .joint = lc_linear_few,
                             .forward = forward,
                             .backward = backward};

@@ -45,6 +45,9 @@ typedef struct lc_op {
   uint32_t (*saves)(const lc_node *,
                     uint32_t want); /* what backward reads, for the gradients wanted; NULL: nothing */
   lc_status (*forward)(const lc_node *, lc_run *, int64_t r0, int64_t r1);
+  /* Runs node[0] together with those after it (n in all) that make one loop with it, and says how many it ran; 0: none, call forward.
+   * May be NULL. */
+  int (*joint)(const lc_node *const *node, int n, lc_run *, lc_status *);
   lc_status (*backward)(const lc_node *, lc_run *, int64_t r0, int64_t r1); /* NULL: no gradient passes */
 } lc_op;
 

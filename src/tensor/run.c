@@ -77,8 +77,14 @@ static lc_status check_span(lc_run *run, const lc_span *span) {
 lc_status lc_forward(lc_run *run, const lc_span *span) {
   LC_TRY(check_span(run, span));
   const lc_graph *g = run->plan->g;
-  for (int i = 0; i < g->n_nodes; i++)
-    if (inside(g->node[i], span)) LC_TRY(g->node[i]->op->forward(g->node[i], run, 0, run->rows));
+  for (int i = 0; i < g->n_nodes;) {
+    const lc_op *op = g->node[i]->op;
+    lc_status st = LC_OK;
+    int ran = !span && op->joint ? op->joint((const lc_node *const *)g->node + i, g->n_nodes - i, run, &st) : 0;
+    if (!ran && inside(g->node[i], span)) st = op->forward(g->node[i], run, 0, run->rows);
+    LC_TRY(st);
+    i += ran ? ran : 1;
+  }
   return LC_OK;
 }
 

@@ -280,6 +280,24 @@ static float *activations(probe *p, int64_t n) {
   return x;
 }
 
+static void row_mix_rows(probe *p) {
+  static const lc_dtype dtypes[] = {LC_F32, LC_BF16, LC_F16};
+  for (size_t d = 0; d < sizeof dtypes / sizeof *dtypes; d++)
+    for (int64_t m = 1; m <= 19; m += 3) EACH_SIZE(n) {
+        if (n > LC_ATTN_MAX_D) continue;
+        size_t unit = dtypes[d] == LC_F32 ? 4 : 2, row_bytes = (size_t)n * unit + 4 * unit;
+        uint8_t *V = room(p, (int64_t)row_bytes * m, 1);
+        float *w = randoms(p, m, 1), *got = zeros(p, n), *want = zeros(p, n);
+        for (int64_t i = 0; i < m * n; i++) {
+          float v = lc_rng_normal(&p->rng, p->next++);
+          uint16_t h = dtypes[d] == LC_BF16 ? lc_f32_to_bf16(v) : lc_f32_to_f16(v);
+          memcpy(V + (size_t)(i / n) * row_bytes + (size_t)(i % n) * unit, dtypes[d] == LC_F32 ? (void *)&v : (void *)&h, unit);
+        }
+        p->fast->mix_rows(dtypes[d], m, n, V, row_bytes, w, got), p->scalar->mix_rows(dtypes[d], m, n, V, row_bytes, w, want);
+        compare_f32(p, n + 1, got, want);
+      }
+}
+
 static void row_quantise_q8(probe *p) {
   EACH_SIZE(n) for (int kind = 0; kind < 4; kind++) {
     if (n % 32) continue;
@@ -772,6 +790,7 @@ static const row rows[] = {
     ROW(scale, 0),
     ROW(sum_squares, 1e-13),
     ROW(gemv, 1e-12),
+    ROW(mix_rows, 1e-12),
     ROW(quantise_q8, 0),
     ROW(gemv_q8, 1e-12),
     ROW(rmsnorm, 1e-13),

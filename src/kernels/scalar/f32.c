@@ -40,6 +40,7 @@ void lc_kernels_scalar(lc_kernels *t) {
       .scale = lc_ref_scale,
       .sum_squares = lc_ref_sum_squares,
       .gemv = lc_ref_gemv,
+      .mix_rows = lc_ref_mix_rows,
       .quantise_q8 = lc_ref_quantise_q8,
       .gemv_q8 = lc_ref_gemv_q8,
       .rmsnorm = lc_ref_rmsnorm,

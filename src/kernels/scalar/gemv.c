@@ -41,3 +41,17 @@ void lc_ref_gemv(lc_dtype dtype, int64_t m, int64_t n, const void *W, size_t row
     y[i] = (float)sum;
   }
 }
+
+void lc_ref_mix_rows(lc_dtype dtype, int64_t m, int64_t n, const void *V, size_t row_bytes, const float *p, float *y) {
+  for (int64_t c = 0; c < n; c++) {
+    double sum = 0;
+    for (int64_t i = 0; i < m; i++) {
+      const void *row = (const uint8_t *)V + (size_t)i * row_bytes;
+      float v = dtype == LC_F32    ? ((const float *)row)[c]
+                : dtype == LC_BF16 ? lc_bf16_to_f32(((const uint16_t *)row)[c])
+                                   : lc_f16_to_f32(((const uint16_t *)row)[c]);
+      sum += (double)p[i] * (double)v;
+    }
+    y[c] = (float)sum;
+  }
+}

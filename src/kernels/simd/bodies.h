@@ -9,6 +9,7 @@
 #include "kernels/simd/norm.h"
 #include "kernels/simd/softmax.h"
 #include "kernels/simd/gemv.h"
+#include "kernels/simd/mix_rows.h"
 #include "kernels/simd/convert.h"
 #include "kernels/simd/sparse.h"
 #include "kernels/simd/sampled_wide.h"

@@ -11,6 +11,7 @@ static void LC_SIMD(fill)(lc_kernels *t) {
   t->scale = LC_SIMD(scale);
   t->sum_squares = LC_SIMD(sum_squares);
   t->gemv = LC_SIMD(gemv_any);
+  t->mix_rows = LC_SIMD(mix_rows);
   t->rmsnorm = LC_SIMD(rmsnorm);
   t->rmsnorm_back = LC_SIMD(rmsnorm_back);
   t->layernorm = LC_SIMD(layernorm);
