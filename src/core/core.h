@@ -196,8 +196,8 @@ typedef struct {
 } lc_map;
 lc_status lc_map_open(lc_ctx *, const char *path, lc_map *); /* an empty file is an error */
 void lc_map_close(lc_ctx *, lc_map *);
-/* Pages of a mapping that were read and are not needed now leave the process's memory; the next access reads them again. */
-void lc_map_forget(const void *from, size_t n);
+/* The pages that lie wholly within [from, from + n) of the mapping need not stay in memory; reading them brings them back. */
+void lc_map_forget(const lc_map *, const void *from, size_t n);
 /* The whole file, NUL-terminated; lc_free. Longer than `max` is an error; size may be NULL. */
 lc_status lc_read_file(lc_ctx *, const char *path, size_t max, char **data, size_t *size);
 

@@ -39,16 +39,17 @@ lc_status lc_map_open(lc_ctx *ctx, const char *path, lc_map *m) {
   return st;
 }
 
-void lc_map_forget(const void *from, size_t n) {
-  const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), a = ((uintptr_t)from + page - 1) / page * page,
-                  b = ((uintptr_t)from + n) / page * page;
-  if (b > a) madvise((void *)a, b - a, MADV_DONTNEED);
-}
-
 void lc_map_close(lc_ctx *ctx, lc_map *m) {
   if (m->priv) munmap(m->priv, m->size);
   lc_free(ctx, m->path);
   *m = (lc_map){0};
+}
+
+void lc_map_forget(const lc_map *m, const void *from, size_t n) {
+  const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), at = (uintptr_t)from, begin = (uintptr_t)m->data;
+  if (!m->priv || at < begin || n > m->size || at - begin > m->size - n) return;
+  const uintptr_t first = (at + page - 1) / page * page, end = (at + n) / page * page;
+  if (end > first) madvise((uint8_t *)m->priv + (first - begin), end - first, MADV_DONTNEED);
 }
 
 lc_status lc_read_file(lc_ctx *ctx, const char *path, size_t max, char **data, size_t *size) {

@@ -5,6 +5,7 @@
  * net is changed by the whole adapter or not at all. Beside any layout stands lacuna_adapter.json: method,
  * base and its fingerprint, density, targets, template. PEFT ignores it. */
 #include "model/adapter.h"
+#include "nn/noise.h"
 #include <inttypes.h>
 #include <math.h>
 #include <string.h>
@@ -132,6 +133,7 @@ static lc_status read_parts(lc_adapter_parts *p) {
     return lc_fail(ctx, "%s: an adapter is a directory (with %s, or %s)", dir, LC_PEFT_CONFIG, LC_SIDECAR);
   if (!has_file(ctx, dir, LC_PEFT_CONFIG)) {
     if (has_file(ctx, dir, LC_NATIVE_FILE)) return lc_native_read(p);
+    if (has_file(ctx, dir, LC_LOG_FILE)) return lc_log_read(p);
     return lc_fail(ctx, "%s: no %s and no %s: not an adapter", dir, LC_PEFT_CONFIG, LC_NATIVE_FILE);
   }
   if (has_file(ctx, dir, LC_PEFT_FILE)) return lc_peft_read(p);
@@ -231,7 +233,7 @@ done:
 
 static lc_status write_sidecar(const lc_adapter *a, lc_layout layout, const char *dir,
                                const lc_adapter_meta *meta) {
-  static const char *const layouts[] = {"peft-lora", "peft-shira", "native", "modules"};
+  static const char *const layouts[] = {"peft-lora", "peft-shira", "native", "modules", "log"};
   lc_ctx *ctx = a->net->ctx;
   char mine[32];
   int64_t stored = 0, entries = 0;
@@ -255,6 +257,7 @@ static lc_status write_sidecar(const lc_adapter *a, lc_layout layout, const char
     json_object_set(j, "weights", shapes); /* module: [rows, columns, values] */
   if (j) json_object_set_new(j, "base_shape", base_shape(&a->net->model->config));
   if (j && layout == LC_LAYOUT_MODULES) json_object_set_new(j, "deltas", lc_modules_describe(a));
+  if (j && layout == LC_LAYOUT_LOG) json_object_set_new(j, "log", lc_log_describe(a));
   json_decref(shapes);
   if (!j) return lc_fail(ctx, "%s: could not make %s", dir, LC_SIDECAR);
   lc_head_describe(a, j);
@@ -278,6 +281,8 @@ static lc_status write_layout(const lc_adapter *a, lc_layout layout, const char 
   case LC_LAYOUT_MODULES:
     LC_TRY(lc_head_write(a, dir));
     return lc_modules_write(a, dir);
+  case LC_LAYOUT_LOG:
+    return lc_log_write(a, dir);
   }
   return lc_fail(a->net->ctx, "unknown adapter layout %d", (int)layout);
 }
@@ -286,7 +291,9 @@ static lc_status write_layout(const lc_adapter *a, lc_layout layout, const char 
 static lc_status check_layout(const lc_adapter *a, lc_layout layout) {
   lc_ctx *ctx = a->net->ctx;
   if (!a->n && layout != LC_LAYOUT_NATIVE) return lc_fail(ctx, "adapter '%s' has no deltas to save", a->name);
-  const lc_delta_ops *want = layout == LC_LAYOUT_PEFT_LORA ? &lc_delta_lora : &lc_delta_sparse;
+  const lc_delta_ops *want = layout == LC_LAYOUT_PEFT_LORA ? &lc_delta_lora
+                             : layout == LC_LAYOUT_LOG     ? &lc_delta_noise
+                                                           : &lc_delta_sparse;
   for (int i = 0; i < a->n; i++) {
     if (layout == LC_LAYOUT_MODULES ? !lc_delta_kind_of(a->delta[i]->ops) : a->delta[i]->ops != want)
       return lc_fail(

@@ -8,6 +8,7 @@
 #define LC_SIDECAR     "lacuna_adapter.json"
 #define LC_NATIVE_FILE "lacuna_adapter.safetensors"
 #define LC_HEAD_FILE   "lacuna_head.safetensors"
+#define LC_LOG_FILE    "lacuna_adapter.log"
 #define LC_PEFT_CONFIG "adapter_config.json"
 #define LC_PEFT_FILE   "adapter_model.safetensors"
 
@@ -37,6 +38,10 @@ lc_status lc_modules_read(lc_adapter_parts *, const char *json_path, const json_
                           const lc_safetensors *);
 json_t *lc_modules_describe(const lc_adapter *); /* "deltas" of lacuna_adapter.json */
 lc_status lc_modules_write(const lc_adapter *, const char *dir);
+/* adapter_log.c */
+lc_status lc_log_read(lc_adapter_parts *);
+json_t *lc_log_describe(const lc_adapter *); /* "log" of lacuna_adapter.json */
+lc_status lc_log_write(const lc_adapter *, const char *dir);
 
 /* peft_match.c: which modules an adapter_config.json means, and the values its patterns give them. */
 lc_status lc_peft_matches(lc_ctx *, const json_t *config, const char *model_type, const char *module,

@@ -57,8 +57,7 @@ lc_dtype lc_net_stored_as(const lc_net *net, const lc_weight *w) {
 
 static void forget(const lc_net *net, const lc_weight *w) {
   const lc_tensor *t = stored(net, w);
-  size_t bytes;
-  if (t && lc_dtype_bytes(t->dtype, lc_tensor_count(t), &bytes)) lc_map_forget(t->data, bytes);
+  if (t) lc_model_forget(net->model, t);
 }
 
 /* ---- counting ---- */

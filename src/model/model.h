@@ -148,6 +148,8 @@ void lc_head_opts_free(lc_ctx *, lc_head_opts *); /* of opts whose names are lc_
 void lc_model_close(lc_model *);
 lc_status lc_model_tokenizer(const lc_model *, lc_tokenizer **); /* caller frees */
 int64_t lc_model_parameters(const lc_model *);
+/* A tensor of the model's files that will not be read for a while: its pages need not stay in memory. */
+void lc_model_forget(const lc_model *, const lc_tensor *);
 
 /* ---- net ---- */
 typedef struct lc_adapter lc_adapter;
@@ -212,7 +214,7 @@ struct lc_adapter {
   struct json_t *config; /* adapter_config.json as it was read, so that saving passes on what lacuna does not
                             use; or NULL */
 };
-typedef enum { LC_LAYOUT_PEFT_LORA, LC_LAYOUT_PEFT_SHIRA, LC_LAYOUT_NATIVE, LC_LAYOUT_MODULES } lc_layout;
+typedef enum { LC_LAYOUT_PEFT_LORA, LC_LAYOUT_PEFT_SHIRA, LC_LAYOUT_NATIVE, LC_LAYOUT_MODULES, LC_LAYOUT_LOG } lc_layout;
 /* Reads a PEFT LoRA or SHiRA directory, or a native one, and attaches its deltas. Nothing has changed when it
  * fails. */
 lc_status lc_adapter_load(lc_net *, const char *dir, float scale, lc_apply, lc_adapter **);

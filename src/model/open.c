@@ -421,6 +421,13 @@ lc_status lc_model_tokenizer(const lc_model *m, lc_tokenizer **out) {
                     : lc_tokenizer_from_dir(m->ctx, m->path, out);
 }
 
+void lc_model_forget(const lc_model *m, const lc_tensor *t) {
+  size_t bytes;
+  if (!lc_dtype_bytes(t->dtype, lc_tensor_count(t), &bytes)) return;
+  lc_map_forget(&m->gguf.map, t->data, bytes); /* each does nothing about memory that is not its own */
+  for (int i = 0; i < m->st.n_map; i++) lc_map_forget(&m->st.map[i], t->data, bytes);
+}
+
 int64_t lc_model_parameters(const lc_model *m) {
   int64_t n = 0;
   for (int i = 0; i < m->n; i++) n += m->decl[i].M * m->decl[i].N;

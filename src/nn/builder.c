@@ -196,6 +196,10 @@ lc_val lc_head_loss_of(lc_builder *b, lc_val hidden, lc_val labels, const char *
   return head(b, hidden, labels, weight_name, (lc_head_attr){.link = link});
 }
 
+lc_val lc_head_misses(lc_builder *b, lc_val hidden, lc_val labels, const char *weight_name) {
+  return head(b, hidden, labels, weight_name, (lc_head_attr){.misses = true});
+}
+
 lc_val lc_head_loss_pairs(lc_builder *b, lc_val hidden, lc_val labels, const char *weight_name, lc_pair_loss pair) {
   return head(b, hidden, labels, weight_name, (lc_head_attr){.paired = true, .pair = pair});
 }

@@ -7,7 +7,7 @@
  *          rule paper: V·max(|V| − τ, 0)
  *
  * No entry is stored: any tile is made from A, B, the normalisers lse_i and τ. refresh makes those by streaming: lse by
- * blocks of columns, τ exactly by two histograms of the bits of |V| (integers: threads do not matter).
+ * blocks of columns, τ exactly (sparse/order.c).
  *
  * Gradient: strips of dW come from the engine. With F = dW ∘ |V|·1[…] (a constant factor) and p,
  *   dS = F + (α/γ)·p ∘ (F − k_i),  k_i = Σ_j F_ji·p_ji;   P_h = ±c·dS / D_h (0 where D_h = 0)
@@ -16,10 +16,11 @@
  * k_i needs all strips, and dA, dB are linear in dS: the part −(α/γ)·k_i·p is added by a second sweep without dW, once the
  * last strip has come. Each strip leaves its part of dA in a place of its own; they are added in order. */
 #include "nn/delta_kernel.h"
+#include "sparse/order.h"
 #include <math.h>
 #include <string.h>
 
-enum { STRIP = 64, COLUMNS = 64, SLOT_ROW = 6, SLOT_HIST = 7 };
+enum { STRIP = 64, COLUMNS = 64, SLOT_ROW = 6, SLOT_SUM = 7 };
 static const float C = 0.1f;
 enum { A_, B_, MIX, LSE, LEVEL };
 
@@ -104,7 +105,7 @@ static lc_status patch(lc_ctx *ctx, const lc_delta *d, lc_rect at, float *tile, 
 
 static lc_status aside(lc_ctx *ctx, const lc_delta *d, int64_t r0, int64_t r1, const float *x, float *y) {
   const int64_t N = d->w->N;
-  float *row = lc_scratch(ctx, lc_worker(ctx), SLOT_HIST, (size_t)N * sizeof *row);
+  float *row = lc_scratch(ctx, lc_worker(ctx), SLOT_SUM, (size_t)N * sizeof *row);
   if (!row) return LC_FAILED;
   for (int64_t j = r0; j < r1; j++) {
     double sum = 0;
@@ -121,8 +122,6 @@ static lc_status aside(lc_ctx *ctx, const lc_delta *d, int64_t r0, int64_t r1, c
 typedef struct {
   lc_ctx *ctx;
   lc_delta *d;
-  int pass;
-  uint32_t bin[2]; /* pass 2: high halves of the two values looked for */
 } refresh_arg;
 
 /* log Σ_j exp(S_ji/γ) for a block of columns, rows in order. */
@@ -149,79 +148,29 @@ static lc_status lse_block(void *arg, int64_t c, int worker) {
   return LC_OK;
 }
 
-enum { HIGH = 1 << 15, LOW = 1 << 16 };
-
-/* Counts the bits of |V|: high halves, then the low halves of two high ones. */
-static lc_status count_strip(void *arg, int64_t c, int worker) {
+/* Row j of V, for its quantile. */
+static lc_status row_of_V(void *arg, int64_t j, int worker, const float **V) {
   const refresh_arg *a = arg;
   const lc_delta *d = a->d;
   const int64_t N = d->w->N;
   float *row = lc_scratch(a->ctx, worker, SLOT_ROW, (size_t)(5 * N) * sizeof *row);
-  uint32_t *hist = lc_scratch(a->ctx, worker, SLOT_HIST, 2 * LOW * sizeof *hist);
-  if (!row || !hist) return LC_FAILED;
-  for (int64_t j = c * STRIP; j < lc_min64(c * STRIP + STRIP, d->w->M); j++) {
-    row_of(d, j, 0, N, row, row + 2 * N);
-    mixed(d, 0, N, row + 2 * N, row + 3 * N, row + 4 * N);
-    for (int64_t i = 0; i < N; i++) {
-      union {
-        float f;
-        uint32_t u;
-      } v = {fabsf(row[4 * N + i])};
-      if (a->pass == 1) {
-        hist[v.u >> 16]++;
-      } else {
-        for (int k = 0; k < 2; k++)
-          if (v.u >> 16 == a->bin[k]) hist[k * LOW + (v.u & 0xffff)]++;
-      }
-    }
-  }
+  if (!row) return LC_FAILED;
+  row_of(d, j, 0, N, row, row + 2 * N);
+  mixed(d, 0, N, row + 2 * N, row + 3 * N, row + 4 * N);
+  *V = row + 4 * N;
   return LC_OK;
-}
-
-static lc_status count(refresh_arg *a) {
-  const int threads = lc_threads(a->ctx);
-  uint32_t *all = lc_scratch(a->ctx, 0, SLOT_HIST, 2 * LOW * sizeof *all);
-  for (int t = 0; t < threads; t++) {
-    uint32_t *own = lc_scratch(a->ctx, t, SLOT_HIST, 2 * LOW * sizeof *own);
-    if (!own) return LC_FAILED;
-    memset(own, 0, 2 * LOW * sizeof *own);
-  }
-  LC_TRY(lc_parallel(a->ctx, lc_ceil_div(a->d->w->M, STRIP), count_strip, a));
-  for (int t = 1; t < threads; t++) {
-    const uint32_t *own = lc_scratch(a->ctx, t, SLOT_HIST, 2 * LOW * sizeof *own);
-    for (int k = 0; k < 2 * LOW; k++) all[k] += own[k];
-  }
-  return LC_OK;
-}
-
-/* The bin of rank r, and what is left of r in it. */
-static uint32_t bin_of(const uint32_t *hist, int n, int64_t *r) {
-  for (int k = 0; k < n; k++) {
-    if (*r < hist[k]) return (uint32_t)k;
-    *r -= hist[k];
-  }
-  return (uint32_t)(n - 1);
 }
 
 lc_status lc_delta_kernel_refresh(lc_ctx *ctx, lc_delta *d, double sparsity) {
-  refresh_arg a = {.ctx = ctx, .d = d, .pass = 1};
-  float *level = d->param[LEVEL]->value;
+  refresh_arg a = {.ctx = ctx, .d = d};
+  float *level = d->param[LEVEL]->value, v[2];
   level[1] = (float)sparsity;
   if (mixes(d->priv)) LC_TRY(lc_parallel(ctx, lc_ceil_div(d->w->N, COLUMNS), lse_block, &a));
   if (!squares(d)) return LC_OK;
   const double at = sparsity * (double)(d->w->M * d->w->N - 1);
-  int64_t rank[2] = {(int64_t)floor(at), (int64_t)ceil(at)};
-  union {
-    uint32_t u;
-    float f;
-  } v[2];
-  LC_TRY(count(&a));
-  const uint32_t *hist = lc_scratch(ctx, 0, SLOT_HIST, 2 * LOW * sizeof *hist);
-  for (int k = 0; k < 2; k++) a.bin[k] = bin_of(hist, HIGH, &rank[k]);
-  a.pass = 2;
-  LC_TRY(count(&a));
-  for (int k = 0; k < 2; k++) v[k].u = a.bin[k] << 16 | bin_of(hist + k * LOW, LOW, &rank[k]);
-  level[0] = (float)((double)v[0].f + (at - floor(at)) * ((double)v[1].f - (double)v[0].f));
+  const int64_t rank[2] = {(int64_t)floor(at), (int64_t)ceil(at)};
+  LC_TRY(lc_abs_order(ctx, d->w->M, d->w->N, row_of_V, &a, rank, v));
+  level[0] = (float)((double)v[0] + (at - floor(at)) * ((double)v[1] - (double)v[0]));
   return LC_OK;
 }
 

@@ -433,6 +433,9 @@ typedef struct {
   float again, agree;
 } lc_pair_loss;
 lc_val lc_head_loss_pairs(lc_builder *, lc_val hidden, lc_val labels, const char *weight_name, lc_pair_loss);
+/* No loss but misses: 0 where the largest logit (the first of equals) is the label's, as greedy decoding would have it, else 1; NaN where no
+ * logit is a number. It has no gradient. */
+lc_val lc_head_misses(lc_builder *, lc_val hidden, lc_val labels, const char *weight_name);
 /* Logits of rows [r0,r1) of `hidden`, straight from the head's weight: dst (rows, V) f32. */
 lc_status lc_head_logits(lc_run *, lc_val hidden, const lc_weight *, int64_t r0, int64_t r1, float *dst);
 

@@ -7,6 +7,7 @@
  * in: hidden (T,C), labels (T). out[0] (T,1) losses, 0 where label < 0; out[1] (T,C) f32 dh, handed on in backward. */
 #include "kernels/kernels.h"
 #include "nn/ops.h"
+#include <math.h>
 #include <string.h>
 
 enum { SHARED_LOGITS, SHARED_WHOLE };
@@ -163,12 +164,24 @@ static void paired_loss(const head_block *b, lc_pair_loss pair, int64_t r, float
   }
 }
 
+/* 0: the first of the largest logits is the label's; else 1. */
+static float miss(int64_t V, const float *logits, int32_t label) {
+  int64_t best = 0;
+  for (int64_t v = 1; v < V; v++)
+    if (logits[v] > logits[best] || isnan(logits[best])) best = v;
+  return isfinite(logits[best]) ? best != label : NAN;
+}
+
 static lc_status loss_chunk(void *arg, int64_t c, int worker) {
   head_block *b = arg;
   const lc_row_loss *link = &((const lc_head_attr *)b->n->attr)->link;
   float *out = lc_data(b->run, b->n->out[0]);
   for (int64_t r = c * 8; r < lc_min64(c * 8 + 8, b->rows); r++) {
     float *logits = b->logits + r * b->ld;
+    if (((const lc_head_attr *)b->n->attr)->misses) {
+      out[b->at[r]] = miss(b->V, logits, b->label[r]);
+      continue;
+    }
     if (b->paired && r % 2 == 0) {
       float *z = lc_scratch(b->run->ctx, worker, 6, (size_t)(2 * b->V) * sizeof *z);
       if (!z) return LC_FAILED;
@@ -242,6 +255,7 @@ static lc_status forward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1) 
                   .ld = (lc_ceil_div(a->w->M, 32) | 1) * 32, /* whole lines, and rows that do not meet in the same sets of a cache */
                   .grad = run->training && n->want,
                   .paired = a->paired && run->copies == 2};
+  if (a->misses && b.grad) return lc_fail(run->ctx, "'%s': whether a token is missed has no gradient", a->w->name);
   const int64_t rows = b.paired ? run->rows / 2 : run->rows;
   for (int i = 0; b.grad && i < a->w->n_sink; i++)
     if (a->w->sink[i].kind == LC_SINK_TILES)

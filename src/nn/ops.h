@@ -34,6 +34,7 @@ typedef struct {
   lc_row_loss link; /* row NULL: the loss is the nll itself */
   bool paired;
   lc_pair_loss pair;
+  bool misses;
 } lc_head_attr;
 
 /* Emits unless an error stuck before. */

@@ -125,7 +125,8 @@ lc_status lc_pass(lc_training *t, const lc_example *ex, int64_t n, bool backward
     if (!isfinite(v)) return lc_fail(t->ctx, "the %s loss is no finite number", a->name);
     t->auxiliary += (double)v;
   }
-  return s.not_finite ? lc_explain(t) : st;
+  t->not_finite = s.not_finite;
+  return s.not_finite && !t->method->step ? lc_explain(t) : st;
 }
 
 typedef struct {

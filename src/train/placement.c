@@ -94,6 +94,7 @@ lc_status lc_placement(lc_net *net, lc_status (*row)(void *arg, const lc_tensor_
     if (w->n_delta == 0 && !is_whole(w)) continue;
     LC_TRY(measure_weight(net->ctx, w, &r));
     LC_TRY(row(arg, &r));
+    if (w->form != w->base) lc_model_forget(net->model, &w->base->src); /* read for this only */
   }
   return LC_OK;
 }

@@ -131,6 +131,7 @@ struct lc_training {
   int64_t update_targets;     /* the update's denominator */
   double loss, grad_norm, lr; /* of the last update */
   int copies; /* 2, set by attach: a training pass has every example twice (lc_run.copies); else 0 */
+  bool not_finite;            /* the last pass failed because a loss was no finite number */
   double auxiliary;           /* further losses of the last update, weighted; not part of loss */
   int64_t tokens;             /* so far */
   const char *out;            /* output directory */

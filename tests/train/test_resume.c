@@ -70,6 +70,8 @@ static const variant variants[] = {
     {"dsee", "r=4 outer=3 ratio=0 heads=2 support=magnitude", "lacuna_adapter.safetensors"},
     {"s2ft", "v=0.5 o=0.25 u=0.1 d=0.1", "lacuna_adapter.safetensors"},
     {"s2ft", "o=0.25 d=0.1 select=gradient examples=8 layout=lora", "adapter_model.safetensors"},
+    {"mezo", "directions=2", "lacuna_adapter.log"},
+    {"sparse-mezo", "sparsity=0.5", "lacuna_adapter.log"},
     {"snella", "r=4 interval=3 target=0.5 ema=0.9", "lacuna_adapter.safetensors"},
     {"lift", "filter=4 interval=3", "lacuna_adapter.safetensors"},
     {"lt-sft", "l1-first=10 l1-second=10", "lacuna_adapter.safetensors"},
