@@ -37,7 +37,15 @@ static bool ascii(const char *s, size_t n) {
   return true;
 }
 
+static lc_status wordpiece_fragment(lc_tok_run *r, const char *s, size_t n) {
+  r->normalized.n = 0;
+  LC_TRY(lc_wordpiece_normalize(r->t, s, n, &r->normalized));
+  r->fragment = s, r->n_fragment = n;
+  return lc_added_split(r, &r->t->added[1], r->normalized.data, r->normalized.n, lc_wordpiece_words);
+}
+
 static lc_status normalized_fragment(lc_tok_run *r, const char *s, size_t n) {
+  if (r->t->wordpiece.on) return wordpiece_fragment(r, s, n);
   if (!r->t->nfc || ascii(s, n)) return lc_added_split(r, &r->t->added[1], s, n, lc_pretokenize);
   r->normalized.n = 0;
   LC_TRY(lc_nfc(r->t->ctx, s, n, &r->normalized));
@@ -79,6 +87,11 @@ lc_status lc_tokenize(const lc_tokenizer *t, const char *text, size_t n, bool sp
   return lc_tokenize_ends(t, text, n, special, ids, NULL);
 }
 
+/* A piece that goes on with the word before it. */
+static bool inside_word(const lc_token *k) {
+  return k->bytes != k->text;
+}
+
 lc_status lc_detokenize(const lc_tokenizer *t, const int32_t *ids, int64_t n, bool skip_special,
                         lc_bytes *out) {
   LC_TRY(lc_bytes_add(t->ctx, out, "", 0));
@@ -88,6 +101,7 @@ lc_status lc_detokenize(const lc_tokenizer *t, const int32_t *ids, int64_t n, bo
                      (long long)t->n - 1);
     const lc_token *k = &t->tok[ids[i]];
     if (!k->flags || (skip_special && (k->flags & LC_TOK_SPECIAL))) continue;
+    if (t->wordpiece.on && !inside_word(k) && out->n) LC_TRY(lc_bytes_add(t->ctx, out, " ", 1));
     LC_TRY(lc_bytes_add(t->ctx, out, t->arena.data + k->bytes, k->n_bytes));
   }
   return LC_OK;

@@ -5,7 +5,8 @@
  * it decodes to, beside it. Added tokens (special and plain ones) are raw text: their bytes are their text.
  *
  * The way from text to ids: added tokens are cut out (added.c), the rest is normalised (NFC or not at all),
- * cut into words by a list of steps (pretokenize.c), and each word is merged from its bytes (bpe.c). A
+ * cut into words by a list of steps (pretokenize.c), and each word is merged from its bytes (bpe.c). WordPiece
+ * (wordpiece.c) has another normaliser, other words and pieces. A
  * tokenizer is constant once loaded: what a call needs to write is in its lc_tok_run. */
 #ifndef LC_TEXT_TOKENIZER_H
 #define LC_TEXT_TOKENIZER_H
@@ -78,6 +79,13 @@ bool lc_pre_same(const lc_pre *, const lc_pre *);
  * construct that it does not know to mean the same is refused by name. */
 lc_status lc_pattern_translate(lc_ctx *, const char *source, const char *pattern, size_t n, lc_bytes *out);
 
+/* ---- WordPiece (wordpiece.c) --------------------------------------------------------------------------- */
+typedef struct {
+  bool on, clean, ideographs, strip, lowercase; /* on: in place of normaliser, pre-tokenizer and merges */
+  int64_t most;                                 /* characters of a word */
+  char prefix[16];                              /* "##" */
+} lc_wordpiece;
+
 /* ---- what stands around a text (frame.c) --------------------------------------------------------------- */
 enum { LC_FRAME_A = -1, LC_FRAME_B = -2, LC_FRAME_MAX = 12 };
 typedef struct {
@@ -109,6 +117,7 @@ struct lc_tokenizer {
   bool ignore_merges, fuse_unk, nfc;
   int32_t unk; /* the model's unk_token: stands for bytes without a token; -1: they are left out */
   lc_pre pre;
+  lc_wordpiece wordpiece;
   lc_added_set added[2]; /* looked for in the text as it stands; in the normalised text */
   int32_t bos, eos, pad, unknown, eot, eom;
   bool adds_bos;
@@ -162,6 +171,8 @@ typedef struct {
   const char *text, *buffer; /* the whole text; where the current fragment's bytes lie … */
   int64_t at;                /* … and which offset of the text that is */
   lc_bytes normalized, prefixed, word;
+  const char *fragment; /* WordPiece: the text that `normalized` was made from */
+  size_t n_fragment;
   lc_symbol *sym;
   lc_candidate *heap;
   size_t sym_cap, heap_cap;
@@ -183,6 +194,10 @@ void lc_pre_run_end(lc_tok_run *);
 lc_status lc_pretokenize(lc_tok_run *, const char *s, size_t n); /* words to lc_bpe_word */
 lc_status lc_bpe_word(lc_tok_run *, const char *s, size_t n);
 lc_status lc_nfc(lc_ctx *, const char *s, size_t n, lc_bytes *out); /* appends */
+lc_status lc_wordpiece_normalize(const lc_tokenizer *, const char *s, size_t n, lc_bytes *out); /* appends */
+lc_status lc_wordpiece_words(lc_tok_run *, const char *s, size_t n);                            /* of normalised text */
+lc_status lc_wordpiece_vocab(lc_tokenizer *, const char *text, size_t n); /* a vocab.txt: a token a line */
+lc_status lc_wordpiece_check(lc_tokenizer *);                             /* once vocabulary and options are there */
 
 /* ---- UTF-8 (utf8.c) ------------------------------------------------------------------------------------ */
 int lc_utf8_step(const char *s,

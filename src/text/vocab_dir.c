@@ -1,4 +1,4 @@
-/* A tokenizer from a Hugging Face directory: tokenizer.json makes the ids; the files around it say which ids
+/* A tokenizer from a Hugging Face directory: tokenizer.json (or BERT's vocab.txt) makes the ids; the files around it say which ids
  * mean what.
  *
  *   tokenizer_config.json   bos_token, eos_token, pad_token, unk_token (strings or {"content"}),
@@ -143,6 +143,51 @@ done:
   return st;
 }
 
+/* ---- vocab.txt: BERT's files before tokenizer.json ----------------------------------------------------- */
+
+static bool flag_or(const json_t *c, const char *key, bool otherwise) {
+  const json_t *v = json_object_get(c, key);
+  return json_is_boolean(v) ? json_is_true(v) : otherwise;
+}
+
+/* A token's id by the key that tokenizer_config.json may name it under. */
+static lc_status bert_token(lc_tokenizer *t, const json_t *c, const char *key, const char *otherwise, int32_t *id) {
+  const json_t *v = json_object_get(c, key);
+  if (json_is_object(v)) v = json_object_get(v, "content");
+  const char *name = json_is_string(v) ? json_string_value(v) : otherwise;
+  return lc_token_make_special(t, key, name, strlen(name), id);
+}
+
+static lc_status read_vocab_txt(lc_tokenizer *t, const char *path) {
+  json_t *c = NULL;
+  char *text = NULL;
+  size_t n;
+  int32_t cls, sep;
+  lc_status st = LC_OK;
+  LC_GO(read_config(t, &c));
+  LC_GO(lc_read_file(t->ctx, path, MAX_CONFIG, &text, &n));
+  const bool lower = flag_or(c, "do_lower_case", true);
+  t->wordpiece = (lc_wordpiece){.on = true,
+                                .clean = true,
+                                .ideographs = flag_or(c, "tokenize_chinese_chars", true),
+                                .strip = flag_or(c, "strip_accents", lower),
+                                .lowercase = lower,
+                                .most = 100,
+                                .prefix = "##"};
+  LC_GO(lc_wordpiece_vocab(t, text, n));
+  LC_GO(bert_token(t, c, "unk_token", "[UNK]", &t->unk));
+  LC_GO(bert_token(t, c, "pad_token", "[PAD]", &t->pad));
+  LC_GO(bert_token(t, c, "cls_token", "[CLS]", &cls));
+  LC_GO(bert_token(t, c, "sep_token", "[SEP]", &sep));
+  if (lc_vocab_find(t, "[MASK]", 6) >= 0) LC_GO(lc_token_make_special(t, "mask_token", "[MASK]", 6, NULL));
+  LC_GO(lc_wordpiece_check(t));
+  st = lc_frame_bert(t, cls, sep, false);
+done:
+  json_decref(c);
+  lc_free(t->ctx, text);
+  return st;
+}
+
 lc_status lc_tokenizer_from_dir(lc_ctx *ctx, const char *dir, lc_tokenizer **out) {
   lc_tokenizer *t = NULL;
   json_t *root = NULL;
@@ -151,7 +196,12 @@ lc_status lc_tokenizer_from_dir(lc_ctx *ctx, const char *dir, lc_tokenizer **out
   char *path = lc_path_join(ctx, dir, "tokenizer.json");
   if (!path) return LC_FAILED;
   if (!lc_path_exists(path)) {
-    st = lc_fail(ctx, "%s: there is no such file (a vocabulary in other files is not read)", path);
+    lc_free(ctx, path);
+    path = lc_path_join(ctx, dir, "vocab.txt");
+    if (!path) return LC_FAILED;
+  }
+  if (!lc_path_exists(path)) {
+    st = lc_fail(ctx, "%s: there is neither tokenizer.json nor vocab.txt (a vocabulary in other files is not read)", dir);
     goto done;
   }
   LC_GO(lc_tokenizer_new(ctx, path, &t));
@@ -160,8 +210,13 @@ lc_status lc_tokenizer_from_dir(lc_ctx *ctx, const char *dir, lc_tokenizer **out
     st = LC_FAILED;
     goto done;
   }
-  LC_GO(lc_json_read(ctx, path, &root));
-  LC_GO(lc_tokenizer_json(t, root));
+  const size_t n_path = strlen(path);
+  if (!strcmp(path + n_path - 4, ".txt")) {
+    LC_GO(read_vocab_txt(t, path));
+  } else {
+    LC_GO(lc_json_read(ctx, path, &root));
+    LC_GO(lc_tokenizer_json(t, root));
+  }
   LC_GO(read_template_file(t));
   LC_GO(read_tokenizer_config(t));
   /* config.json first: it has the size that ids are checked against; its eos is the stop only where no other

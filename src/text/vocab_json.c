@@ -1,6 +1,6 @@
 /* tokenizer.json, the tokenizers library's own file: what of it is supported, and refusing the rest by name.
  *
- *   model          BPE without byte_fallback, dropout, prefix or suffix; merges as "a b" or ["a", "b"];
+ *   model          WordPiece, with BertNormalizer, BertPreTokenizer and its own decoder (wordpiece.c); or BPE without byte_fallback, dropout, prefix or suffix; merges as "a b" or ["a", "b"];
  * ignore_merges, unk_token, fuse_unk added_tokens   content, special, normalized, lstrip, rstrip (single_word
  * is refused) normalizer     none or NFC pre_tokenizer  see pretokenize.c post_processor ByteLevel (offsets
  * only) and TemplateProcessing with at most one token, BOS, in front decoder        ByteLevel truncation and
@@ -70,9 +70,34 @@ static lc_status empty_string(lc_tokenizer *t, const json_t *model, const char *
   return refuse(t, "a BPE model with", key);
 }
 
+static lc_status read_unk(lc_tokenizer *t, const json_t *model) {
+  const char *unk = json_string_value(json_object_get(model, "unk_token"));
+  if (!unk || !*unk) return LC_OK;
+  t->unk = lc_vocab_find(t, unk, strlen(unk));
+  if (t->unk < 0)
+    return lc_fail(t->ctx, "%s: the vocabulary lacks its unk_token '%s'", t->source, lc_quoted_str(unk).s);
+  return LC_OK;
+}
+
+static lc_status read_wordpiece(lc_tokenizer *t, const json_t *model) {
+  const json_t *prefix = json_object_get(model, "continuing_subword_prefix"),
+               *most = json_object_get(model, "max_input_chars_per_word");
+  const char *text = prefix ? json_string_value(prefix) : "##";
+  if (!text || strlen(text) >= sizeof t->wordpiece.prefix)
+    return lc_fail(t->ctx, "%s: continuing_subword_prefix is no short string", t->source);
+  if (most && (!json_is_integer(most) || json_integer_value(most) < 1))
+    return lc_fail(t->ctx, "%s: max_input_chars_per_word is no number above 0", t->source);
+  snprintf(t->wordpiece.prefix, sizeof t->wordpiece.prefix, "%s", text);
+  t->wordpiece.most = most ? json_integer_value(most) : 100;
+  LC_TRY(read_vocab(t, json_object_get(model, "vocab")));
+  LC_TRY(read_unk(t, model));
+  return lc_wordpiece_check(t);
+}
+
 static lc_status read_model(lc_tokenizer *t, const json_t *model) {
   bool byte_fallback;
   if (!json_is_object(model)) return lc_fail(t->ctx, "%s: there is no model", t->source);
+  if (t->wordpiece.on) return read_wordpiece(t, model);
   if (json_object_get(model, "type") && strcmp(type_of(model), "BPE") != 0)
     return refuse(t, "a model of type", type_of(model));
   LC_TRY(flag(t, model, "byte_fallback", &byte_fallback));
@@ -85,22 +110,16 @@ static lc_status read_model(lc_tokenizer *t, const json_t *model) {
   LC_TRY(flag(t, model, "fuse_unk", &t->fuse_unk));
   LC_TRY(read_vocab(t, json_object_get(model, "vocab")));
   LC_TRY(read_merges(t, json_object_get(model, "merges")));
-  const char *unk = json_string_value(json_object_get(model, "unk_token"));
-  if (unk && *unk) {
-    t->unk = lc_vocab_find(t, unk, strlen(unk));
-    if (t->unk < 0)
-      return lc_fail(t->ctx, "%s: the vocabulary lacks its unk_token '%s'", t->source, lc_quoted_str(unk).s);
-  }
-  return LC_OK;
+  return read_unk(t, model);
 }
 
 /* ---- added tokens -------------------------------------------------------------------------------------- */
 
-static lc_status nfc_stable(lc_tokenizer *t, const char *s, size_t n) {
+static lc_status normal(lc_tokenizer *t, const char *s, size_t n) {
   lc_bytes b = {0};
-  lc_status st = lc_nfc(t->ctx, s, n, &b);
+  lc_status st = t->wordpiece.on ? lc_wordpiece_normalize(t, s, n, &b) : lc_nfc(t->ctx, s, n, &b);
   if (!st && (b.n != n || memcmp(b.data, s, n) != 0))
-    st = lc_fail(t->ctx, "%s: the added token '%s' is not in NFC: that is not supported", t->source,
+    st = lc_fail(t->ctx, "%s: the added token '%s' is not in normal form: that is not supported", t->source,
                  lc_quoted(s, n).s);
   lc_free(t->ctx, b.data);
   return st;
@@ -119,7 +138,7 @@ lc_status lc_added_from_json(lc_tokenizer *t, int64_t id, const json_t *o) {
   LC_TRY(flag(t, o, "normalized", &normalized));
   LC_TRY(flag(t, o, "single_word", &single_word));
   if (single_word) return refuse(t, "an added token with", "single_word");
-  if (normalized && t->nfc) LC_TRY(nfc_stable(t, s, n));
+  if (normalized && (t->nfc || t->wordpiece.on)) LC_TRY(normal(t, s, n));
   uint32_t flags = LC_TOK_ADDED | (special ? LC_TOK_SPECIAL : 0) | (lstrip ? LC_TOK_LSTRIP : 0) |
                    (rstrip ? LC_TOK_RSTRIP : 0) | (normalized ? LC_TOK_NORMALIZED : 0);
   int32_t known = lc_vocab_find(t, s, n);
@@ -258,9 +277,32 @@ static lc_status read_post_processor(lc_tokenizer *t, const json_t *o, int depth
   return LC_OK;
 }
 
+/* BERT's chain: its normaliser and pre-tokenizer go with WordPiece, and WordPiece with them. */
+static lc_status read_bert_stages(lc_tokenizer *t, const json_t *root) {
+  const json_t *normalizer = json_object_get(root, "normalizer"), *pre = json_object_get(root, "pre_tokenizer"),
+               *decoder = json_object_get(root, "decoder"), *strip = json_object_get(normalizer, "strip_accents");
+  lc_wordpiece *w = &t->wordpiece;
+  if (strcmp(type_of(normalizer), "BertNormalizer")) return refuse(t, "WordPiece behind the normalizer", type_of(normalizer));
+  if (strcmp(type_of(pre), "BertPreTokenizer")) return refuse(t, "WordPiece behind the pre-tokenizer", type_of(pre));
+  if (decoder && !json_is_null(decoder) && strcmp(type_of(decoder), "WordPiece")) return refuse(t, "the decoder", type_of(decoder));
+  w->on = true;
+  LC_TRY(flag(t, normalizer, "clean_text", &w->clean));
+  LC_TRY(flag(t, normalizer, "handle_chinese_chars", &w->ideographs));
+  LC_TRY(flag(t, normalizer, "lowercase", &w->lowercase));
+  LC_TRY(flag(t, normalizer, "strip_accents", &w->strip));
+  if (!strip || json_is_null(strip)) w->strip = w->lowercase;
+  return LC_OK;
+}
+
 lc_status lc_tokenizer_json(lc_tokenizer *t, const json_t *root) {
   const json_t *decoder = json_object_get(root, "decoder");
   if (!json_is_object(root)) return lc_fail(t->ctx, "%s: this is no JSON object", t->source);
+  if (!strcmp(type_of(json_object_get(root, "model")), "WordPiece")) {
+    LC_TRY(read_bert_stages(t, root));
+    LC_TRY(read_model(t, json_object_get(root, "model")));
+    LC_TRY(read_added(t, json_object_get(root, "added_tokens")));
+    return read_post_processor(t, json_object_get(root, "post_processor"), 0);
+  }
   LC_TRY(read_normalizer(t, json_object_get(root, "normalizer"), 0));
   LC_TRY(lc_pre_build(t->ctx, t->source, json_object_get(root, "pre_tokenizer"), &t->pre));
   if (decoder && !json_is_null(decoder) && strcmp(type_of(decoder), "ByteLevel") != 0)

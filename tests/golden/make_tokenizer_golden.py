@@ -6,6 +6,7 @@ tokenizers makes of awkward and random strings.
 
 Each directory is an HF directory without weights (tokenizer.json, tokenizer_config.json, …) with cases.json:
   cases  [{text, ids, plain}]   ids with special tokens recognised; plain, where it differs, with them taken as text
+  frames [{a, b, max, ids, types}] of encoders: with the special tokens around a text or a pair, cut to max tokens
   chat   [{messages, prompt, text, ids, mask}]   the template by Jinja; mask: 1 for ids that overlap an assistant's content or end token
 """
 import json
@@ -159,12 +160,98 @@ def old_spelling(root):
     root["pre_tokenizer"].pop("use_regex")
 
 
+BERT_AWKWARD = ["", " ", "Hello, World!", "h\u00e9llo W\u00d6RLD", "e\u0301te\u0301", "\u4f60\u597d world", "a\u65e5\u672c\u8a9eb", "don't stop-it", "x" * 100,
+                "x" * 101, "ba" * 200, "a\tb\nc\rd", "a\x00b", "a\u200bb\ufeffc\ufffd", "\x01\x7f", "[CLS] a [SEP]", "[MASK] is [MASK]ed", "[mask]", "\u0130stanbul I\u0307",
+                "\u01c4\u01c5", "\u1e9e \u00df", "\u03a3\u03b1\u03c2", "$5.00 + 3^2 = `x`~|", "\u00bfqu\u00e9?", "\uac00\ub098\ub2e4", "\u0e01\u0e33", "\U0001f642 ok", "\u3000wide\u00a0space",
+                "\u2014dash\u2026", "\uff21\uff22\uff23", "tion tioning", "unknown\u2603word", "\U00020000\U0002a6df", "A\u030a \u212b", "\u00ad soft"]
+
+
+def known(blocks):
+    """Characters that the library's tables, of Unicode 8, class as today's do."""
+    clean = normalizers.BertNormalizer(clean_text=True, handle_chinese_chars=False, strip_accents=True, lowercase=False)
+    pre = pre_tokenizers.BertPreTokenizer()
+    out = []
+    for block in blocks:
+        keep = []
+        for c in block:
+            kind = unicodedata.category(c)
+            gone, mark = kind in ("Mn", "Cf"), len(pre.pre_tokenize_str("a" + c + "b")) == 3
+            if (not gone or clean.normalize_str(c) == "") and mark == (kind[0] == "P" or (c < "\x7f" and c in "$+<=>^`|~")):
+                keep.append(c)
+        if keep:
+            out.append(keep)
+    return out
+
+
+def frames(tok, rng, texts, n):
+    """[{a, b, max, ids, types}]: what stands around a text or a pair, cut to max tokens, longest first."""
+    out = []
+    for i in range(n):
+        a, b = rng.choice(texts), rng.choice(texts) if i % 2 else None
+        most = rng.choice([5, 8, 12, 40, 200])
+        tok.enable_truncation(most)
+        enc = tok.encode(a, b) if b is not None else tok.encode(a)
+        out.append(dict(a=a, **({} if b is None else {"b": b}), max=most, ids=enc.ids, types=enc.type_ids))
+    tok.no_truncation()
+    return out
+
+
+def write_encoder(out, name, tok, config, rng, blocks, specials, awkward, n):
+    case_list = []
+    for text in awkward + [random_string(rng, blocks, specials) for _ in range(n)]:
+        case_list.append(dict(text=text, ids=tok.encode(text, add_special_tokens=False).ids))
+        tok.encode_special_tokens = True
+        plain = tok.encode(text, add_special_tokens=False).ids
+        tok.encode_special_tokens = False
+        if plain != case_list[-1]["ids"]:
+            case_list[-1]["plain"] = plain
+    framed = frames(tok, rng, [c["text"] for c in case_list], 80)
+    write(out, name, tok, config, {}, case_list, [])
+    path = os.path.join(out, name, "cases.json")
+    with open(path, encoding="utf-8") as f:
+        cases_json = json.load(f)
+    cases_json["frames"] = framed
+    with open(path, "w", encoding="utf-8") as f:
+        json.dump(cases_json, f, ensure_ascii=False, separators=(",", ":"))
+        f.write("\n")
+
+
+def encoders(out, blocks):
+    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    letters = sorted(set("".join(made_up_text(random.Random(7), 3000))) - set(" \n"))
+    for name, lowercase in (("bert", True), ("bert-cased", False)):
+        tok = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+        tok.normalizer = normalizers.BertNormalizer(lowercase=lowercase, strip_accents=None, clean_text=True, handle_chinese_chars=True)
+        tok.pre_tokenizer, tok.decoder = pre_tokenizers.BertPreTokenizer(), decoders.WordPiece(prefix="##")
+        tok.train_from_iterator(list(made_up_text(random.Random(7), 3000)), trainers.WordPieceTrainer(
+            vocab_size=600, special_tokens=specials, initial_alphabet=letters, show_progress=False))
+        tok.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+                                                           special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+        config = {"do_lower_case": lowercase, "unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]",
+                  "mask_token": "[MASK]", "tokenize_chinese_chars": True, "strip_accents": None, "tokenizer_class": "BertTokenizer"}
+        write_encoder(out, name, tok, config, random.Random(12), known(blocks), specials, BERT_AWKWARD, 250)
+        if name == "bert-cased":  # as files were before tokenizer.json
+            vocab = tok.get_vocab()
+            with open(os.path.join(out, name, "vocab.txt"), "w", encoding="utf-8") as f:
+                f.write("".join(t + "\n" for t in sorted(vocab, key=vocab.get)))
+            os.remove(os.path.join(out, name, "tokenizer.json"))
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    specials = ["<s>", "<pad>", "</s>", "<unk>"]
+    tok = train(pre_tokenizers.ByteLevel(add_prefix_space=False), 520, specials, alphabet)
+    tok.add_special_tokens([AddedToken("<mask>", lstrip=True, normalized=False, special=True)])
+    tok.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), trim_offsets=True, add_prefix_space=False)
+    write_encoder(out, "roberta", tok, {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}, random.Random(13),
+                  blocks, specials + ["<mask>"], AWKWARD, 60)
+
+
 def main():
     out = sys.argv[1] if len(sys.argv) > 1 else os.path.join(os.path.dirname(os.path.abspath(__file__)), "tokenizer")
     blocks, rng = assigned(), random.Random(11)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     chat = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
+    encoders(out, blocks)
     # smollm: as SmolLM2 has it; some bytes have no token there either
     few = [c for c in alphabet if c not in "\u0104\u0106ÀÁñòõö÷øùúûüýþÿ"]
     pre = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
