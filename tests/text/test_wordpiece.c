@@ -32,14 +32,17 @@ static void test_frames(void **state) {
     size_t i, cut = 0, pairs = 0;
     assert_true(json_array_size(list) >= 60);
     json_array_foreach(list, i, c) {
-      const json_t *a = json_object_get(c, "a"), *b = json_object_get(c, "b"), *types = json_object_get(c, "types");
+      const json_t *a = json_object_get(c, "a"), *b = json_object_get(c, "b"),
+                   *types = json_object_get(c, "types");
       lc_bytes type = {0};
       lc_framed f = {.types = &type};
-      assert_ok(lc_tokenize_framed(t, json_string_value(a), json_string_length(a), b ? json_string_value(b) : NULL,
-                                   b ? json_string_length(b) : 0, json_integer_value(json_object_get(c, "max")), &f));
+      assert_ok(lc_tokenize_framed(t, json_string_value(a), json_string_length(a),
+                                   b ? json_string_value(b) : NULL, b ? json_string_length(b) : 0,
+                                   json_integer_value(json_object_get(c, "max")), &f));
       same_ids(&f.ids, json_object_get(c, "ids"), json_string_value(a));
       assert_int_equal(type.n, json_array_size(types));
-      for (size_t k = 0; k < type.n; k++) assert_int_equal(type.data[k], json_integer_value(json_array_get(types, k)));
+      for (size_t k = 0; k < type.n; k++)
+        assert_int_equal(type.data[k], json_integer_value(json_array_get(types, k)));
       cut += f.cut, pairs += b != NULL;
       lc_ids_free(ctx, &f.ids);
       lc_free(ctx, type.data);
@@ -109,7 +112,8 @@ static void test_bad_vocab(void **state) {
 
 /* One member of bert's tokenizer.json replaced. */
 static lc_status with(const char *key, const char *member, const char *json, lc_tokenizer **t) {
-  json_t *root = load_json("golden/tokenizer/bert/tokenizer.json"), *value = json_loads(json, JSON_DECODE_ANY, NULL);
+  json_t *root = load_json("golden/tokenizer/bert/tokenizer.json"),
+         *value = json_loads(json, JSON_DECODE_ANY, NULL);
   assert_non_null(value);
   assert_ok(lc_tokenizer_new(ctx, "tokenizer.json", t));
   json_object_set_new(member ? json_object_get(root, key) : root, member ? member : key, value);
@@ -136,7 +140,9 @@ static void test_bad_json(void **state) {
       {"model", "max_input_chars_per_word", "0", "above 0"},
       {"model", "vocab", "[]", "no vocab"},
       {"post_processor", "single", "5", "malformed"},
-      {"post_processor", "single", "[{\"Sequence\": {\"id\": \"A\", \"type_id\": 0}}, {\"Sequence\": {\"id\": \"A\", \"type_id\": 0}}]", "repeats"},
+      {"post_processor", "single",
+       "[{\"Sequence\": {\"id\": \"A\", \"type_id\": 0}}, {\"Sequence\": {\"id\": \"A\", \"type_id\": 0}}]",
+       "repeats"},
       {"post_processor", "pair", "[{\"Sequence\": {\"id\": \"A\", \"type_id\": 0}}]", "leaves a text out"},
   };
   lc_tokenizer *t;
@@ -145,8 +151,8 @@ static void test_bad_json(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_cases),          cmocka_unit_test(test_frames),
-                                     cmocka_unit_test(test_decode),         cmocka_unit_test(test_no_next_tokens),
-                                     cmocka_unit_test(test_bad_vocab),      cmocka_unit_test(test_bad_json)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_cases),     cmocka_unit_test(test_frames),
+                                     cmocka_unit_test(test_decode),    cmocka_unit_test(test_no_next_tokens),
+                                     cmocka_unit_test(test_bad_vocab), cmocka_unit_test(test_bad_json)};
   return cmocka_run_group_tests(tests, text_setup, text_teardown);
 }
