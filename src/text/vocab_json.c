@@ -119,8 +119,8 @@ static lc_status normal(lc_tokenizer *t, const char *s, size_t n) {
   lc_bytes b = {0};
   lc_status st = t->wordpiece.on ? lc_wordpiece_normalize(t, s, n, &b) : lc_nfc(t->ctx, s, n, &b);
   if (!st && (b.n != n || memcmp(b.data, s, n) != 0))
-    st = lc_fail(t->ctx, "%s: the added token '%s' is not in normal form: that is not supported", t->source,
-                 lc_quoted(s, n).s);
+    st = lc_fail(t->ctx, "%s: the added token '%s' is not in %s: that is not supported", t->source, lc_quoted(s, n).s,
+                 t->wordpiece.on ? "normal form" : "NFC");
   lc_free(t->ctx, b.data);
   return st;
 }

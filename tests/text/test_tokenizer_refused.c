@@ -31,7 +31,7 @@ static void test_json(void **state) {
     const char *path, *json, *words;
   } cases[] = {
       {"model.type", "\"Unigram\"", "'Unigram'"},
-      {"model.type", "\"WordPiece\"", "'WordPiece'"},
+      {"model.type", "\"WordPiece\"", "WordPiece behind the normalizer"},
       {"model.byte_fallback", "true", "byte_fallback"},
       {"model.dropout", "0.1", "dropout"},
       {"model.continuing_subword_prefix", "\"##\"", "continuing_subword_prefix"},
@@ -134,7 +134,7 @@ static void test_around(void **state) {
   lc_tokenizer_free(t);
   remove(path);
   lc_free(ctx, path);
-  assert_refused(lc_tokenizer_from_dir(ctx, "/nowhere", &t), "/nowhere/tokenizer.json");
+  assert_refused(lc_tokenizer_from_dir(ctx, "/nowhere", &t), "/nowhere: there is neither");
 }
 
 /* ---- GGUF ---------------------------------------------------------------------------------------------- */

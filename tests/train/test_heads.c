@@ -138,14 +138,18 @@ static void every_method_trains_a_head(void **state) {
     start(&l, worlds[k].family, worlds[k].task, 2);
     for (int i = 0; i < lc_n_methods; i++) {
       const lc_method *m = lc_methods[i];
+      char from[600] = "";
       if (m->step) continue; /* without gradients: refused below */
+      if (lc_options_find(m->options, "from")) /* stands on an earlier run's result */
+        snprintf(from, sizeof from, "from=%s", t_out(&l.w, "full", ""));
       run(&l, (t_spec){.method = m->name,
                        .out = m->name,
-                       .opts = "steps=12 batch=8 lr=0.003 keep=0 density=0.05"});
+                       .set = from, .opts = "steps=12 batch=8 lr=0.003 keep=0 density=0.05"});
       const double before = number(&l, m->name, "select loss from evals order by step limit 1"),
                    after = number(&l, m->name, "select loss from evals order by step desc limit 1");
       const lc_label_score s = score_of(&l, m->name);
-      if (!(after < before)) fail_msg("%s, %s: loss %g became %g", worlds[k].family, m->name, before, after);
+      if (*from ? after == before : !(after < before)) /* a few entries of another run: held-out loss may rise */
+        fail_msg("%s, %s: loss %g became %g", worlds[k].family, m->name, before, after);
       if (!(fabs(s.loss - after) < 1e-5 * (1 + after)))
         fail_msg("%s, %s: the run ended with a loss of %g, what it saved has %g", worlds[k].family, m->name,
                  after, s.loss);
