@@ -181,8 +181,10 @@ static lc_status load(lc_cli *cli, const self_t *s, const char *model, const cha
   lc_label_names labels;
   if (!lc_task_has_labels(task)) return lc_cli_load_for(cli, model, &own, LC_F32, LC_PATCH, true, l);
   lc_model *probe;
+  bool keeps = s->train.head != LC_HEAD_NEW;
+  own.task = task;
   LC_TRY(lc_model_open_for(cli->ctx, model, &own, &probe));
-  const bool keeps = s->train.head != LC_HEAD_NEW && probe->config.task == task;
+  for (int i = 0; i < probe->n; i++) keeps &= !probe->drawn[i] || probe->decl[i].kind != LC_KIND_HEAD;
   lc_status scanned = keeps ? LC_OK : lc_rows_labels(cli->ctx, &probe->config, data, &labels);
   lc_model_close(probe);
   LC_TRY(scanned);

@@ -48,7 +48,7 @@ helps() { # COMMAND
 }
 commands=$("$lacuna" --help | sed -n 's/^  \([a-z]*\) .*/\1/p')
 for c in $commands; do t "help of $c" helps "$c"; done
-all_commands() { for c in info train eval generate merge convert diff ship methods objectives tokenize logits bench report; do echo "$commands" | grep -qx $c || { echo "no command $c"; return 1; }; done; }
+all_commands() { for c in info train eval generate embed merge convert diff ship methods objectives tokenize logits bench report; do echo "$commands" | grep -qx $c || { echo "no command $c"; return 1; }; done; }
 t "the commands are there" all_commands
 version() { run 0 --version && grep -Eq '^lacuna [0-9]+\.[0-9]+\.[0-9]+$' out; }
 t "version" version
@@ -332,4 +332,43 @@ if model=$(cd "$root" && lacuna_model .cache/model 2>"$work/err") && lacuna_deps
 else
   echo "skipped: SmolLM2 cannot be fetched here: $(tail -n 1 err)"
 fi
+# ---- tasks with labels, encoders ----
+E=models/encoder
+for i in $(seq 20); do echo "{\"text\": \"the cat $i\", \"label\": \"$([ $((i % 2)) = 0 ] && echo even || echo odd)\"}"; done >labels.jsonl
+for i in $(seq 20); do echo "{\"tokens\": [\"the\", \"cat\"], \"tags\": [0, $((i % 3))]}"; done >tags.jsonl
+classify() { # MODEL
+  run 0 train -m "$1" -d labels.jsonl --task classification --method lora --eval-data labels.jsonl $small -o "$2" --overwrite
+  [ -f "$2/adapter_model.safetensors" ] && says modules_to_save "$2/adapter_config.json" && says '"even"' "$2/lacuna_adapter.json"
+  run 0 eval -m "$1" -a "$2" -d labels.jsonl --metric accuracy --json --log-samples log.jsonl && has value n loss stderr
+  [ "$(wc -l <log.jsonl)" = 20 ] && says '"predicted"' log.jsonl
+  run 2 eval -m "$1" -a "$2" -d labels.jsonl && says "has labels"
+  run 0 merge -m "$1" -a "$2" -o "$2-merged" && says ForSequenceClassification "$2-merged/config.json" && says '"odd"' "$2-merged/config.json"
+  run 0 eval -m "$2-merged" -d labels.jsonl --metric accuracy --json
+}
+t "an encoder becomes a classifier, and merges" classify $E classifier
+t "a decoder becomes a classifier, and merges" classify $M classifier2
+tagger() {
+  run 0 train -m $E -d tags.jsonl --task token-classification --method spiel $small -o tagger
+  [ -f tagger/lacuna_head.safetensors ] && run 0 eval -m $E -a tagger -d tags.jsonl --metric accuracy --json && has value n
+}
+t "a label for each word" tagger
+full_classifier() {
+  run 0 train -m $E -d labels.jsonl --task classification --method full --set part=head $small -o whole
+  run 0 eval -m whole -d labels.jsonl --metric accuracy && run 0 train -m whole -d labels.jsonl --task classification --method lora --head frozen $small -o again
+  run 1 train -m whole -d tags.jsonl --task classification --method lora $small -o no && says "line 1" && absent no
+}
+t "a classifier as a model, and on from it" full_classifier
+label_refusals() {
+  run 2 train -m $E -d labels.jsonl --method lora $small -o no && says "predicts no next token" && absent no
+  run 1 train -m $E -d rows.jsonl --task classification --method lora $small -o no && says "no row has a label" && absent no
+  run 2 train -m $E -d labels.jsonl --task classification --head frozen --method lora $small -o no && says "--head frozen" && absent no
+  run 1 generate -m $E -p the && run 1 embed -m $M the && says "no head for embedding"
+}
+t "what has no labels is refused" label_refusals
+embeds() {
+  run 0 embed -m $E "the cat" --json && has text embedding && says "no modules.json"
+  printf 'the cat\nsat\n' >lines.txt && run 0 embed -m $E -f lines.txt && [ "$(wc -l <out)" = 2 ] && run 2 embed -m $E && run 2 embed -m $E x -f lines.txt
+}
+t "embed" embeds
+
 echo done

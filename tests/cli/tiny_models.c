@@ -1,5 +1,5 @@
 /* For tests/cli/run.sh:
- *   tiny_models make DIR          DIR/llama and DIR/gpt2 (Hugging Face), DIR/llama.gguf, DIR/missing (a tensor is not there)
+ *   tiny_models make DIR          DIR/llama, DIR/gpt2 and DIR/encoder (Hugging Face), DIR/llama.gguf, DIR/missing (a tensor is not there)
  *   tiny_models has FIELD...      do the JSON objects on stdin (one a line) have these fields? EVENT:FIELD asks the lines of an event */
 #include <jansson.h>
 #include <stdio.h>
@@ -13,11 +13,12 @@ static int make(const char *dir) {
     fprintf(stderr, "%s\n", why);
     return 1;
   }
-  lc_tiny llama = LC_TINY_LLAMA, gpt2 = LC_TINY_GPT2, missing = LC_TINY_LLAMA;
+  lc_tiny llama = LC_TINY_LLAMA, gpt2 = LC_TINY_GPT2, missing = LC_TINY_LLAMA, encoder = LC_TINY_ROBERTA;
   missing.drop = "model.layers.1.mlp.up_proj.weight";
   lc_status st = lc_mkdirs(ctx, dir);
   if (!st) st = lc_tiny_hf(ctx, &llama, lc_tiny_path(dir, "llama"));
   if (!st) st = lc_tiny_hf(ctx, &gpt2, lc_tiny_path(dir, "gpt2"));
+  if (!st) st = lc_tiny_hf(ctx, &encoder, lc_tiny_path(dir, "encoder"));
   if (!st) st = lc_tiny_gguf(ctx, &llama, lc_tiny_path(dir, "llama.gguf"));
   if (!st) st = lc_tiny_hf(ctx, &missing, lc_tiny_path(dir, "missing"));
   if (st) fprintf(stderr, "%s\n", lc_error(ctx));
