@@ -212,7 +212,8 @@ static lc_status structures(lc_ctx *ctx, const lc_config *c, lc_structure **out,
       if (kind == LC_S_KV_HEAD) rows(&s, LAYER "attention.attention.key", l, c->D, c->attention_bias);
       if (kind == LC_S_KV_HEAD)
         rows_of(&s, LC_ROLE_V, LAYER "attention.attention.value", l, c->D, c->attention_bias);
-      rows(&s, LAYER "attention.attention.query", l, c->D, c->attention_bias);
+      rows_of(&s, kind == LC_S_HEAD ? LC_ROLE_Q : LC_ROLE_NONE, LAYER "attention.attention.query", l, c->D,
+              c->attention_bias);
       lc_structure_side(&s, LAYER "attention.output.dense.weight", l, 1, 0, c->D);
       if (kind == LC_S_HEAD) lc_structure_role(&s, LC_ROLE_O);
     }
