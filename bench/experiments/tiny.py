@@ -11,8 +11,12 @@ SEQ = 64
 
 
 class Tiny:
-    def __init__(self, about, pretrain=400):
-        self.a = arguments(about).parse_args()
+    def __init__(self, about, pretrain=400, more=None):
+        """more(parser): further arguments of an experiment's own"""
+        p = arguments(about)
+        if more:
+            more(p)
+        self.a = p.parse_args()
         self.runs = Runs(self.a.lacuna, self.a.work)
         with open(data("tinyshakespeare", "input.txt"), encoding="utf-8") as f:
             shakespeare = f.read()
@@ -39,15 +43,15 @@ class Tiny:
             mawps = strings(json.load(f))
         return boolq, mawps
 
-    def run(self, name, method, sets, held, tune, rate, steps, seed, *flags, every=0):
-        """-> {update: held-out loss} and the summary; held: one file"""
+    def run(self, name, method, sets, held, tune, rate, steps, seed, *flags, every=0, losses=None):
+        """-> {update: held-out loss} and the summary; held: one file; losses: name: further file"""
         argv = ["train", "-m", self.base, "-d", tune, "--eval-data", held, "--method", method, "--lr", rate, "--steps", steps, "--batch", 8,
                 "--seq", SEQ, "--seed", seed, "--schedule", "constant", "--warmup", 0, *flags]
         for s in sets:
             argv += ["--set", s]
         if every:
             argv += ["--eval-every", every]
-        return self.call(f"{name}-{rate:g}-{seed}", argv)
+        return self.call(f"{name}-{rate:g}-{seed}", argv, losses)
 
     def call(self, name, argv, losses=None):
         out = self.runs.path(name)
@@ -59,7 +63,8 @@ class Tiny:
                  "train": [e["loss"] for e in lines if e["event"] == "step"],
                  "done": [e for e in lines if e["event"] == "done"][-1]}
             for domain, file in (losses or {}).items():
-                r[domain] = self.runs.lines("eval", "-m", self.base, "-a", out, "--context", SEQ, "-d", file)[-1]["loss"]
+                model = ["-m", out] if "full" in argv else ["-m", self.base, "-a", out]
+                r[domain] = self.runs.lines("eval", *model, "--context", SEQ, "-d", file)[-1]["loss"]
             shutil.rmtree(out, ignore_errors=True)
             return r
 

@@ -167,19 +167,25 @@ static lc_status check_shape(lc_ctx *ctx, const lc_adapter_parts *p, const json_
 
 /* A base other than the one it was trained on is worth a word, no more: the same weights come as GGUF and as
  * HF files. A base of another shape is refused. */
-static lc_status check_base(const lc_adapter_parts *p) {
+static lc_status check_base(lc_adapter_parts *p) {
   lc_ctx *ctx = p->net->ctx;
   if (!has_file(ctx, p->dir, LC_SIDECAR)) return LC_OK;
   char *path = lc_path_join(ctx, p->dir, LC_SIDECAR);
   json_t *j = NULL;
   const char *text = NULL, *name = NULL;
+  bool exact = false;
   lc_status st = path ? lc_json_read(ctx, path, &j) : LC_FAILED;
+  if (!st) st = lc_in_file(ctx, path, lc_json_bool_or(ctx, j, "exact_base", false, &exact));
   if (!st) st = lc_in_file(ctx, path, lc_json_str_or(ctx, j, "base_fingerprint", NULL, &text));
   if (!st) st = lc_in_file(ctx, path, lc_json_str_or(ctx, j, "base_model", "another base", &name));
   if (!st) st = check_shape(ctx, p, json_object_get(j, "base_shape"));
   char mine[32];
   snprintf(mine, sizeof mine, "%016" PRIx64, p->net->model->fingerprint);
-  if (!st && text && strcmp(text, mine))
+  p->exact_base = exact;
+  if (!st && exact && text && strcmp(text, mine))
+    st = lc_fail(ctx, "%s was trained on %s (fingerprint %s) and takes no other base; this one is %s (%s)", p->dir, name,
+                 text, p->net->model->path, mine);
+  else if (!st && text && strcmp(text, mine))
     lc_log(ctx, LC_LOG_WARN, "%s was trained on %s (fingerprint %s); this base is %s (%s)", p->dir, name,
            text, p->net->model->path, mine);
   json_decref(j);
@@ -217,6 +223,7 @@ lc_status lc_adapter_load(lc_net *net, const char *dir, float scale, lc_apply ap
   a->head = p.head, a->n_head = p.n_head;
   p.head = NULL, p.n_head = 0;
   if (scale != 0) LC_GO(lc_head_apply(a, true));
+  a->exact_base = p.exact_base;
   a->config = p.config;
   p.config = NULL;
   *out = a;
@@ -253,6 +260,7 @@ static lc_status write_sidecar(const lc_adapter *a, lc_layout layout, const char
                 "base_model", meta->base_name, "base_fingerprint", mine, "targets", meta->targets, "template",
                 meta->template_name, "mask", meta->mask_type, "seed", (json_int_t)meta->seed, "values",
                 (json_int_t)stored, "density", entries ? (double)stored / (double)entries : 0.0);
+  if (j && a->exact_base) json_object_set_new(j, "exact_base", json_true());
   if (j && layout == LC_LAYOUT_NATIVE)
     json_object_set(j, "weights", shapes); /* module: [rows, columns, values] */
   if (j) json_object_set_new(j, "base_shape", base_shape(&a->net->model->config));

@@ -20,6 +20,7 @@ typedef struct {
   lc_whole *head;          /* whole weights of the head */
   int n_head;
   json_t *config;          /* PEFT's */
+  bool exact_base;
   const char *config_path; /* while it is read */
 } lc_adapter_parts;
 lc_status lc_parts_add(lc_adapter_parts *, lc_delta *); /* takes it over, also on failure */

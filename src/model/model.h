@@ -211,6 +211,7 @@ struct lc_adapter {
   int n, cap;
   lc_whole *head; /* of the task's head: in place of the base's unless the scale is 0 */
   int n_head;
+  bool exact_base; /* its files are refused on another base than this one */
   struct json_t *config; /* adapter_config.json as it was read, so that saving passes on what lacuna does not
                             use; or NULL */
 };

@@ -68,6 +68,8 @@ lc_status lc_param_reindex(lc_param *, const void *to /* int32 or int64 as idx i
  * columns; what leaves with a value other than 0 retires; what enters has the columns' initial and the value that it
  * retired with, or 0. Allocates. *stayed may be NULL. */
 lc_status lc_param_move(lc_ctx *, lc_param *, lc_index *to, int64_t *stayed);
+/* All columns have their initial value again. */
+void lc_param_reset(lc_param *);
 /* Room for n retired entries, whose positions and values the caller (or a checkpoint's loader) fills in. */
 lc_status lc_param_retired_new(lc_ctx *, lc_param *, int64_t n);
 /* Trained and retired entries as one sorted list: borrowed when none has retired, else made. */

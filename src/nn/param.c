@@ -65,6 +65,11 @@ lc_status lc_param_column(lc_ctx *ctx, lc_param *p, const char *name, lc_axis ax
   return LC_OK;
 }
 
+void lc_param_reset(lc_param *p) {
+  for (int c = 0; c < p->n_col; c++)
+    for (int64_t k = 0; k < p->col[c].n; k++) p->col[c].data[k] = p->col[c].initial;
+}
+
 static void permute(float *x, const int64_t *from, int64_t n, float fresh, float *tmp) {
   for (int64_t k = 0; k < n; k++) tmp[k] = from[k] < 0 ? fresh : x[from[k]];
   memcpy(x, tmp, (size_t)n * sizeof *x);

@@ -198,6 +198,7 @@ lc_status lc_attach_save_deltas(lc_training *t, lc_delta **delta, int n, lc_layo
                                 const char *mask_type, const char *dir) {
   lc_adapter part = {.name = (char *)(uintptr_t)t->method->name, .scale = 1, .net = t->net, .delta = delta, .n = n};
   lc_adapter *own = t->adapter;
+  part.exact_base = own && own->exact_base;
   t->adapter = &part;
   lc_status st = lc_attach_save(t, layout, mask_type, dir);
   t->adapter = own;

@@ -27,7 +27,8 @@ static lc_status l1_row(void *arg, int64_t r, int worker) {
 lc_status lc_regularise_l1(lc_ctx *ctx, lc_param *p, double strength) {
   l1_arg a = {ctx, p, (float)strength};
   if (strength == 0 || !p->grad) return LC_OK;
-  if (!p->of || (p->idx.kind == LC_ALL && !p->of->base))
+  if (p->of && p->of->ndim == 1) return LC_OK;
+  if (!p->of)
     return lc_fail(ctx, "'%s': the distance of a weight to its base cannot be told from it", p->name);
   if (p->idx.kind == LC_ALL) return lc_parallel(ctx, p->of->M, l1_row, &a);
   for (int64_t k = 0; k < p->n; k++) p->grad[k] += a.strength * sign(p->value[k]);

@@ -5,7 +5,7 @@
 #define LC_REGULARISE_H
 #include "train/attach.h"
 
-/* strength·‖θ − θ0‖₁: grad += strength·sign(θ − θ0), 0 at 0. */
+/* strength·‖θ − θ0‖₁: grad += strength·sign(θ − θ0), 0 at 0. Vectors (biases) are left alone. */
 lc_status lc_regularise_l1(lc_ctx *, lc_param *, double strength);
 
 /* strength·‖W⊙M‖_*, M the positions that are trained now: grad += strength·(U·Vᵀ)⊙M with W⊙M = U·Σ·Vᵀ. Of the weight,

@@ -92,6 +92,39 @@ static void test_polar(void **state) {
   free(P);
 }
 
+/* The same by products, on both ways round; of a rank-one and a zero matrix too. */
+static void test_polar_iterated(void **state) {
+  static const int64_t shapes[][2] = {{80, 70}, {40, 90}, {1, 30}};
+  static float P[80 * 70], Q[80 * 70];
+  for (int i = 0; i < 3; i++) {
+    const int64_t M = shapes[i][0], N = shapes[i][1];
+    int steps;
+    float *A = normal(M * N, 5), *copy = malloc((size_t)(M * N) * 4);
+    memcpy(copy, A, (size_t)(M * N) * 4);
+    ok(lc_polar(ctx, copy, M, N, 0, P, NULL));
+    memcpy(copy, A, (size_t)(M * N) * 4);
+    ok(lc_polar_iterated(ctx, copy, M, N, 0, Q, &steps));
+    double off = 0;
+    for (int64_t k = 0; k < M * N; k++) off += pow((double)P[k] - (double)Q[k], 2);
+    assert_true(sqrt(off) < 1e-3 && steps < 30);
+    for (int64_t k = 0; k < M * N; k++) copy[k] = (float)(k / N + 1) * (float)(k % N + 1); /* rank one */
+    memcpy(A, copy, (size_t)(M * N) * 4);
+    ok(lc_polar(ctx, A, M, N, 0, P, NULL));
+    ok(lc_polar_iterated(ctx, copy, M, N, 0, Q, NULL));
+    off = 0;
+    for (int64_t k = 0; k < M * N; k++) off += pow((double)P[k] - (double)Q[k], 2);
+    assert_true(sqrt(off) < 1e-2);
+    memset(copy, 0, (size_t)(M * N) * 4);
+    ok(lc_polar_iterated(ctx, copy, M, N, 0, Q, NULL));
+    for (int64_t k = 0; k < M * N; k++) assert_true(Q[k] == 0);
+    copy[0] = NAN;
+    assert_int_equal(lc_polar_iterated(ctx, copy, M, N, 0, Q, NULL), LC_FAILED);
+    lc_error_clear(ctx);
+    free(A);
+    free(copy);
+  }
+}
+
 static void test_orthonormal(void **state) {
   float *A = normal(50 * 12, 3);
   ok(lc_orthonormal(ctx, A, 50, 12));
@@ -165,9 +198,10 @@ static void test_truncated(void **state) {
 int main(void) {
   char why[256];
   if (lc_ctx_new(2, &ctx, why)) return 1;
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_svd), cmocka_unit_test(test_known_values),
-                                     cmocka_unit_test(test_polar), cmocka_unit_test(test_orthonormal),
-                                     cmocka_unit_test(test_truncated)};
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_svd),         cmocka_unit_test(test_known_values),
+      cmocka_unit_test(test_polar),       cmocka_unit_test(test_polar_iterated),
+      cmocka_unit_test(test_orthonormal), cmocka_unit_test(test_truncated)};
   int failed = cmocka_run_group_tests(tests, NULL, NULL);
   lc_ctx_free(ctx);
   return failed;

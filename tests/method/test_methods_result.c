@@ -72,6 +72,8 @@ static const variant variants[] = {
     {"lt-sft", "phase=lora scope=layer"},
     {"lt-sft", "iterations=2 dense=embed_tokens"},
     {"lt-sft", "select=random"},
+    {"sara", "side=16 every=3"},
+    {"sara", "threshold=0.01 layout=peft progressive=-1"},
 };
 
 static void test_start_and_result(void **state) {

@@ -129,6 +129,26 @@ static void test_global(void **state) {
   lc_index_free(ctx, &no[1]);
 }
 
+/* LT-SFT 2: a million entries with many ties against a full sort. */
+static void test_million(void **state) {
+  enum { SIDE = 1024, K = 123457 };
+  float *v = malloc(sizeof(float) * SIDE * SIDE);
+  entry *all = malloc(sizeof *all * SIDE * SIDE);
+  lc_weight x = weight("million", SIDE, SIDE, v, 1, 0.001f), *one = &x;
+  lc_index out;
+  for (int64_t k = 0; k < SIDE * SIDE; k++) all[k] = (entry){fabsf(v[k]), 0, k};
+  sign = 1;
+  qsort(all, SIDE * SIDE, sizeof *all, best_first);
+  const lc_scores s = {.w = &one, .n = 1};
+  ok(lc_select_global(ctx, &s, K, &out));
+  assert_int_equal(out.n, K);
+  for (int64_t k = 0; k < K; k++) assert_true(lc_index_has(&out, all[k].flat));
+  lc_index_free(ctx, &out);
+  lc_form_free(ctx, x.base);
+  free(all);
+  free(v);
+}
+
 /* SaRA 1: |w| < θ, strictly, for each way of storing. */
 static void test_beyond(void **state) {
   static float v[64 * 32];
@@ -397,10 +417,11 @@ static void test_lift_edges(void **state) {
 int main(void) {
   threads(2);
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_global),          cmocka_unit_test(test_beyond),
-      cmocka_unit_test(test_changed),         cmocka_unit_test(test_random),
-      cmocka_unit_test(test_lift_exact),      cmocka_unit_test(test_lift_ranks),
-      cmocka_unit_test(test_lift_randomised), cmocka_unit_test(test_lift_edges)};
+      cmocka_unit_test(test_global),     cmocka_unit_test(test_million),
+      cmocka_unit_test(test_beyond),     cmocka_unit_test(test_changed),
+      cmocka_unit_test(test_random),     cmocka_unit_test(test_lift_exact),
+      cmocka_unit_test(test_lift_ranks), cmocka_unit_test(test_lift_randomised),
+      cmocka_unit_test(test_lift_edges)};
   int failed = cmocka_run_group_tests(tests, NULL, NULL);
   lc_ctx_free(ctx);
   return failed;

@@ -78,6 +78,8 @@ static const variant variants[] = {
     {"lt-sft", "iterations=2 dense=embed_tokens", "lacuna_adapter.safetensors"},
     {"lt-sft", "iterations=3 phase=lora scope=layer", "lacuna_adapter.safetensors"},
     {"lt-sft", "select=random", "lacuna_adapter.safetensors"},
+    {"sara", "side=16 every=2 progressive=6", "lacuna_adapter.safetensors"},
+    {"sara", "threshold=0.01 side=16 every=3", "lacuna_adapter.safetensors"},
 };
 #define OPTS "steps=11 batch=4 micro-batch=2 eval-every=4 density=0.05 sample-prompt=the sample-tokens=4"
 

@@ -51,7 +51,9 @@ static const struct {
                 {"lift", "filter=4 interval=2"},
                 {"lift", "filter=4 svd=exact shape=blocks interval=0"},
                 {"lt-sft", "dense=embed_tokens l1-first=10"},
-                {"lt-sft", "iterations=2 phase=lora"}};
+                {"lt-sft", "iterations=2 phase=lora"},
+                {"sara", "side=16 every=2"},
+                {"sara", "threshold=0.01 side=16 polar=iterated progressive=-1"}};
 #define N_VARIANTS (sizeof variants / sizeof *variants)
 #define ARRAYS     "checkpoint-7/state.safetensors"
 
