@@ -1,13 +1,13 @@
 """Which heads and channels should S2FT take, and does it forget less than LoRA and full fine-tuning? A byte-level Llama pretrained on
 Shakespeare is tuned on GSM8K's text, 120 updates of 8 x 64 bytes, about as many trained values in each arm; held-out loss on GSM8K's text, and the
-rise on held-out Shakespeare. Each arm's rate is the best of a ladder on seed 0 and other text. With --model also a step's time and the plan's bytes.
+rise on held-out Shakespeare. Each arm's rate is the best of a ladder on seed 0 and other text. With --cost a step's time instead.
 
     python3 bench/experiments/s2ft.py [--seeds 3] [--cost SmolLM2.gguf]
 """
 import sys
 
 from common import Runs, mean_sd, table, verdict
-from tiny import SEQ, Tiny
+from tiny import Tiny
 
 SHARES = ["o=0.25", "d=0.1"]
 ARMS = {"random": ("s2ft", SHARES), "weight, large": ("s2ft", [*SHARES, "select=weight"]), "weight, small": ("s2ft", [*SHARES, "select=weight", "end=small"]),
@@ -56,8 +56,8 @@ def cost(model):
                        "LoRA r 13, down": ["--method", "lora", "--set", "r=13", "--targets", "down_proj"],
                        "LoRA r 3, all": ["--method", "lora", "--set", "r=3"], "shira, all": ["--method", "shira", "--density", "0.0075"]}.items():
         r = runs.lines("bench", "train", "-m", model, "--batch", 8, "--seq", 64, "--steps", 6, *argv)[-1]["rows"][0]
-        rows.append((name, f"{1000 * r['seconds']:.0f}", f"{r['peak_rss_mib']:.0f}"))
-    table(("arm", "ms a step", "peak MiB"), rows)
+        rows.append((name, f"{1000 * r['seconds']:.0f}"))
+    table(("arm", "ms a step"), rows)
 
 
 if __name__ == "__main__":
