@@ -28,6 +28,7 @@ lc_status lc_bench_sweep(lc_bench_run *);
 lc_status lc_bench_decode(lc_bench_run *);
 lc_status lc_bench_prefill(lc_bench_run *);
 lc_status lc_bench_load(lc_bench_run *);
+lc_status lc_bench_switch(lc_bench_run *);
 /* bench_synthetic.c: a Llama "L,C,F,H,KV" of random weights; *memory holds them (lc_free, after the model is closed). */
 lc_status lc_bench_synthetic(lc_ctx *, const char *shape, lc_dtype form, lc_model **, void **memory);
 lc_status lc_cli_set_pairs(lc_cli *, const lc_method *,

@@ -5,7 +5,7 @@
 #include <string.h>
 
 static const lc_option options[] = {{"model", LC_OPT_STRING, offsetof(lc_bench, model), NULL, 0, 0, NULL,
-                                     "MODEL", "train, decode, prefill, load: a Hugging Face directory or a GGUF file"},
+                                     "MODEL", "train, decode, prefill, load, switch: a Hugging Face directory or a GGUF file"},
                                     {"adapter", LC_OPT_STRING, offsetof(lc_bench, adapter), NULL, 0, 0, NULL,
                                      "[NAME=]DIR[:SCALE]", "decode, prefill: apply an adapter (repeatable)"},
                                     {"shape", LC_OPT_STRING, offsetof(lc_bench, shape), NULL, 0, 0, NULL,
@@ -98,13 +98,14 @@ static const struct {
                {"train", lc_bench_train},
                {"decode", lc_bench_decode},
                {"prefill", lc_bench_prefill},
-               {"load", lc_bench_load}};
+               {"load", lc_bench_load},
+               {"switch", lc_bench_switch}};
 enum { N_BENCHES = sizeof benches / sizeof *benches };
 
 static lc_status run(lc_cli *cli, void *self) {
   const char *names[N_BENCHES];
   for (int i = 0; i < N_BENCHES; i++) names[i] = benches[i].name;
-  if (cli->n_word != 1) return lc_usage(cli->ctx, "one of ceilings, gemm, attention, sampled, train, decode, prefill, load is needed");
+  if (cli->n_word != 1) return lc_usage(cli->ctx, "one of ceilings, gemm, attention, sampled, train, decode, prefill, load, switch is needed");
   lc_bench_run b = {.cli = cli, .opts = self, .rows = json_array()};
   for (int i = 0; i < N_BENCHES; i++) {
     if (strcmp(benches[i].name, cli->word[0])) continue;
@@ -125,7 +126,7 @@ static lc_status run(lc_cli *cli, void *self) {
 }
 
 const lc_command lc_cmd_bench = {.name = "bench",
-                                 .usage = "ceilings|gemm|attention|sampled|train|decode|prefill|load [FLAGS]",
+                                 .usage = "ceilings|gemm|attention|sampled|train|decode|prefill|load|switch [FLAGS]",
                                  .title = "measure the machine, and what we get of it",
                                  .options = options,
                                  .self_size = sizeof(lc_bench),

@@ -70,7 +70,7 @@ static lc_status set_one(lc_ctx *ctx, lc_delta *d, float scale, lc_apply apply) 
   const bool touches = d->apply == LC_IN_PLACE || apply == LC_IN_PLACE;
   d->scale = scale;
   d->apply = apply;
-  return touches ? lc_weight_refresh(ctx, d->w) : LC_OK;
+  return touches ? lc_weight_switched(ctx, d->w, d) : LC_OK;
 }
 
 lc_status lc_adapter_set(lc_adapter *a, float scale, lc_apply apply) {

@@ -93,6 +93,31 @@ static lc_status sparse_aside(lc_ctx *ctx, const lc_delta *d, int64_t r0, int64_
   return LC_OK;
 }
 
+static const lc_index *sparse_entries(const lc_delta *d, int which) {
+  const lc_param *p = d->param[0];
+  return which == 0 ? &p->idx : which == 1 && p->retired.n ? &p->retired : NULL;
+}
+
+/* f[i] += s·δ where list[k0 + i] is one of x. */
+static void add_at(const lc_index *x, const float *value, float s, const lc_index *list, int64_t k0, int64_t n, float *f) {
+  if (x == list) {
+    for (int64_t i = 0; i < n; i++) f[i] += s * value[k0 + i];
+    return;
+  }
+  for (int64_t i = 0, k = 0; i < n; i++) {
+    k = lc_index_lower(x, k, flat_at(list, k0 + i));
+    if (k == x->n) return;
+    if (flat_at(x, k) == flat_at(list, k0 + i)) f[i] += s * value[k];
+  }
+}
+
+static void sparse_at(const lc_delta *d, const lc_index *list, int64_t k0, int64_t n, float *f) {
+  const lc_param *p = d->param[0];
+  if (scale_of(d) == 0) return;
+  add_at(&p->idx, p->value, scale_of(d), list, k0, n, f);
+  if (p->retired.n) add_at(&p->retired, p->retired_value, scale_of(d), list, k0, n, f);
+}
+
 static lc_status sparse_visit(lc_delta *d, lc_visitor *v) {
   return lc_param_visit(d->param[0], v);
 }
@@ -117,6 +142,8 @@ const lc_delta_ops lc_delta_sparse = {
     .patch = sparse_patch,
     .patch_bf16 = sparse_patch_bf16,
     .aside = sparse_aside,
+    .entries = sparse_entries,
+    .at = sparse_at,
     .visit = sparse_visit,
     .nonzeros = sparse_nonzeros,
     .free = sparse_free,

@@ -192,6 +192,9 @@ lc_status lc_weight_decode(lc_ctx *, int worker, const lc_weight *, lc_rect, lc_
 /* In place: makes or refreshes the private copy from base and all deltas that are IN_PLACE (touched entries
  * only where possible). */
 lc_status lc_weight_refresh(lc_ctx *, lc_weight *);
+/* The same after a delta of it came, left, or changed its scale in place: only its entries are computed again where that is enough (touch.c). A
+ * copy is kept, with the base's own bits, while a delta is in place at scale 0: switching it on again costs its entries. */
+lc_status lc_weight_switched(lc_ctx *, lc_weight *, const lc_delta *);
 lc_status lc_weight_add_sink(lc_ctx *, lc_weight *, lc_sink);
 void lc_weight_remove_sink(lc_weight *, const void *self_or_param);
 bool lc_weight_trains(const lc_weight *); /* a sink that wants gradients now */
@@ -241,6 +244,10 @@ typedef struct {
   lc_status (*patch_bf16)(lc_ctx *, const lc_delta *, lc_rect, uint16_t *tile, int64_t ld);
   /* y[0..r1-r0) += scale·δ[r0:r1,:]·x, one token (aside). NULL: not aside. */
   lc_status (*aside)(lc_ctx *, const lc_delta *, int64_t r0, int64_t r1, const float *x, float *y);
+  /* A delta that is a list of entries: its lists (which = 0, 1, …; NULL: no more), and f[i] += scale·δ at the positions list[k0 … k0+n) of any
+   * sorted list, as patch would. NULL: the delta touches a whole matrix. */
+  const lc_index *(*entries)(const lc_delta *, int which);
+  void (*at)(const lc_delta *, const lc_index *list, int64_t k0, int64_t n, float *f);
   lc_status (*visit)(lc_delta *, lc_visitor *); /* its params */
   int64_t (*nonzeros)(const lc_delta *);        /* stored values */
   void (*free)(lc_ctx *, lc_delta *);

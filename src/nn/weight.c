@@ -98,9 +98,9 @@ static lc_status refresh_chunk(void *arg, int64_t chunk, int worker) {
 }
 
 lc_status lc_weight_refresh(lc_ctx *ctx, lc_weight *w) {
-  bool wanted = false;
-  for (int i = 0; i < w->n_delta; i++) wanted |= in_place(w->delta[i]);
-  bool private_copy = w->form != w->base;
+  bool wanted = false, private_copy = w->form != w->base;
+  for (int i = 0; i < w->n_delta; i++)
+    wanted |= in_place(w->delta[i]) || (private_copy && w->delta[i]->apply == LC_IN_PLACE && w->delta[i]->ops->patch);
   if (private_copy && !w->form->priv)
     return lc_fail(ctx, "'%s' is trained as a whole: no delta can be applied to it in place", w->name);
   for (int i = 0; i < w->n_delta && wanted; i++)
@@ -139,7 +139,7 @@ lc_status lc_weight_attach(lc_ctx *ctx, lc_weight *w, lc_delta *d) {
   d->w = w;
   w->delta[w->n_delta++] = d;
   if (d->apply != LC_IN_PLACE) return LC_OK;
-  lc_status st = lc_weight_refresh(ctx, w);
+  lc_status st = lc_weight_switched(ctx, w, d);
   if (st) w->n_delta--;
   return st;
 }
@@ -152,7 +152,7 @@ void lc_weight_detach(lc_ctx *ctx, lc_weight *w, lc_delta *d, bool free_it) {
     break;
   }
   for (int i = 0; i < d->n_param; i++) lc_weight_remove_sink(w, d->param[i]);
-  if (d->apply == LC_IN_PLACE) lc_weight_refresh(ctx, w);
+  if (d->apply == LC_IN_PLACE) lc_weight_switched(ctx, w, d);
   if (free_it) d->ops->free(ctx, d);
 }
 
