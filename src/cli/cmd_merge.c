@@ -6,6 +6,7 @@
 typedef struct {
   char *model, *adapter, *out, *outtype, *base_name;
   int layout;
+  bool average;
 } self_t;
 #define MODEL_ROW                                                                                            \
   {                                                                                                          \
@@ -24,9 +25,11 @@ typedef struct {
   }
 static const lc_option merge_options[] = {MODEL_ROW,
                                           {"adapter", LC_OPT_STRING, offsetof(self_t, adapter), NULL, 0, 0,
-                                           NULL, "[NAME=]DIR[:SCALE]", "an adapter (repeatable: deltas add)"},
+                                           NULL, "[NAME=]DIR[:SCALE]", "an adapter (repeatable: deltas add; a negative scale takes away)"},
                                           OUT_ROW,
                                           TYPE_ROW,
+                                          {"average", LC_OPT_BOOL, offsetof(self_t, average), "false", 0, 0, NULL, NULL,
+                                           "the mean of the adapters' changes (each at its scale), not their sum"},
                                           {0}};
 static const lc_option convert_options[] = {
     MODEL_ROW,
@@ -95,6 +98,13 @@ static void print_report(lc_cli *cli, const lc_merge_report *r, const char *out,
             100 * share, lc_dtype_get(dtype)->name);
 }
 
+/* Each adapter at its scale over their number. */
+static lc_status average(const self_t *s, lc_net *net) {
+  for (int i = 0; s->average && i < net->n_adapter; i++)
+    LC_TRY(lc_adapter_set(net->adapter[i], net->adapter[i]->scale / (float)net->n_adapter, LC_PATCH));
+  return LC_OK;
+}
+
 static lc_status run(lc_cli *cli, void *self) {
   self_t *s = self;
   if (!s->out) return lc_usage(cli->ctx, "-o OUT is missing");
@@ -113,10 +123,12 @@ static lc_status run(lc_cli *cli, void *self) {
     return lc_usage(cli->ctx, "%s exists and is of the other kind", s->out);
   lc_loaded l;
   LC_TRY(lc_cli_load(cli, s->model, LC_F32, LC_PATCH, true, &l));
+  lc_status st = average(s, l.net);
   if (dtype == LC_NONE) dtype = base_dtype(l.net);
   lc_merge_report report = {0};
-  lc_status st = is_gguf(s->out) ? lc_net_write_gguf(l.net, s->out, dtype, &report)
-                                 : lc_net_write_hf(l.net, s->out, dtype, &report);
+  if (!st)
+    st = is_gguf(s->out) ? lc_net_write_gguf(l.net, s->out, dtype, &report)
+                         : lc_net_write_hf(l.net, s->out, dtype, &report);
   if (!st) print_report(cli, &report, s->out, dtype);
   lc_merge_report_free(cli->ctx, &report);
   lc_cli_unload(&l);

@@ -162,7 +162,12 @@ together() { run 0 eval -m $M -a run-shira -a "second=run-spiel:0.5" --adapter r
 t "several adapters, a name, a scale" together
 other_method() { run 0 train --recipe run-shira/recipe.yaml --method lora -o recipe-lora && grep -q '^steps: 4' recipe-lora/recipe.yaml && grep -q '^method: lora' recipe-lora/recipe.yaml; }
 t "another method keeps a recipe's other options" other_method
+average() { # the mean of an adapter and of nothing is half of it
+  run 0 merge -m $M -a run-shira:0.5 -o half --outtype f32 --quiet && run 0 merge -m $M -a run-shira -a run-shira:0 --average -o mean --outtype f32 --quiet
+  same half/model.safetensors mean/model.safetensors
+}
 for m in lora shira spiel; do t "adapter of $m: eval, scale 0, generate, diff, merge" use $m; done
+t "merge averages" average
 full() { run 0 eval -m run-full -d held.txt --context 32 --json && run 0 diff $M run-full --json && has changed; }
 t "result of full is a model" full
 convert() { run 0 convert -m $M -o "c-$1.gguf" --outtype "$1" --json && has output && run 0 info "c-$1.gguf" --json && run 0 convert -m "c-$1.gguf" -o "c-$1" --outtype f32 --quiet && run 0 eval -m "c-$1" -d held.txt --context 32; }
