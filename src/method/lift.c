@@ -41,7 +41,7 @@ static const lc_option options[] = {
      "updates between two choices of the mask; 0: chosen once"},
     {"svd", LC_OPT_CHOICE, offsetof(lift, svd), "randomised", 0, 0, "randomised|exact", NULL,
      "how W is decomposed: from 2R random columns, or as a whole"},
-    {"power", LC_OPT_INT, offsetof(lift, power), "2", 0, 64, NULL, "N",
+    {"power", LC_OPT_INT, offsetof(lift, power), "16", 0, 64, NULL, "N",
      "power iterations of the randomised one"},
     {"shape", LC_OPT_CHOICE, offsetof(lift, shape), "entries", 0, 0, "entries|blocks", NULL,
      "single entries, or whole blocks of 4×4"},
