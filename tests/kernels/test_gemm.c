@@ -213,6 +213,29 @@ static void test_strips(void **state) {
   lc_ctx_free(ctx);
 }
 
+/* Rows that a path may read where they stand, and the same rows where it cannot: the same bits. Few columns too (low rank). */
+static void test_rows_in_place(void **state) {
+  (void)state;
+  lc_ctx *ctx;
+  assert_int_equal(lc_ctx_new(1, &ctx, NULL), LC_OK);
+  static const dims d[] = {{96, 8, 64}, {64, 72, 1216}, {128, 33, 2560}};
+  for (size_t i = 0; i < 2 * sizeof d / sizeof *d; i++) {
+    dims x = d[i / 2];
+    lc_gemm_shape s = {.m = x.m, .n = x.n, .k = x.k, .lda = x.k, .ldb = x.k, .ldc = x.n, .trans_b = true, .dtype = LC_BF16,
+                       .c_dtype = i % 2 ? LC_BF16 : LC_F32};
+    size_t bytes = (size_t)(x.m * x.k) * 2, out = (size_t)(x.m * x.n) * (i % 2 ? 2 : 4);
+    matrix a = matrix_new(x.m, x.k, LC_BF16), b = matrix_new(x.n, x.k, LC_BF16);
+    uint8_t *at = aligned_alloc(64, bytes + 64), *c1 = calloc(1, out), *c2 = calloc(1, out);
+    memcpy(at, a.data, bytes);
+    assert_int_equal(lc_gemm(ctx, 0, &s, at, b.data, c1), LC_OK);
+    memmove(at + 2, at, bytes);
+    assert_int_equal(lc_gemm(ctx, 0, &s, at + 2, b.data, c2), LC_OK);
+    assert_memory_equal(c1, c2, out);
+    free(at), free(c1), free(c2), matrix_free(a), matrix_free(b);
+  }
+  lc_ctx_free(ctx);
+}
+
 /* The steady state makes nothing: the same shape again allocates nothing of ours. */
 static void test_steady_state(void **state) {
   (void)state;
@@ -249,7 +272,7 @@ static void test_edges(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_providers), cmocka_unit_test(test_bounded_strips),
-                                     cmocka_unit_test(test_packed), cmocka_unit_test(test_strips),
+                                     cmocka_unit_test(test_packed), cmocka_unit_test(test_rows_in_place), cmocka_unit_test(test_strips),
                                      cmocka_unit_test(test_steady_state), cmocka_unit_test(test_edges)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -159,7 +159,7 @@ static void row_block(const job *w, int64_t i0, int64_t i, int64_t j0, int64_t j
     for (int64_t j = j0; j < j1; j += BLOCK) {
       int64_t at = (j - j0) / BLOCK;
       float *c = w->sums + (w->kc < s->k ? at : (at + i / BLOCK * (w->nc / BLOCK)) & 1) * SUMS;
-      if (l == 0 && j0 == 0) fetch_ahead(w, i + BLOCK, at, (j1 - j0) / BLOCK);
+      if (l == 0 && j0 == 0) fetch_ahead(w, i + BLOCK, at, lc_ceil_div(j1 - j0, BLOCK));
       run_block(s->m - i, s->n - j, steps, a, b + at * w->panel + BLOCK * l, c, l > 0);
       finish(w, *last);
       store(c);
