@@ -30,6 +30,7 @@ typedef struct {
   const lc_safetensors *from;
   json_t *crc;
   int64_t count;
+  size_t width; /* of a value: wide ones lie first, so that all are aligned */
 } arrays;
 
 static lc_status visit_all(lc_loop *l, lc_visitor *v) {
@@ -38,11 +39,18 @@ static lc_status visit_all(lc_loop *l, lc_visitor *v) {
   return l->t.method->visit ? l->t.method->visit(l->t.self, v) : LC_OK;
 }
 
+static bool other_width(const arrays *a, lc_dtype dtype) {
+  size_t width;
+  return !lc_dtype_bytes(dtype, 1, &width) || width != a->width;
+}
+
 static lc_status declare(lc_visitor *v, const char *name, lc_dtype dtype, int64_t n, void *data) {
+  if (other_width(v->self, dtype)) return LC_OK;
   return lc_safetensors_declare(((arrays *)v->self)->w, name, dtype, 1, &n);
 }
 
 static lc_status append(lc_visitor *v, const char *name, lc_dtype dtype, int64_t n, void *data) {
+  if (other_width(v->self, dtype)) return LC_OK;
   arrays *a = v->self;
   size_t bytes;
   if (!lc_dtype_bytes(dtype, n, &bytes)) return lc_fail(a->ctx, "%s: '%s' is too large", a->path, name);
@@ -55,9 +63,10 @@ static lc_status write_arrays(lc_loop *l, const char *path, json_t *crc) {
   arrays a = {.ctx = ctx, .path = path, .crc = crc};
   lc_visitor v = {.self = &a, .array = declare};
   LC_TRY(lc_safetensors_create(ctx, path, &a.w));
-  lc_status st = visit_all(l, &v);
+  lc_status st = LC_OK;
+  for (a.width = 8; a.width && !st; a.width /= 2) st = visit_all(l, &v);
   v.array = append;
-  if (!st) st = visit_all(l, &v);
+  for (a.width = 8; a.width && !st; a.width /= 2) st = visit_all(l, &v);
   lc_status end = lc_safetensors_finish(a.w, st == LC_OK);
   return st ? st : end;
 }
