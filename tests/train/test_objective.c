@@ -363,7 +363,7 @@ static void test_threads(void **state) {
   size_t size[2 * N_VARIANTS];
   for (int turn = 0; turn < 2; turn++) {
     for (int i = 0; i < 2 * N_VARIANTS; i++) {
-      char opts[256], out[16], *data;
+      char opts[256], out[24], *data;
       size_t n;
       snprintf(opts, sizeof opts, OPTS " dtype=%s%s", types[i % 2], turn ? " recompute=true" : "");
       snprintf(out, sizeof out, "v%d", i);
@@ -387,7 +387,7 @@ static void test_threads(void **state) {
 /* Stopped after update 4 (in the middle of a sampling's three updates) and after 5. */
 static void test_resume(void **state) {
   for (int i = 0; i < N_VARIANTS; i++) {
-    char a[16], b[16];
+    char a[24], b[24];
     snprintf(a, sizeof a, "whole%d", i);
     snprintf(b, sizeof b, "parts%d", i);
     t_spec s = spec_of(i, a, OPTS);
