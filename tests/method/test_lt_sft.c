@@ -333,7 +333,7 @@ static void test_restores(void **state) {
   lc_model *own = w.model;
   for (int i = 0; i < 3; i++) {
     lc_tiny d = LC_TINY_LLAMA;
-    char name[8];
+    char name[32];
     lc_net *net;
     lc_adapter *a;
     d.dtype = types[i];
