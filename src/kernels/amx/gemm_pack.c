@@ -24,10 +24,10 @@ INLINE void transpose_pairs(const uint16_t *src, int64_t ld, uint16_t *out) {
     __m512i ab = _mm512_unpacklo_epi32(a, b), cd = _mm512_unpacklo_epi32(c, d), AB = _mm512_unpackhi_epi32(a, b),
             CD = _mm512_unpackhi_epi32(c, d);
     uint16_t *to = out + 4 * q * ROW;
-    _mm512_store_si512(to, _mm512_unpacklo_epi64(ab, cd));
-    _mm512_store_si512(to + ROW, _mm512_unpackhi_epi64(ab, cd));
-    _mm512_store_si512(to + 2 * ROW, _mm512_unpacklo_epi64(AB, CD));
-    _mm512_store_si512(to + 3 * ROW, _mm512_unpackhi_epi64(AB, CD));
+    _mm512_storeu_si512(to, _mm512_unpacklo_epi64(ab, cd));
+    _mm512_storeu_si512(to + ROW, _mm512_unpackhi_epi64(ab, cd));
+    _mm512_storeu_si512(to + 2 * ROW, _mm512_unpacklo_epi64(AB, CD));
+    _mm512_storeu_si512(to + 3 * ROW, _mm512_unpackhi_epi64(AB, CD));
   }
 }
 
@@ -41,11 +41,11 @@ INLINE __m512i join(const uint16_t *low, const uint16_t *high) {
 
 /* 32 rows of storage of 16 lines side by side. */
 INLINE void join_rows(const uint16_t *src, int64_t step, uint16_t *out) {
-  for (int p = 0; p < 16; p++, src += 2 * step) _mm512_store_si512(out + p * ROW, join(src, src + step));
+  for (int p = 0; p < 16; p++, src += 2 * step) _mm512_storeu_si512(out + p * ROW, join(src, src + step));
 }
 
 INLINE void copy_rows(const uint16_t *src, int64_t ld, uint16_t *out) {
-  for (int i = 0; i < 16; i++) _mm512_store_si512(out + i * ROW, _mm512_loadu_si512(src + i * ld));
+  for (int i = 0; i < 16; i++) _mm512_storeu_si512(out + i * ROW, _mm512_loadu_si512(src + i * ld));
 }
 
 /* What is less than 16 lines of 32 values, with zeros for the rest, laid out as lines along k. */

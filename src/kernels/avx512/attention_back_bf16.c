@@ -24,17 +24,6 @@ typedef struct {
   float *p_pairs, *ds_pairs;    /* (BLOCK/8, PAIRS, 8): pairs of queries for eight keys */
 } backward;
 
-/* Σ_d a·b. */
-static float dot(int64_t D, const uint16_t *a, const uint16_t *b) {
-  __m512 sum = v_set(0);
-  for (int64_t d = 0; d < D; d += 2 * LANES) {
-    __mmask32 m = (__mmask32)((1ull << lc_min64(2 * LANES, D - d)) - 1);
-    sum = _mm512_dpbf16_ps(sum, (__m512bh)_mm512_maskz_loadu_epi16(m, a + d),
-                           (__m512bh)_mm512_maskz_loadu_epi16(m, b + d));
-  }
-  return v_sum(sum);
-}
-
 /* Keys `key`.. of a block, 16 of them, as eight pairs a piece in two pieces. */
 static inline void put_pairs(float *pairs, int64_t key, int64_t pair, __m512bh rows) {
   __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
@@ -116,7 +105,7 @@ static void prepare(backward *w, const uint16_t *q, int64_t ldq, const uint16_t 
   lc_attn_pack_along(w->tq, whole / 2, s->D, dout, lddo, w->dout_along);
   for (int64_t i = 0; i < whole; i++) { /* rows behind the last: P is 0 */
     w->lse[i] = i < w->tq ? lse[i] * 1.44269504f : INFINITY;
-    w->delta[i] = i < w->tq ? s->scale * dot(s->D, out + i * ldo, dout + i * lddo) : 0;
+    w->delta[i] = i < w->tq ? s->scale * lc_attn_dot(s->D, out + i * ldo, dout + i * lddo) : 0;
   }
 }
 
@@ -130,7 +119,7 @@ void lc_avx512_bf16_attention_back(const lc_attention_shape *s, int64_t tq, int6
   for (int64_t j = 0; j < s->tk; j += BLOCK) {
     int64_t end = lc_min64(j + BLOCK, w.z.keys), touched = 0;
     for (int64_t i = 0; i < tq; i += ROWS) {
-      lc_attn_span c = lc_attn_panels(s, q0 + i, j, end);
+      lc_attn_span c = lc_attn_panels(s, q0 + i, ROWS, j, end);
       if (c.end <= c.first) continue;
       eight_queries(&w, i, c, j, dq + i * w.z.width, written[i / ROWS]);
       written[i / ROWS] = true, touched = lc_max64(touched, c.end);

@@ -8,7 +8,6 @@
 #include "kernels/avx512/attention_bf16.h"
 
 enum { BLOCK = 512 };
-#define LC_ATTN_LOWEST (-1e30f) /* below every score, and finite: a difference of two is never NaN */
 
 /* ---- packing ---- */
 
@@ -77,37 +76,6 @@ void lc_avx512_bf16_attention_pack(const lc_attention_shape *s, bool back, const
 
 /* ---- forward ---- */
 
-/* Scores that a row does not see become −∞: only at the ends of what the panels hold. */
-static inline void hide(float *s, lc_attn_span panels, lc_attn_span seen, int64_t j) {
-  __m512 none = v_set(-INFINITY);
-  int64_t c = panels.first;
-  for (; c < panels.end && j + c < seen.first; c += LANES)
-    _mm512_mask_storeu_ps(s + c, (__mmask16)~lc_attn_lanes(seen, j + c), none);
-  if (seen.end - j > c) c += (seen.end - j - c) / LANES * LANES;
-  for (; c < panels.end; c += LANES)
-    _mm512_mask_storeu_ps(s + c, (__mmask16)~lc_attn_lanes(seen, j + c), none);
-}
-
-/* One row of S to P; *l sums lane by lane; returns what earlier sums shrink by. */
-static inline float softmax_row(const float *s, lc_attn_span c, float factor, float *max, __m512 *l,
-                                uint16_t *p) {
-  __m512 m0 = v_set(*max), m1 = m0;
-  for (int64_t i = c.first; i < c.end; i += PANEL)
-    m0 = v_max(m0, v_load(s + i)), m1 = v_max(m1, v_load(s + i + LANES));
-  float m = v_max_lane(v_max(m0, m1)), old = *max;
-  __m512 f = v_set(factor), base = v_set(-m * factor), sum0 = v_set(0), sum1 = sum0;
-  for (int64_t i = c.first; i < c.end; i += PANEL) {
-    __m512 p0 = lc_attn_exp2(v_fma(v_load(s + i), f, base)),
-           p1 = lc_attn_exp2(v_fma(v_load(s + i + LANES), f, base));
-    sum0 = v_add(sum0, p0), sum1 = v_add(sum1, p1);
-    _mm512_storeu_si512(p + i, (__m512i)_mm512_cvtne2ps_pbh(p1, p0));
-  }
-  *max = m;
-  float shrink = m == old ? 1 : exp2f((old - m) * factor);
-  *l = v_fma(*l, v_set(shrink), v_add(sum0, sum1));
-  return shrink;
-}
-
 typedef struct {
   const lc_attention_shape *s;
   lc_attn_sizes z;
@@ -125,14 +93,14 @@ static void eight(const forward *w, int64_t position, const float *q, int64_t ro
   bool fresh = true;
   for (int r = 0; r < ROWS; r++) max[r] = LC_ATTN_LOWEST, l[r] = v_set(0);
   for (int64_t j = 0; j < s->tk; j += BLOCK) {
-    lc_attn_span c = lc_attn_panels(s, position, j, lc_min64(j + BLOCK, w->z.keys));
+    lc_attn_span c = lc_attn_panels(s, position, ROWS, j, lc_min64(j + BLOCK, w->z.keys));
     if (c.end <= c.first) continue;
     for (int64_t i = c.first; i < c.end; i += PANEL)
       lc_attn_tile(q, row, 1, w->k + (j + i) * units, units, w->scores + i, BLOCK, false);
     for (int r = 0; r < ROWS; r++) {
       float *at = w->scores + r * BLOCK, *o = out + r * width;
-      hide(at, c, lc_attn_visible(s, position + r), j);
-      float shrink = softmax_row(at, c, factor, &max[r], &l[r], w->p + r * BLOCK);
+      lc_attn_hide(1, at, c, lc_attn_visible(s, position + r), j);
+      float shrink = lc_attn_softmax_row(1, at, c, factor, &max[r], &l[r], w->p + r * BLOCK);
       for (int64_t d = 0; !fresh && shrink != 1 && d < width; d += LANES)
         v_store(o + d, v_mul(v_load(o + d), v_set(shrink)));
     }

@@ -84,10 +84,9 @@ static inline lc_attn_span lc_attn_visible(const lc_attention_shape *s, int64_t 
   return (lc_attn_span){s->window > 0 ? lc_max64(0, position - s->window + 1) : 0,
                         lc_min64(s->tk, position + 1)};
 }
-/* Of keys [j,j1) the whole panels that any of eight queries from `position` sees, relative to j; end <= first: none. */
-static inline lc_attn_span lc_attn_panels(const lc_attention_shape *s, int64_t position, int64_t j,
-                                          int64_t j1) {
-  int64_t first = lc_attn_visible(s, position).first, end = lc_attn_visible(s, position + ROWS - 1).end;
+/* Of keys [j,j1) the whole panels that any of `rows` queries from `position` sees, relative to j; end <= first: none. */
+static inline lc_attn_span lc_attn_panels(const lc_attention_shape *s, int64_t position, int64_t rows, int64_t j, int64_t j1) {
+  int64_t first = lc_attn_visible(s, position).first, end = lc_attn_visible(s, position + rows - 1).end;
   first = lc_max64(j, first / PANEL * PANEL), end = lc_min64(j1, lc_ceil_div(end, PANEL) * PANEL);
   return (lc_attn_span){first - j, end - j};
 }
@@ -96,6 +95,52 @@ static inline __mmask16 lc_attn_lanes(lc_attn_span v, int64_t key) {
   int64_t first = lc_min64(LANES, lc_max64(0, v.first - key)),
           end = lc_min64(LANES, lc_max64(0, v.end - key));
   return (__mmask16)(v_mask(end) & ~v_mask(first));
+}
+
+#define LC_ATTN_LOWEST (-1e30f) /* below every score, and finite: a difference of two is never NaN */
+
+/* A row's value for key c, where `rows` rows of a panel stand together. */
+#define LC_ATTN_AT(p, c, rows) ((p) + (c) / PANEL * PANEL * (rows) + (c) % PANEL)
+
+/* Scores that a row does not see become −∞: only at the ends of what the panels hold. */
+LC_ALWAYS void lc_attn_hide(int64_t rows, float *s, lc_attn_span panels, lc_attn_span seen, int64_t j) {
+  __m512 none = v_set(-INFINITY);
+  int64_t c = panels.first;
+  for (; c < panels.end && j + c < seen.first; c += LANES)
+    _mm512_mask_storeu_ps(LC_ATTN_AT(s, c, rows), (__mmask16)~lc_attn_lanes(seen, j + c), none);
+  if (seen.end - j > c) c += (seen.end - j - c) / LANES * LANES;
+  for (; c < panels.end; c += LANES)
+    _mm512_mask_storeu_ps(LC_ATTN_AT(s, c, rows), (__mmask16)~lc_attn_lanes(seen, j + c), none);
+}
+
+/* One row of S to P; *l sums lane by lane; returns what earlier sums shrink by. */
+LC_ALWAYS float lc_attn_softmax_row(int64_t rows, const float *s, lc_attn_span c, float factor, float *max, __m512 *l, uint16_t *p) {
+  __m512 m0 = v_set(*max), m1 = m0;
+  for (int64_t i = c.first; i < c.end; i += PANEL)
+    m0 = v_max(m0, v_load(s + i * rows)), m1 = v_max(m1, v_load(s + i * rows + LANES));
+  float m = v_max_lane(v_max(m0, m1)), old = *max;
+  __m512 f = v_set(factor), base = v_set(-m * factor), sum0 = v_set(0), sum1 = sum0;
+  for (int64_t i = c.first; i < c.end; i += PANEL) {
+    __m512 p0 = lc_attn_exp2(v_fma(v_load(s + i * rows), f, base)),
+           p1 = lc_attn_exp2(v_fma(v_load(s + i * rows + LANES), f, base));
+    sum0 = v_add(sum0, p0), sum1 = v_add(sum1, p1);
+    _mm512_storeu_si512(p + i * rows, (__m512i)_mm512_cvtne2ps_pbh(p1, p0));
+  }
+  *max = m;
+  float shrink = m == old ? 1 : exp2f((old - m) * factor);
+  *l = v_fma(*l, v_set(shrink), v_add(sum0, sum1));
+  return shrink;
+}
+
+/* Σ_d a·b. */
+static inline float lc_attn_dot(int64_t D, const uint16_t *a, const uint16_t *b) {
+  __m512 sum = v_set(0);
+  for (int64_t d = 0; d < D; d += 2 * LANES) {
+    __mmask32 m = (__mmask32)((1ull << lc_min64(2 * LANES, D - d)) - 1);
+    sum = _mm512_dpbf16_ps(sum, (__m512bh)_mm512_maskz_loadu_epi16(m, a + d),
+                           (__m512bh)_mm512_maskz_loadu_epi16(m, b + d));
+  }
+  return v_sum(sum);
 }
 
 #endif
