@@ -182,11 +182,11 @@ ship() {
 t "ship: changed values, an anchor, a chain" ship
 objectives() {
   printf '{"prompt": "the cat", "chosen": " sat", "rejected": " flew away"}\n{"prompt": "a mat", "chosen": " is", "rejected": " far"}\n' >pairs.jsonl
-  run 0 train -m $M -d pairs.jsonl --method shira --density 0.05 --objective dpo --with beta=0.2 --steps 3 --batch 2 -o run-dpo --json && says '"accuracy"' && says '0.693147'
+  run 0 train -m $M -d pairs.jsonl --method shira --density 0.05 --objective dpo --with beta=0.2 --steps 3 --batch 2 -o run-dpo --json && says '"accuracy"' out && says '0.69314' out
   grep -q '^objective: dpo' run-dpo/recipe.yaml && grep -q '^  beta: 0.2' run-dpo/recipe.yaml && run 0 train --recipe run-dpo/recipe.yaml -o run-dpo2 --quiet && same run-dpo/adapter_model.safetensors run-dpo2/adapter_model.safetensors
   run 2 train -m $M -d pairs.jsonl --method shira --objective dop -o x && says "did you mean 'dpo'" && absent x
   run 2 train -m $M -d pairs.jsonl --method shira --objective dpo --with betta=1 -o x && says "did you mean 'beta'" && absent x
-  run 2 train -m $M -d pairs.jsonl --method shira -o x && says "preferences" && absent x
+  run 2 train -m $M -d pairs.jsonl --method shira -o x --quiet && says "preferences" && absent x
 }
 t "objectives: preferences, options, a recipe" objectives
 report() {
