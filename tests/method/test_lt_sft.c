@@ -67,7 +67,7 @@ static struct {
   lc_weight *target[64];
   int n_targets;
   lc_index mask[64]; /* of the last second phase */
-  int64_t chosen[8];
+  int64_t chosen[8], entries;
 } seen;
 
 static int target_of(const lc_weight *x) {
@@ -108,7 +108,10 @@ static lc_status on_attach(void *self, lc_training *t) {
     ok(lc_targets(t->net, "all-linear", &x, &seen.n_targets));
     memcpy(seen.target, x, (size_t)seen.n_targets * sizeof *x);
     lc_free(w.ctx, x);
-    for (int i = 0; i < seen.n_targets; i++) seen.mask[i] = (lc_index){.kind = LC_LIST32};
+    for (int i = 0; i < seen.n_targets; i++) {
+      seen.mask[i] = (lc_index){.kind = LC_LIST32};
+      seen.entries += seen.target[i]->M * seen.target[i]->N;
+    }
   }
   seen.start[t->phase] = hash_of(t->net);
   seen.n_phases = t->phase + 1;
@@ -197,10 +200,8 @@ static void test_phases(void **state) {
     if (!t[i].iterations) row.attach = lc_method_lt_sft.attach, row.finish = NULL;
     t_spec s = {.row = &row, .set = t[i].set, .opts = t[i].opts, .out = out, .no_eval = true};
     ok(t_train(&w, &s));
-    int64_t entries = 0;
-    for (int l = 0; l < seen.n_targets; l++) entries += seen.target[l]->M * seen.target[l]->N;
     for (int k = 0; k < t[i].iterations; k++) {
-      assert_int_equal(seen.chosen[k], (int64_t)floor(0.05 * (double)entries) / t[i].iterations);
+      assert_int_equal(seen.chosen[k], (int64_t)floor(0.05 * (double)seen.entries) / t[i].iterations);
       assert_true(seen.start[2 * k] == seen.start[2 * k + 1]); /* the rewind, what is dense included */
     }
     if (t[i].iterations == 2) assert_true(seen.start[2] != seen.start[0]); /* from the iteration's start */
