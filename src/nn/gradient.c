@@ -40,7 +40,7 @@ static lc_status strip_chunk(void *arg, int64_t chunk, int worker) {
     const lc_sink *s = &w->sink[i];
     if (s->kind == LC_SINK_DENSE && s->param->wants_grad)
       LC_TRY(strip_gemm(a, worker, q, s->param->grad + q.r0 * w->N, w->N, 1));
-    if (s->kind != LC_SINK_TILES) continue;
+    if (s->kind != LC_SINK_TILES || !lc_sink_wants(s)) continue;
     if (!tile) {
       tile = lc_scratch(a->run->ctx, worker, 1, (size_t)STRIP * (size_t)w->N * sizeof *tile);
       if (!tile) return LC_FAILED;
@@ -161,6 +161,6 @@ lc_status lc_weight_gradient(lc_run *run, lc_weight *w, lc_dtype xt, const void 
   strips_arg a = {run, w, xt, x, dy, ldx, lddy, T, use};
   LC_TRY(lc_parallel(run->ctx, lc_ceil_div(w->M, STRIP), strip_chunk, &a));
   for (int i = 0; i < w->n_sink; i++)
-    if (w->sink[i].kind == LC_SINK_TILES && w->sink[i].end) LC_TRY(w->sink[i].end(w->sink[i].self, w));
+    if (w->sink[i].kind == LC_SINK_TILES && lc_sink_wants(&w->sink[i]) && w->sink[i].end) LC_TRY(w->sink[i].end(w->sink[i].self, w));
   return LC_OK;
 }

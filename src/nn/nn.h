@@ -129,7 +129,7 @@ typedef enum { LC_PATCH, LC_IN_PLACE, LC_ASIDE } lc_apply;
 
 /* A consumer of a weight's gradient. ENTRIES: sampled at param->idx, times factor, and added to param->grad. DENSE:
  * the whole dW added to param->grad (LC_ALL). TILES: strips of dW are computed, handed over, and forgotten
- * (workers call at once, the tile is in the worker's scratch). COLUMNS and ROWS: dW[:,lines] (M,k) or dW[lines,:] (k,N)
+ * (workers call at once, the tile is in the worker's scratch); a param, when there is one, says by wants_grad whether. COLUMNS and ROWS: dW[:,lines] (M,k) or dW[lines,:] (k,N)
  * added to param->grad; for COLUMNS a graph keeps x[lines] alone, not x. INPUT: no gradient; each forward pass adds
  * Σ_t x² of each column of the weight's input to squares (N of them). */
 typedef struct {
@@ -197,6 +197,7 @@ lc_status lc_weight_refresh(lc_ctx *, lc_weight *);
 lc_status lc_weight_switched(lc_ctx *, lc_weight *, const lc_delta *);
 lc_status lc_weight_add_sink(lc_ctx *, lc_weight *, lc_sink);
 void lc_weight_remove_sink(lc_weight *, const void *self_or_param);
+bool lc_sink_wants(const lc_sink *);      /* a gradient, now */
 bool lc_weight_trains(const lc_weight *); /* a sink that wants gradients now */
 bool lc_weight_wants(const lc_weight *, lc_sink_kind); /* one of that kind that wants something now */
 int64_t lc_weight_columns(const lc_weight *);          /* Σ n_lines of COLUMNS that want gradients now */

@@ -57,7 +57,7 @@ static lc_status rows_backward(const lc_node *n, lc_run *run, int64_t r0, int64_
 static lc_status to_token(lc_weight *w, const float *sum) {
   for (int i = 0; i < w->n_sink; i++) {
     const lc_sink *s = &w->sink[i];
-    if (s->kind == LC_SINK_TILES) {
+    if (s->kind == LC_SINK_TILES && lc_sink_wants(s)) {
       const lc_tile tile = {{0, 1, 0, w->N}, sum, w->N, 0, w->uses, 0};
       LC_TRY(s->tile(s->self, w, &tile));
       if (s->end) LC_TRY(s->end(s->self, w));

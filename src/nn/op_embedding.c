@@ -103,7 +103,7 @@ static lc_status backward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1)
   lc_weight *w = ((const lc_embedding_attr *)n->attr)->w;
   for (int i = 0; i < w->n_sink; i++) {
     const lc_sink *s = &w->sink[i];
-    if (s->kind == LC_SINK_TILES) {
+    if (s->kind == LC_SINK_TILES && lc_sink_wants(s)) {
       tiles_arg a = {n, run, s, w};
       LC_TRY(lc_parallel(run->ctx, lc_ceil_div(w->M, 64), tiles_chunk, &a));
     } else if (s->param->wants_grad && s->kind == LC_SINK_ENTRIES) {

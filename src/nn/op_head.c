@@ -258,7 +258,7 @@ static lc_status forward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1) 
   if (a->misses && b.grad) return lc_fail(run->ctx, "'%s': whether a token is missed has no gradient", a->w->name);
   const int64_t rows = b.paired ? run->rows / 2 : run->rows;
   for (int i = 0; b.grad && i < a->w->n_sink; i++)
-    if (a->w->sink[i].kind == LC_SINK_TILES)
+    if (a->w->sink[i].kind == LC_SINK_TILES && lc_sink_wants(&a->w->sink[i]))
       return lc_fail(
           run->ctx,
           "'%s' is the output head: its gradient comes in blocks of rows and cannot be streamed as tiles",

@@ -174,26 +174,26 @@ void lc_weight_remove_sink(lc_weight *w, const void *self_or_param) {
   w->n_sink = n;
 }
 
-static bool sink_wants(const lc_sink *s) {
-  return s->kind == LC_SINK_TILES || (s->param && s->param->wants_grad);
+bool lc_sink_wants(const lc_sink *s) {
+  return s->param ? s->param->wants_grad : s->kind == LC_SINK_TILES;
 }
 
 bool lc_weight_wants(const lc_weight *w, lc_sink_kind kind) {
   for (int i = 0; i < w->n_sink; i++)
-    if (w->sink[i].kind == kind && (kind == LC_SINK_INPUT || sink_wants(&w->sink[i]))) return true;
+    if (w->sink[i].kind == kind && (kind == LC_SINK_INPUT || lc_sink_wants(&w->sink[i]))) return true;
   return false;
 }
 
 int64_t lc_weight_columns(const lc_weight *w) {
   int64_t n = 0;
   for (int i = 0; i < w->n_sink; i++)
-    if (w->sink[i].kind == LC_SINK_COLUMNS && sink_wants(&w->sink[i])) n += w->sink[i].n_lines;
+    if (w->sink[i].kind == LC_SINK_COLUMNS && lc_sink_wants(&w->sink[i])) n += w->sink[i].n_lines;
   return n;
 }
 
 bool lc_weight_trains(const lc_weight *w) {
   for (int i = 0; i < w->n_sink; i++)
-    if (sink_wants(&w->sink[i])) return true;
+    if (lc_sink_wants(&w->sink[i])) return true;
   return false;
 }
 
