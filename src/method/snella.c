@@ -90,7 +90,7 @@ static lc_status attach(void *selfp, lc_training *t) {
   if (s->r % 2)
     return lc_usage(t->ctx, "snella: r is %lld: it must be even, half for each distance", (long long)s->r);
   LC_GO(lc_target_set_open(t, &set));
-  s->epoch_updates = s->interval ? s->interval : lc_ceil_div(lc_data_rows(t->data), t->opts.batch);
+  s->epoch_updates = s->interval ? s->interval : t->data ? lc_ceil_div(lc_data_rows(t->data), t->opts.batch) : t->planned;
   s->sparsity = lc_alloc_n(t->ctx, LC_MEM_TRAINABLE, (size_t)set.n, sizeof *s->sparsity);
   s->score = lc_alloc_n(t->ctx, LC_MEM_OTHER, (size_t)set.n, sizeof *s->score);
   s->cap = lc_alloc_n(t->ctx, LC_MEM_OTHER, 2 * (size_t)set.n, sizeof *s->cap);

@@ -233,6 +233,11 @@ static lc_status report(void *selfp, lc_training *t, json_t *to) {
   return LC_OK;
 }
 
+/* Forward passes alone, two a direction. */
+static double step_cost(const void *selfp, const lc_training *t, double step, double targets) {
+  return step * (double)((const zo *)selfp)->directions;
+}
+
 static void release(void *selfp, lc_ctx *ctx) {
   zo *s = selfp;
   hold(s, false);
@@ -242,7 +247,7 @@ static void release(void *selfp, lc_ctx *ctx) {
 
 #define HOOKS                                                                                                \
   .self_size = sizeof(zo), .optimizer = "sgd", .mergeable = true, .attach = attach, .step = step,            \
-  .objective = objective, .visit = visit, .finish = finish, .save = save, .report = report,                  \
+  .objective = objective, .visit = visit, .finish = finish, .save = save, .report = report, .step_cost = step_cost, \
   .release = release
 const lc_method lc_method_mezo = {.name = "mezo",
                                   .title = "MeZO: fine-tuning with forward passes only",

@@ -235,6 +235,13 @@ static lc_status report(void *selfp, lc_training *t, json_t *to) {
   return LC_OK;
 }
 
+/* The dense dW of the targets, in one micro-batch a period. */
+static double step_cost(const void *selfp, const lc_training *t, double step, double targets) {
+  const spiel *self = selfp;
+  const double micro = (double)lc_ceil_div(t->opts.batch, t->opts.micro_batch);
+  return self->select == SELECT_AG ? step + targets / 2 / ((double)self->period * micro) : step;
+}
+
 static void release(void *selfp, lc_ctx *ctx) {
   spiel *self = selfp;
   lc_grad_topk_free(self->watch);
@@ -272,6 +279,7 @@ const lc_method lc_method_spiel = {
     .after_step = after_step,
     .visit = visit,
     .save = save,
+    .step_cost = step_cost,
     .report = report,
     .release = release,
 };

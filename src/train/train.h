@@ -54,6 +54,9 @@ struct lc_method {
   lc_status (*visit)(void *self, lc_visitor *); /* state of its own, beside the params */
   lc_status (*save)(void *self, lc_training *,
                     const char *dir); /* the result: adapter or model files, into an existing directory */
+  /* NULL, or: what an update's products come to, when it is not what its passes over the attached changes are. step: of
+   * those, in parts of the frozen model's forward and dx; targets: the share of these that the targets have. */
+  double (*step_cost)(const void *self, const lc_training *, double step, double targets);
   lc_status (*report)(void *self, lc_training *, struct json_t *); /* adds fields to the run's "done" event */
   void (*release)(void *self, lc_ctx *);
 };
@@ -198,6 +201,20 @@ lc_status lc_calibrate_gradients(lc_training *, lc_weight **, int n, int64_t n_e
  * only. Calls done(arg, w, mean) once a weight. For calibrate. */
 lc_status lc_calibrate_inputs(lc_training *, lc_weight **, int n, int64_t n_examples,
                               lc_status (*done)(void *arg, lc_weight *, const double *mean), void *arg);
+
+/* ---- cost.c: what a method would hold and do; no data, no step ---- */
+enum { LC_COST_STEPS = 1000 }; /* updates that are supposed when --steps is not given */
+typedef struct {
+  int64_t trainable;                                    /* values moved; the largest of all phases, as the bytes */
+  int64_t state_bytes, gradient_bytes, candidate_bytes; /* as the allocator counts them when the first update begins */
+  double step;         /* products of an update: 1 = the frozen model's forward and dx; the mean of all phases */
+  double target_share; /* of those products that are the targets' */
+  int phases;
+  const char *optimizer; /* "": none */
+} lc_method_cost;
+/* Attaches the method to net (one of the caller's own, which it then frees) and makes the optimiser's columns: it takes the
+ * memory that it counts. Resolves the options. A task's head is not counted. */
+lc_status lc_cost(lc_net *, const lc_method *, void *self, lc_train_opts *, lc_method_cost *);
 
 /* ---- evaluation: its own run over any net ---- */
 typedef struct {

@@ -104,6 +104,13 @@ wrong_ids() { run 2 logits -m $M --ids 5,99999 -o no.safetensors && says 99999 &
 t "logits: an id beyond the vocabulary" wrong_ids
 methods() { run 0 methods --json && has methods && for m in full lora shira spiel; do says "\"$m\"" out && run 0 methods $m --quiet && says "options (--set key=value)" out && run 0 methods --json; done; }
 t "methods" methods
+costs() {
+  run 0 methods -m $M --json --quiet && has costs && says '"name":"snella"' out && says state_bytes out && says "from=PATH" out &&
+    run 0 methods shira -m $M --density 0.05 --json && grep -o '"state_bytes":[0-9]*' out >a &&
+    run 0 train -m $M -d text.txt --method shira $small -o co --json && grep '"event":"done"' out | grep -o '"state_bytes":[0-9]*' >b && same a b &&
+    run 2 methods -m $M --set r=4 && says "name it" && run 2 methods lora --density 0.1 && says "give -m MODEL"
+}
+t "methods on a model: state as a run's" costs
 events() {
   run 0 train -m $M -d text.txt --eval-data held.txt --method shira $small --save-every 2 -o ev --json
   has start:event step:step step:loss step:lr step:grad_norm step:tokens step:tokens_per_s step:rss_mib eval:step eval:loss eval:perplexity checkpoint:step checkpoint:path \
