@@ -94,8 +94,8 @@ static void make_lora(lc_adapter *a, bool trained) {
   randomise(d->param[1], 0.1f);
   add(a, d);
 }
+static const int32_t lines[] = {0, 5, 6, 31, 40};
 static void make_slice(lc_adapter *a, int axis, bool trained) {
-  static const int32_t lines[] = {0, 5, 6, 31, 40};
   lc_delta *d;
   ok(lc_delta_slice_new(ctx, lc_net_weight(a->net, UP), &(lc_slice_opts){axis, 5}, lines, trained, &d));
   randomise(d->param[0], 0.1f);
@@ -181,7 +181,6 @@ static void dense_lora(const lc_delta *d, double *to) {
   dense_product(d, 2, 3, d->param[0]->value, d->param[1]->value, to);
 }
 static void dense_slice(const lc_delta *d, double *to) {
-  static const int64_t lines[] = {0, 5, 6, 31, 40};
   const bool rows = lc_delta_slice_opts(d)->axis == LC_SLICE_ROWS;
   const int64_t N = d->w->N;
   for (int64_t k = 0; k < d->param[0]->n; k++)
@@ -337,6 +336,13 @@ static lc_param *param_at(const cell *c, int *i) { /* the *i-th that is trained;
 static void say(const cell *c, lc_dtype form, const char *what, double got, double want) {
   fail_msg("%s on %s: %s: %g, expected %g", c->r->name, lc_dtype_get(form)->name, what, got, want);
 }
+/* The net's output is `want`, but for a relative error. */
+static void agrees(const cell *c, lc_dtype form, const char *how, lc_net *net, const float *want, double error) {
+  float *is = logits(net);
+  const double off = lc_tiny_error(is, want, T * V);
+  free(is);
+  if (!(off < error)) say(c, form, how, off, 0);
+}
 static void each(void (*check)(const row *, lc_model *, lc_dtype)) {
   for (int f = 0; f < FORMS; f++) {
     lc_model *m = open_form(forms[f]);
@@ -346,6 +352,11 @@ static void each(void (*check)(const row *, lc_model *, lc_dtype)) {
     ok(lc_mkdirs(ctx, dir));
   }
 }
+
+#define ON_EACH(what)                                                                                        \
+  static void test_##what(void **state) {                                                                    \
+    each(check_##what);                                                                                      \
+  }
 
 /* ---- (a) and the second half of (e): attached, by hand and in place are one ---- */
 
@@ -370,25 +381,20 @@ static void check_output(const row *r, lc_model *m, lc_dtype form) {
   is = logits(c.net);
   dense = logits(hand);
   if (!(lc_tiny_error(is, base, T * V) > 1e-3)) say(&c, form, "the output moves by", lc_tiny_error(is, base, T * V), 1e-3);
-  if (!(lc_tiny_error(is, dense, T * V) < 1e-5)) say(&c, form, "the output is off by", lc_tiny_error(is, dense, T * V), 0);
   free(is);
+  agrees(&c, form, "the output is off by", c.net, dense, 1e-5);
   if (r->in_place) {
     refused(lc_adapter_set(c.a, 1, LC_IN_PLACE), r->in_place);
   } else { /* rounded as the base is stored */
-    const double rounding = form == LC_BF16 ? 1e-2 : form == LC_F16 ? 1e-3 : 1e-5;
     ok(lc_adapter_set(c.a, 1, LC_IN_PLACE));
-    is = logits(c.net);
-    if (!(lc_tiny_error(is, dense, T * V) < rounding)) say(&c, form, "in place it is off by", lc_tiny_error(is, dense, T * V), 0);
-    free(is);
+    agrees(&c, form, "in place it is off by", c.net, dense, form == LC_BF16 ? 1e-2 : form == LC_F16 ? 1e-3 : 1e-5);
     ok(lc_adapter_set(c.a, 1, LC_PATCH));
   }
   if (r->aside) {
     refused(lc_adapter_set(c.a, 1, LC_ASIDE), r->aside);
   } else {
     ok(lc_adapter_set(c.a, 1, LC_ASIDE));
-    is = logits(c.net);
-    if (!(lc_tiny_error(is, dense, T * V) < 1e-5)) say(&c, form, "aside it is off by", lc_tiny_error(is, dense, T * V), 0);
-    free(is);
+    agrees(&c, form, "aside it is off by", c.net, dense, 1e-5);
   }
   ok(lc_adapter_set(c.a, 0, LC_PATCH));
   is = logits(c.net);
@@ -401,9 +407,7 @@ static void check_output(const row *r, lc_model *m, lc_dtype form) {
   lc_net_free(hand);
   lc_net_free(c.net);
 }
-static void test_output(void **state) {
-  each(check_output);
-}
+ON_EACH(output)
 
 /* ---- (d) gradients ---- */
 
@@ -471,9 +475,7 @@ static void check_gradients(const row *r, lc_model *m, lc_dtype form) {
   free(dw);
   lc_net_free(c.net);
 }
-static void test_gradients(void **state) {
-  each(check_gradients);
-}
+ON_EACH(gradients)
 
 /* ---- (b) steps ---- */
 
@@ -509,9 +511,7 @@ static void check_steps(const row *r, lc_model *m, lc_dtype form) {
     lc_net_free(c.net);
   }
 }
-static void test_steps(void **state) {
-  each(check_steps);
-}
+ON_EACH(steps)
 
 /* ---- (c) frozen ---- */
 
@@ -545,9 +545,7 @@ static void check_frozen(const row *r, lc_model *m, lc_dtype form) {
     lc_net_free(c.net);
   }
 }
-static void test_frozen(void **state) {
-  each(check_frozen);
-}
+ON_EACH(frozen)
 
 /* ---- (e) files ---- */
 
@@ -582,9 +580,7 @@ static void check_files(const row *r, lc_model *m, lc_dtype form) {
     ok(lc_net_write_hf(c.net, to, LC_F32, NULL));
     ok(lc_model_open(ctx, to, &merged));
     ok(lc_net_new(merged, LC_F32, &net));
-    float *is = logits(net);
-    if (!(lc_tiny_error(is, want, T * V) < 1e-5)) say(&c, form, "merged it is off by", lc_tiny_error(is, want, T * V), 0);
-    free(is);
+    agrees(&c, form, "merged it is off by", net, want, 1e-5);
     lc_net_free(net);
     lc_model_close(merged);
     ok(lc_remove_tree(ctx, to));
@@ -592,9 +588,7 @@ static void check_files(const row *r, lc_model *m, lc_dtype form) {
   free(want);
   lc_net_free(c.net);
 }
-static void test_files(void **state) {
-  each(check_files);
-}
+ON_EACH(files)
 
 int main(void) {
   const struct CMUnitTest tests[] = {
