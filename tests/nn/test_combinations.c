@@ -101,12 +101,8 @@ static void make_slice(lc_adapter *a, int axis, bool trained) {
   randomise(d->param[0], 0.1f);
   add(a, d);
 }
-static void make_columns(lc_adapter *a, bool trained) {
-  make_slice(a, LC_SLICE_COLUMNS, trained);
-}
-static void make_rows(lc_adapter *a, bool trained) {
-  make_slice(a, LC_SLICE_ROWS, trained);
-}
+static void make_columns(lc_adapter *a, bool trained) { make_slice(a, LC_SLICE_COLUMNS, trained); }
+static void make_rows(lc_adapter *a, bool trained) { make_slice(a, LC_SLICE_ROWS, trained); }
 static void make_mask(lc_adapter *a, bool trained) {
   lc_weight *w = lc_net_weight(a->net, UP);
   lc_index idx = positions(w, 1, 3);
