@@ -3,8 +3,8 @@ be told, and equal tokens.
 
 Training rows alternate between GSM8K's worked answers and ARC-Easy's right choices, with the loss on the answer. Of a run is measured:
 the loss of answers of GSM8K's test split, the accuracy of ARC-Easy's test split by log-likelihood, and what was forgotten (perplexity of
-Shakespeare, which no run sees). Each method's rate is the better of its own default and four times that, by half as many updates on a seed and
-on rows of the train splits that the comparison does not use. With --speed, tokens/s and peak memory come from `lacuna bench train` instead (nothing else should run).
+Shakespeare, which no run sees). Rates are set by kind in the table below; with --pilot a method's is the best of a third, one and three times that, by half
+as many updates on a seed and on rows of the train splits that the comparison does not use. With --speed, tokens/s and peak memory come from `lacuna bench train` instead (nothing else should run).
 
     python3 bench/experiments/compare.py [--model SmolLM2.gguf] [--seeds 3] [--only shira,lora] [--speed]
 """
@@ -23,24 +23,25 @@ VALUES = L * R * sum(m + n for m, n in SIDES)  # LoRA's
 ENTRIES = L * sum(m * n for m, n in SIDES)
 DENSITY = VALUES / ENTRIES
 
-METHODS = {  # name: method, options; flags beside --density
-    "full": ("full", []),
-    "lora": ("lora", [f"r={R}", f"alpha={2 * R}"]),
-    "shira": ("shira", ["mask=random"]),
-    "shira-wm": ("shira", ["mask=wm"]),
-    "spiel": ("spiel", ["select=ag", "period=10", "accumulate=3"]),
-    "allora": ("allora", [f"r={R}"]),
-    "llava-mole": ("llava-mole", ["r=4", "alpha=8"]),
-    "snella": ("snella", [f"r={R}"]),
-    "mosa": ("mosa", ["width=70"]),
-    "lift": ("lift", [f"r={R}", "filter=32", "interval=10"]),
-    "lt-sft": ("lt-sft", []),
-    "sara": ("sara", []),
-    "s2ft": ("s2ft", ["o=0.123", "d=0.046"]),  # half of the values each
-    "dsee": ("dsee", ["r=42", "alpha=84"]),  # query and value only; a fifth of the base's entries goes
-    "sparse-mezo": ("sparse-mezo", []),  # moves a quarter of all entries, by forward passes
+SPARSE, LOW_RANK = 2e-3, 1e-3
+METHODS = {  # name: method, rate, options; flags beside --density
+    "full": ("full", 8e-5, []),
+    "lora": ("lora", LOW_RANK, [f"r={R}", f"alpha={2 * R}"]),
+    "shira": ("shira", SPARSE, ["mask=random"]),
+    "shira-wm": ("shira", SPARSE, ["mask=wm"]),
+    "spiel": ("spiel", SPARSE, ["select=ag", "period=10", "accumulate=3"]),
+    "lt-sft": ("lt-sft", SPARSE / 4, []),  # its first half trains all targets
+    "lift": ("lift", SPARSE, [f"r={R}", "filter=32", "interval=10", "power=4"]),
+    "sara": ("sara", SPARSE, []),
+    "s2ft": ("s2ft", SPARSE, ["o=0.123", "d=0.046"]),  # half of the values each
+    "allora": ("allora", LOW_RANK, [f"r={R}"]),
+    "dsee": ("dsee", LOW_RANK, ["r=42", "alpha=84", "outer=20"]),  # query and value only; a fifth of the base's entries goes
+    "llava-mole": ("llava-mole", LOW_RANK, ["r=4", "alpha=8"]),
+    "snella": ("snella", LOW_RANK, [f"r={R}"]),
+    "mosa": ("mosa", LOW_RANK, ["width=70"]),
+    "sparse-mezo": ("sparse-mezo", 2e-6, []),  # moves a quarter of all entries, by forward passes
 }
-RATES = (1, 4)  # of the method's default
+RATES = (1 / 3, 1, 3)
 
 
 def arc(split, n):
@@ -80,7 +81,8 @@ class Compare:
         p.add_argument("--batch", type=int, default=4)
         p.add_argument("--seq", type=int, default=128)
         p.add_argument("--questions", type=int, default=120, help="of ARC-Easy's test split; a third as many answers of GSM8K's")
-        p.add_argument("--speed", action="store_true")
+        p.add_argument("--pilot", action="store_true", help="choose each rate")
+        p.add_argument("--speed", action="store_true", help="tokens/s and memory instead")
         self.a = a = p.parse_args()
         self.model, self.runs = smollm2(a.model), Runs(a.lacuna, a.work)
         path = self.runs.path
@@ -94,11 +96,11 @@ class Compare:
         with open(path("other.txt"), "w", encoding="utf-8") as f:
             f.write(text[1_000_000:1_012_000])
         methods = {m["name"]: m for m in self.runs.lines("methods")[0]["methods"]}
-        self.rates = {n: methods[m]["lr"] for n, (m, _) in METHODS.items() if m in methods}
-        self.names = a.only.split(",") if a.only else [n for n in METHODS if n in self.rates]
+        self.rates = {n: rate for n, (m, rate, _) in METHODS.items() if m in methods}
+        self.names = a.only.split(",") if a.only else list(self.rates)
 
     def argv(self, name):
-        method, options = METHODS[name]
+        method, _, options = METHODS[name]
         return ["-m", self.model, "--method", method, "--density", f"{DENSITY:.6f}", *(x for o in options for x in ("--set", o))]
 
     def run(self, name, seed, rate, evaluate, tag, steps, then=None):
@@ -125,7 +127,7 @@ class Compare:
         base = self.runs.once("base", [str(self.a.questions)], lambda: self.measure(None))
         rows = []
         for name in self.names:
-            rate = self.best_rate(name)
+            rate = self.best_rate(name) if self.a.pilot else self.rates[name]
             got = [self.run(name, s, rate, self.held, f"{s}-{rate:.3g}", self.a.steps, then=self.measure) for s in range(1, self.a.seeds + 1)]
             before = got[0]["before"]
             cell = lambda v, d: "{:.{d}f} ± {:.{d}f}".format(*mean_sd(v), d=d)
