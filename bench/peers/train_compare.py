@@ -154,6 +154,8 @@ def main():
         finally:
             for r in runs:
                 r.end()
+        if not all(r.seconds for r in runs):
+            sys.exit("no update was timed: --limit passed before the first turn")
         report(args, runs)
 
 
