@@ -57,13 +57,15 @@ static lc_status rows_backward(const lc_node *n, lc_run *run, int64_t r0, int64_
 static lc_status to_token(lc_weight *w, const float *sum) {
   for (int i = 0; i < w->n_sink; i++) {
     const lc_sink *s = &w->sink[i];
-    if (s->kind == LC_SINK_TILES && lc_sink_wants(s)) {
+    if (!lc_sink_wants(s)) continue;
+    if (s->kind == LC_SINK_TILES) {
       const lc_tile tile = {{0, 1, 0, w->N}, sum, w->N, 0, w->uses, 0};
       LC_TRY(s->tile(s->self, w, &tile));
       if (s->end) LC_TRY(s->end(s->self, w));
-    } else if (s->param && s->param->wants_grad && s->kind == LC_SINK_ENTRIES) {
-      for (int64_t k = 0; k < s->param->n; k++) s->param->grad[k] += sum[lc_index_at(&s->param->idx, k)];
-    } else if (s->param && s->param->wants_grad && s->kind == LC_SINK_DENSE) {
+    } else if (s->kind == LC_SINK_ENTRIES) {
+      const float factor = s->factor != 0 ? s->factor : 1;
+      for (int64_t k = 0; k < s->param->n; k++) s->param->grad[k] += factor * sum[lc_index_at(&s->param->idx, k)];
+    } else if (s->kind == LC_SINK_DENSE) {
       for (int64_t c = 0; c < w->N; c++) s->param->grad[c] += sum[c];
     }
   }

@@ -62,13 +62,15 @@ static lc_status dense_chunk(void *arg, int64_t c, int worker) {
   return LC_OK;
 }
 
-static void add_entries(const lc_node *n, lc_run *run, lc_param *p, int64_t N) {
+static void add_entries(const lc_node *n, lc_run *run, const lc_sink *s, int64_t N) {
+  lc_param *p = s->param;
+  const float factor = s->factor != 0 ? s->factor : 1;
   const int32_t *ids = lc_data(run, n->in[0]);
   const float *dy = lc_grad(run, n->out[0]);
   for (int64_t t = 0; t < run->rows; t++) {
     int64_t row = row_of(n, ids, t) * N;
     for (int64_t k = lc_index_lower(&p->idx, 0, row); k < p->idx.n && lc_index_at(&p->idx, k) < row + N; k++)
-      p->grad[k] += dy[t * N + (lc_index_at(&p->idx, k) - row)];
+      p->grad[k] += factor * dy[t * N + (lc_index_at(&p->idx, k) - row)];
   }
 }
 
@@ -103,12 +105,14 @@ static lc_status backward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1)
   lc_weight *w = ((const lc_embedding_attr *)n->attr)->w;
   for (int i = 0; i < w->n_sink; i++) {
     const lc_sink *s = &w->sink[i];
-    if (s->kind == LC_SINK_TILES && lc_sink_wants(s)) {
+    if (!lc_sink_wants(s)) continue;
+    if (s->kind == LC_SINK_TILES) {
       tiles_arg a = {n, run, s, w};
       LC_TRY(lc_parallel(run->ctx, lc_ceil_div(w->M, 64), tiles_chunk, &a));
-    } else if (s->param->wants_grad && s->kind == LC_SINK_ENTRIES) {
-      add_entries(n, run, s->param, w->N);
-    } else if (s->param->wants_grad) {
+      if (s->end) LC_TRY(s->end(s->self, w));
+    } else if (s->kind == LC_SINK_ENTRIES) {
+      add_entries(n, run, s, w->N);
+    } else if (s->kind == LC_SINK_DENSE) {
       dense_arg a = {n, run, s->param->grad, w->N};
       LC_TRY(lc_parallel(run->ctx, lc_ceil_div(w->N, 64), dense_chunk, &a));
     }
