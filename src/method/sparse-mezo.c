@@ -30,7 +30,8 @@ typedef struct {
   int64_t directions;
   lc_training *t;
   lc_noise_log *log;
-  int64_t count[2]; /* records that the copies have had, steps skipped; in the checkpoint */
+  int64_t count[2]; /* records, steps skipped; in the checkpoint */
+  int64_t moved;    /* records that the copies have had */
   int64_t first, entries;
   double *slope; /* of the directions of a step */
 } zo;
@@ -98,10 +99,13 @@ static lc_status attach(void *selfp, lc_training *t) {
   s->t = t;
   LC_TRY(check(s, t));
   LC_GO(lc_target_set_open(t, &set));
-  LC_GO(lc_noise_log_new(t->ctx, &o, t->planned * s->directions, &s->log));
+  const lc_tensor *stored = lc_training_stored(t, "noise.log");
+  const int64_t before = stored ? lc_tensor_count(stored) / 4 : 0, room = lc_max64(before, t->planned * s->directions);
+  LC_GO(lc_noise_log_new(t->ctx, &o, room, &s->log));
   s->slope = lc_alloc_n(t->ctx, LC_MEM_OTHER, (size_t)s->directions, sizeof *s->slope);
   if (!s->slope) LC_GO(LC_FAILED);
   for (int l = 0; l < set.n; l++) LC_GO(attach_one(s, t, set.w[l]));
+  s->log->n = before; /* they come with the checkpoint's arrays */
 done:
   lc_target_set_free(t->ctx, &set);
   return st;
@@ -180,8 +184,8 @@ static lc_status step(void *selfp, lc_training *t) {
     LC_TRY(lc_noise_log_add(s->log, (uint32_t)t->step, (float)s->slope[a],
                             (float)(t->lr / (double)s->directions)));
   for (int i = 0; i < t->adapter->n; i++)
-    LC_TRY(lc_delta_noise_move(t->ctx, t->adapter->delta[i], s->count[RECORDS]));
-  s->count[RECORDS] = s->log->n;
+    LC_TRY(lc_delta_noise_move(t->ctx, t->adapter->delta[i], s->moved));
+  s->count[RECORDS] = s->moved = s->log->n;
   return LC_OK;
 }
 
@@ -189,12 +193,15 @@ static lc_status step(void *selfp, lc_training *t) {
 static lc_status visit(void *selfp, lc_visitor *v) {
   zo *s = selfp;
   LC_TRY(v->array(v, "noise.count", LC_I64, 2, s->count));
-  LC_TRY(v->array(v, "noise.log", LC_I32, 4 * s->log->room, s->log->at));
-  if (s->count[RECORDS] == s->log->n) return LC_OK;
-  s->log->n = s->count[RECORDS];
+  LC_TRY(v->array(v, "noise.log", LC_I32, 4 * s->log->n, s->log->at));
+  if (s->moved == s->log->n || !s->count[RECORDS]) return LC_OK; /* nothing new, or not loaded yet */
+  if (s->count[RECORDS] != s->log->n)
+    return lc_fail(s->t->ctx, "the log of steps has %lld records, its count is %lld", (long long)s->log->n,
+                   (long long)s->count[RECORDS]);
   LC_TRY(lc_noise_log_verify(s->log));
   for (int i = 0; i < s->t->adapter->n; i++)
     LC_TRY(lc_delta_noise_move(s->t->ctx, s->t->adapter->delta[i], 0));
+  s->moved = s->log->n;
   return LC_OK;
 }
 

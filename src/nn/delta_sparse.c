@@ -225,12 +225,7 @@ static lc_status make(lc_ctx *ctx, lc_weight *w, const void *options, lc_delta *
   return st;
 }
 static lc_status loaded(lc_ctx *ctx, lc_delta *d) {
-  const lc_param *p = d->param[0];
-  for (int64_t k = 0; k < p->n; k++)
-    if (lc_index_at(&p->idx, k) < (k ? lc_index_at(&p->idx, k - 1) + 1 : 0) || lc_index_at(&p->idx, k) >= d->w->M * d->w->N)
-      return lc_fail(ctx, "position %lld of '%s' is %lld: positions ascend, are distinct and below %lld", (long long)k + 1,
-                     d->w->name, (long long)lc_index_at(&p->idx, k), (long long)(d->w->M * d->w->N));
-  return LC_OK;
+  return lc_index_check(ctx, &d->param[0]->idx, d->w->M, d->w->N, d->w->name);
 }
 static const char *const names[] = {"delta"};
 extern const lc_delta_kind lc_kind_sparse;

@@ -79,6 +79,17 @@ bool lc_index_has(const lc_index *x, int64_t flat) {
   return k < x->n && lc_index_at(x, k) == flat;
 }
 
+lc_status lc_index_check(lc_ctx *ctx, const lc_index *x, int64_t M, int64_t N, const char *what) {
+  if (x->kind == LC_ALL) return LC_OK;
+  for (int64_t k = 0, before = -1; k < x->n; before = lc_index_at(x, k++)) {
+    const int64_t at = lc_index_at(x, k);
+    if (at <= before || at >= M * N)
+      return lc_fail(ctx, "position %lld of '%s' is %lld: positions ascend, are distinct and below %lld×%lld",
+                     (long long)k + 1, what, (long long)at, (long long)M, (long long)N);
+  }
+  return LC_OK;
+}
+
 static void put(const lc_index *x, void *to, int64_t k, int64_t flat) {
   if (x->kind == LC_LIST32)
     ((int32_t *)to)[k] = (int32_t)flat;

@@ -25,6 +25,8 @@ static inline int64_t lc_index_at(const lc_index *x, int64_t k) {
 /* The first k >= from with at(k) >= flat: gallops from `from`, so that a sweep over rows costs little. */
 int64_t lc_index_lower(const lc_index *, int64_t from, int64_t flat);
 bool lc_index_has(const lc_index *, int64_t flat);
+/* Positions that came from outside: they ascend, are distinct and below M·N; else a sentence about `what`. */
+lc_status lc_index_check(lc_ctx *, const lc_index *, int64_t M, int64_t N, const char *what);
 
 /* ---- top-k of a stream ---- */
 /* Exact count, ties to the lower (tensor, flat index), whatever the tiles, their order and the threads. */

@@ -63,9 +63,11 @@ lc_status lc_attach_sparse(lc_training *t, lc_weight *w, lc_index *idx, lc_delta
   return lc_attach_delta(t, w, d, out);
 }
 
-/* Positions as a checkpoint keeps them, or one place holder when there are none. */
-static lc_status stored_index(lc_ctx *ctx, const lc_weight *w, const lc_tensor *at, lc_index *out) {
+lc_status lc_attach_stored_index(lc_ctx *ctx, const lc_weight *w, const lc_tensor *at, lc_index *out) {
   const int64_t n = lc_tensor_count(at);
+  *out = (lc_index){.kind = LC_LIST32};
+  if (at->dtype != LC_I32 && at->dtype != LC_I64)
+    return lc_fail(ctx, "the checkpoint's positions of '%s' are %s", w->name, lc_dtype_get(at->dtype)->name);
   int64_t *flat = lc_alloc_n(ctx, LC_MEM_OTHER, (size_t)n + 1, sizeof *flat);
   if (!flat) return LC_FAILED;
   const lc_index x = {at->dtype == LC_I64 ? LC_LIST64 : LC_LIST32, n, (void *)(uintptr_t)at->data};
@@ -88,7 +90,7 @@ lc_status lc_attach_stored(lc_training *t, lc_weight *w, lc_delta **out) {
   snprintf(key, sizeof key, "%s:retired_index", name);
   const lc_tensor *gone = lc_training_stored(t, key);
   if (!at) goto done;
-  LC_GO(stored_index(ctx, w, at, &idx));
+  LC_GO(lc_attach_stored_index(ctx, w, at, &idx));
   LC_GO(lc_attach_sparse(t, w, &idx, out));
   if (!lc_tensor_count(at)) {
     lc_index none = {.kind = (*out)->param[0]->idx.kind};

@@ -29,6 +29,8 @@ lc_status lc_attach_delta(lc_training *, lc_weight *, lc_delta *, lc_delta **out
 /* While the run goes on from a checkpoint: the sparse delta that w had there, with its positions and with room for what
  * had retired (the loader fills in the values). *out is NULL when it had none. */
 lc_status lc_attach_stored(lc_training *, lc_weight *, lc_delta **out);
+/* Positions of w as a checkpoint keeps them, checked; one place holder when there are none. */
+lc_status lc_attach_stored_index(lc_ctx *, const lc_weight *, const lc_tensor *at, lc_index *out);
 /* The base's f32 values at the positions. */
 lc_status lc_attach_base_values(lc_ctx *, const lc_weight *, const lc_index *, float *out);
 /* With weight decay: a sparse delta's column "origin" (optim.h), made or filled anew, so that decay pulls the weight to 0

@@ -2,10 +2,6 @@
 #include "train/carry.h"
 #include <string.h>
 
-static int64_t width(const lc_index *x) {
-  return x->kind == LC_LIST32 ? 4 : 8;
-}
-
 void lc_carry_clear(lc_ctx *ctx, lc_carried *c) {
   if (c->idx.kind != LC_ALL) lc_index_free(ctx, &c->idx);
   lc_free(ctx, c->value);
@@ -138,13 +134,13 @@ lc_status lc_carry_restore(lc_training *t, lc_carried *c) {
   snprintf(name, sizeof name, "%s.carried:value", c->w->name);
   const lc_tensor *value = lc_training_stored(t, name);
   if (!at || !value) return LC_OK;
-  lc_index idx = {at->dtype == LC_I64 ? LC_LIST64 : LC_LIST32, lc_tensor_count(at), NULL};
-  if (value->dtype != LC_F32 || lc_tensor_count(value) != idx.n)
+  const int64_t n = lc_tensor_count(at);
+  lc_index idx;
+  if (value->dtype != LC_F32 || lc_tensor_count(value) != n)
     return lc_fail(t->ctx, "%s: the checkpoint has %lld positions of '%s' and %lld values", t->out,
-                   (long long)idx.n, c->w->name, (long long)lc_tensor_count(value));
-  idx.at = lc_alloc_n(t->ctx, LC_MEM_TRAINABLE, (size_t)idx.n, (size_t)width(&idx));
-  if (!idx.at) return LC_FAILED;
-  memcpy(idx.at, at->data, (size_t)(idx.n * width(&idx)));
+                   (long long)n, c->w->name, (long long)lc_tensor_count(value));
+  if (!n) return LC_OK;
+  LC_TRY(lc_attach_stored_index(t->ctx, c->w, at, &idx));
   LC_TRY(set(t->ctx, c, &idx));
   memcpy(c->value, value->data, (size_t)c->idx.n * sizeof *c->value);
   return LC_OK;

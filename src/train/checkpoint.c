@@ -8,8 +8,9 @@
  * It is written into a hidden directory, each file flushed, then renamed: it is whole or not there. The
  * history is flushed before the rename, so it always knows at least as much as the newest checkpoint.
  *
- * Loading writes into the arrays that attach has made: each must be there with the type and length of now.
- * Its CRC is compared first, so that a damaged file is named and nothing of it used.
+ * The CRCs are compared when a checkpoint is opened, so that a damaged file is named before anything of it is used.
+ * Loading writes into the arrays that attach has made: each must be there with the type and length of now. Positions
+ * are looked at before a tile is: what does not ascend, or lies outside its weight, is refused.
  *
  * Memory: the context keeps freed blocks while it saves (lc_mem_keep), and a rehearsal before step 1 makes
  * the first set of them (and finds out then, not hours later, when the disk is full or read-only). */
@@ -76,15 +77,12 @@ static lc_status inspect(lc_visitor *v, const char *name, lc_dtype dtype, int64_
   arrays *a = v->self;
   size_t bytes;
   const lc_tensor *t = lc_safetensors_find(a->from, name);
-  json_t *want = json_object_get(a->crc, name);
   a->count++;
   if (!t) return lc_fail(a->ctx, "%s: '%s' is missing", a->path, name);
   if (t->dtype != dtype || lc_tensor_count(t) != n || !lc_dtype_bytes(dtype, n, &bytes))
     return lc_fail(a->ctx, "%s: '%s' has %lld values of %s, expected %lld of %s", a->path, name,
                    (long long)lc_tensor_count(t), lc_dtype_get(t->dtype)->name, (long long)n,
                    lc_dtype_get(dtype)->name);
-  if (!want || json_integer_value(want) != (json_int_t)crc32_z(0, t->data, bytes))
-    return lc_fail(a->ctx, "%s: '%s' is damaged: its checksum differs from state.json's", a->path, name);
   return LC_OK;
 }
 
@@ -92,6 +90,40 @@ static lc_status take(lc_visitor *v, const char *name, lc_dtype dtype, int64_t n
   const lc_tensor *t = lc_safetensors_find(((arrays *)v->self)->from, name);
   size_t bytes;
   if (lc_dtype_bytes(dtype, n, &bytes)) memcpy(data, t->data, bytes);
+  return LC_OK;
+}
+
+static lc_status verify(lc_loop *l, const char *path) {
+  const json_t *crc = json_object_get(l->restored, "crc32");
+  for (int i = 0; i < l->stored.n; i++) {
+    const lc_named_tensor *a = &l->stored.tensor[i];
+    const json_t *want = json_object_get(crc, a->name);
+    size_t bytes;
+    if (!want || !lc_dtype_bytes(a->t.dtype, lc_tensor_count(&a->t), &bytes) ||
+        json_integer_value(want) != (json_int_t)crc32_z(0, a->t.data, bytes))
+      return lc_fail(l->t.ctx, "%s: '%s' is damaged: its checksum differs from state.json's", path, a->name);
+  }
+  return LC_OK;
+}
+
+/* What was loaded means what it should: positions of trainables, and what a kind of delta knows of its own arrays. */
+static lc_status check_loaded(const lc_loop *l) {
+  const lc_training *t = &l->t;
+  for (int i = 0; i < t->n_param; i++) {
+    const lc_param *p = t->param[i];
+    LC_TRY(lc_index_check(t->ctx, &p->idx, p->rows, p->cols, p->name));
+    LC_TRY(lc_index_check(t->ctx, &p->retired, p->rows, p->cols, p->name));
+  }
+  for (int i = 0; i < t->net->weights.n; i++) /* candidates of SpIEL's are no trainables yet */
+    for (int k = 0; k < t->net->weights.w[i].n_sink; k++) {
+      const lc_param *p = t->net->weights.w[i].sink[k].param;
+      if (p) LC_TRY(lc_index_check(t->ctx, &p->idx, p->rows, p->cols, p->name));
+    }
+  for (int i = 0; t->adapter && i < t->adapter->n; i++) {
+    lc_delta *d = t->adapter->delta[i];
+    const lc_delta_kind *k = lc_delta_kind_of(d->ops);
+    if (k && k->loaded) LC_TRY(k->loaded(t->ctx, d));
+  }
   return LC_OK;
 }
 
@@ -111,7 +143,7 @@ lc_status lc_checkpoint_arrays(lc_loop *l) {
   lc_status st = LC_FAILED;
   char *path = lc_path_join(ctx, l->from, "state.safetensors");
   if (!path) return LC_FAILED;
-  arrays a = {.ctx = ctx, .path = path, .from = &l->stored, .crc = json_object_get(l->restored, "crc32")};
+  arrays a = {.ctx = ctx, .path = path, .from = &l->stored};
   lc_visitor v = {.self = &a, .array = inspect};
   LC_GO(visit_all(l, &v));
   if (a.count != l->stored.n) {
@@ -119,7 +151,8 @@ lc_status lc_checkpoint_arrays(lc_loop *l) {
     goto done;
   }
   v.array = take;
-  LC_GO(visit_all(l, &v));
+  LC_GO(lc_in_file(ctx, path, visit_all(l, &v)));
+  LC_GO(lc_in_file(ctx, path, check_loaded(l)));
   LC_GO(refresh_copies(l));
 done:
   lc_free(ctx, path);
@@ -182,6 +215,7 @@ static lc_status restore_phase(lc_loop *l, const char *path) {
 static lc_status open_stored(lc_loop *l) {
   char *path = lc_path_join(l->t.ctx, l->from, "state.safetensors");
   lc_status st = path ? lc_safetensors_open(l->t.ctx, path, &l->stored) : LC_FAILED;
+  if (!st) st = verify(l, path);
   lc_free(l->t.ctx, path);
   return st;
 }

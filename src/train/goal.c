@@ -213,7 +213,7 @@ lc_status lc_goal_visit(lc_loop *l, lc_visitor *v) {
   lc_policy *p = t->policy;
   if (!p) return LC_OK;
   if (p->rollout && p->rollout->o->updates > 1) {
-    LC_TRY(lc_rollout_visit(p->rollout, v));
+    LC_TRY(lc_rollout_visit(p->rollout, t->ctx, v));
     LC_TRY(v->array(v, "policy:old", LC_F32, p->max_rows, p->old));
     LC_TRY(v->array(v, "policy:ref", LC_F32, p->max_rows, p->ref));
     LC_TRY(v->array(v, "policy:weight", LC_F32, lc_max64(p->max_rows, p->max_n), p->weight));

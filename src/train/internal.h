@@ -30,9 +30,9 @@ void lc_stage_close(lc_stage *);
 lc_status lc_stage_pass(lc_stage *, const lc_example *, int64_t n, bool training, bool backward,
                         float loss_scale, double *nll, double *sum, int64_t *targets);
 lc_stage lc_training_stage(const lc_training *, bool backward); /* the run's own */
-/* The `count` longest of a data set's examples (into out, unless NULL) and the rows they have together. */
 /* pictures.c: the pixels of a pass whose segments repeat the n examples. */
 lc_status lc_fill_pictures(lc_run *, const lc_net_graph *, const lc_example *, int64_t n);
+/* The `count` longest of a data set's examples (into out, unless NULL) and the rows they have together. */
 lc_status lc_longest(lc_ctx *, const lc_dataset *, int64_t count, lc_example *out, int64_t *rows);
 /* finite.c: adds to the last error which tensor is not finite. Always LC_FAILED. */
 lc_status lc_explain(lc_training *);

@@ -125,7 +125,7 @@ void lc_rollout_free(lc_ctx *, lc_rollout *);
 lc_status lc_rollout_sample(lc_rollout *, lc_training *, const int64_t *row, int64_t n, int64_t turn);
 /* Mean reward of greedy answers over the first `limit` rows (0: all). */
 lc_status lc_rollout_evaluate(lc_rollout *, lc_training *, const lc_dataset *, int64_t limit, double *reward, int64_t *n);
-lc_status lc_rollout_visit(lc_rollout *, lc_visitor *);
+lc_status lc_rollout_visit(lc_rollout *, lc_ctx *, lc_visitor *);
 /* Advantages of a group: (r − mean) / (deviation + 1e-4), the deviation that of n − 1; 0 for equal rewards. */
 void lc_group_advantages(const double *reward, int64_t group, bool scaled, double *out);
 

@@ -199,14 +199,21 @@ done:
 
 /* ---- a sampling that serves several updates outlives a checkpoint ---- */
 
-lc_status lc_rollout_visit(lc_rollout *r, lc_visitor *v) {
+lc_status lc_rollout_visit(lc_rollout *r, lc_ctx *ctx, lc_visitor *v) {
   LC_TRY(v->array(v, "rollout:prompts", LC_I64, 1, &r->prompts));
   LC_TRY(v->array(v, "rollout:made", LC_I64, 1, &r->made));
   LC_TRY(v->array(v, "rollout:id", LC_I32, r->max_n * r->length, r->id));
   LC_TRY(v->array(v, "rollout:size", LC_I64, r->max_n, r->size));
   LC_TRY(v->array(v, "rollout:prompt", LC_I64, r->max_n, r->prompt));
   LC_TRY(v->array(v, "rollout:reward", LC_I32, 2 * r->max_n, r->reward)); /* f64 as pairs of words */
+  const int64_t most = r->max_n / r->o->group;
+  if (r->prompts < 0 || r->prompts > most)
+    return lc_fail(ctx, "a sampling of %lld prompts: at most %lld are possible", (long long)r->prompts, (long long)most);
   r->n = r->prompts * r->o->group;
+  for (int64_t i = 0; i < r->n; i++)
+    if (r->prompt[i] < 1 || r->size[i] <= r->prompt[i] || r->size[i] > r->length)
+      return lc_fail(ctx, "sampled sequence %lld has %lld tokens, %lld of them the prompt's: at most %lld are possible",
+                     (long long)i + 1, (long long)r->size[i], (long long)r->prompt[i], (long long)r->length);
   lay_examples(r);
   return LC_OK;
 }
