@@ -1,5 +1,6 @@
 /* Attention heads taken out, by the structure map: see heads.h. */
 #include "model/heads.h"
+#include <math.h>
 
 static lc_status check_outputs(const lc_net *net, const lc_structure *s) {
   for (int k = 0; k < s->n_side && s->kind == LC_S_KV_HEAD; k++) {
@@ -76,6 +77,9 @@ lc_status lc_heads_remove(lc_net *net, const lc_heads_rule *rule) {
   for (int i = 0; i < n; i++) {
     if (s[i].kind != LC_S_KV_HEAD) continue;
     LC_GO(score(net, &s[i], rule, of));
+    for (int64_t e = 0; e < s[i].count; e++)
+      if (!isfinite(of[e]))
+        LC_GO(lc_fail(net->ctx, "head %lld of layer %d has a score that is not a number", (long long)e, s[i].layer));
     for (int64_t gone = rule->heads * s[i].count / c->H; gone > 0; gone--) {
       int64_t least = -1;
       for (int64_t e = 0; e < s[i].count; e++)

@@ -38,14 +38,15 @@ static lc_status group_end(lc_training *t, lc_weight **w, int from, int n, size_
 /* The rows that all passes see: the beginning of the first epoch's order. */
 static lc_status choose_rows(calibration *c, int64_t wanted) {
   lc_training *t = c->t;
-  int64_t all = lc_data_count(t->data), *order = lc_alloc_n(t->ctx, LC_MEM_OTHER, (size_t)all, sizeof *order);
+  const int64_t all = lc_data_count(t->data), group = lc_data_describe(t->data).group;
+  int64_t *order = lc_alloc_n(t->ctx, LC_MEM_OTHER, (size_t)lc_data_rows(t->data), sizeof *order);
   c->n = lc_min64(all, lc_max64(1, wanted));
   c->micro = lc_min64(c->n, t->opts.micro_batch);
   c->example = lc_alloc_n(t->ctx, LC_MEM_OTHER, (size_t)c->n, sizeof *c->example);
   lc_status st = order && c->example ? LC_OK : LC_FAILED;
   if (!st) lc_data_order(t->data, (uint64_t)t->opts.seed, 0, t->opts.shuffle, order);
   for (int64_t i = 0; !st && i < c->n; i++) {
-    c->example[i] = lc_data_get(t->data, order[i]);
+    c->example[i] = lc_data_get(t->data, order[i / group] * group + i % group);
     c->targets += c->example[i].n_targets;
   }
   for (int64_t i = 0; !st && i < c->n; i += c->micro) {

@@ -29,7 +29,7 @@ typedef struct {
   lc_sampling sampling;
 } rft;
 static const lc_option rft_options[] = {LC_SAMPLING_OPTIONS(rft, "1"), {0}};
-enum { TOKENS, KL, CLIPPED, EQUAL /* prompts whose answers earned the same */ };
+enum { TOKENS, KL, CLIPPED };
 
 static const lc_sampling *sampling(const void *self) {
   return self; /* its first member, of both */
@@ -52,7 +52,6 @@ static lc_status grpo_weigh(void *selfp, lc_training *t) {
     for (int64_t g = 1; g < G; g++) equal = equal && p->reward[i + g] == p->reward[i];
     lc_group_advantages(p->reward + i, G, self->scale, a);
     for (int64_t g = 0; g < G; g++) p->weight[i + g] = equal ? 0 : (float)a[g];
-    p->tally[EQUAL] += equal;
   }
   return LC_OK;
 }
@@ -89,7 +88,6 @@ static void grpo_tell(void *selfp, const lc_policy *p, json_t *e) {
   const double tokens = p->tally[TOKENS] > 0 ? p->tally[TOKENS] : 1;
   if (self->beta != 0) json_object_set_new(e, "kl", json_real(p->tally[KL] / tokens));
   json_object_set_new(e, "clipped", json_real(p->tally[CLIPPED] / tokens));
-  json_object_set_new(e, "equal_rewards", json_real(p->tally[EQUAL] * (double)self->sampling.group / (double)p->n));
 }
 
 const lc_objective lc_objective_grpo = {

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "method/methods.h"
+#include "model/heads.h"
 #include "nn/mask.h"
 #include "support/train_support.h"
 
@@ -366,9 +367,29 @@ static void test_refusals(void **state) {
   }
 }
 
+static void take_nothing(void *self, lc_weight *weight, bool columns, int64_t first, int64_t n) {
+}
+/* A change that is no number has no order among the heads. */
+static void test_scores_of_no_number(void **state) {
+  lc_net *net;
+  lc_index idx;
+  lc_delta *d;
+  const lc_heads_rule rule = {.heads = 2, .mode = LC_PRUNE_ABS, .drop = take_nothing};
+  ok(lc_net_new(w.model, LC_F32, &net));
+  lc_weight *v = lc_net_weight(net, "model.layers.0.self_attn.v_proj.weight");
+  for (int64_t at = 0; at < 2; at++) { /* in each key/value head */
+    const int64_t flat = at * 16 * v->N + 3;
+    ok(lc_index_new(w.ctx, v->M, v->N, &flat, 1, &idx));
+    ok(lc_delta_sparse_new(w.ctx, v, &idx, (const float[]){NAN}, false, &d));
+    ok(lc_weight_attach(w.ctx, v, d));
+  }
+  refused(lc_heads_remove(net, &rule), "head 0 of layer 0");
+  lc_net_free(net);
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 int main(void) {
-  const struct CMUnitTest tests[] = {TEST(test_pools), TEST(test_retune), TEST(test_heads),
+  const struct CMUnitTest tests[] = {TEST(test_scores_of_no_number), TEST(test_pools), TEST(test_retune), TEST(test_heads),
                                      TEST(test_file),  TEST(test_models), TEST(test_refusals)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

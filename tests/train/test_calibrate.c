@@ -130,11 +130,50 @@ static void test_stop(void **state) {
   assert_string_equal(t_query(&w, "a", "SELECT count(*) FROM steps"), "2");
 }
 
+/* Pairs of preferences are rows of two examples: what is looked at are those of the first pairs, as they stand. */
+static double *squares;
+static lc_status keep_squares(void *arg, lc_weight *weight, const double *mean) {
+  squares = malloc((size_t)weight->N * sizeof *squares);
+  memcpy(squares, mean, (size_t)weight->N * sizeof *squares);
+  return LC_OK;
+}
+static lc_status look(void *self, lc_training *t) {
+  lc_weight *v = lc_net_weight(t->net, names[1]);
+  return lc_calibrate_inputs(t, &v, 1, 20, keep_squares, NULL);
+}
+static void test_pairs(void **state) {
+  lc_dataset *pairs, *plain;
+  lc_example all[24];
+  const char *path = lc_tiny_path(w.dir, "pairs.jsonl");
+  FILE *f = fopen(path, "w");
+  for (int i = 0; i < 12; i++)
+    fprintf(f, "{\"prompt\": \"row %d\", \"chosen\": \" %d%d\", \"rejected\": \" no %d\"}\n", i, i, 7 * i, i);
+  fclose(f);
+  ok(lc_data_open(w.ctx, w.tok, path, &(lc_data_opts){.seq = 32}, &pairs));
+  for (int i = 0; i < 24; i++) all[i] = lc_data_get(pairs, i);
+  ok(lc_data_from_ids(w.ctx, all, 24, &plain));
+  lc_method row = *lc_method_find("lora");
+  row.calibrate = look;
+  double *of[2];
+  for (int k = 0; k < 2; k++) {
+    t_spec s = {.row = &row, .out = "p", .overwrite = true, .no_eval = true, .data = k ? plain : pairs,
+                .objective = k ? NULL : "simpo", .opts = "steps=1 batch=4 shuffle=false"};
+    ok(t_train(&w, &s));
+    of[k] = squares;
+  }
+  assert_memory_equal(of[0], of[1], 64 * sizeof(double));
+  free(of[0]);
+  free(of[1]);
+  lc_data_free(pairs);
+  lc_data_free(plain);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test_setup_teardown(test_same_as_full, setup, teardown),
       cmocka_unit_test_setup_teardown(test_leaves_no_trace, setup, teardown),
       cmocka_unit_test_setup_teardown(test_stop, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_pairs, setup, teardown),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -305,6 +305,20 @@ static void test_equal_rewards(void **state) {
   assert_true(s.norm[0] > 0 && s.kl[0] == 0 && s.kl[2] > 0);
 }
 
+static double equal[6];
+static int take_equal(void *arg, const char *kind, const json_t *e) {
+  if (!strcmp(kind, "step"))
+    equal[json_integer_value(json_object_get(e, "step")) - 1] = json_number_value(json_object_get(e, "equal_rewards"));
+  return 0;
+}
+/* The updates made of one sampling tell the same of it. */
+static void test_equal_rewards_told(void **state) {
+  t_spec s = {.method = "shira", .objective = "grpo", .with = "group=4 max-tokens=5 reward=format updates=3", .data = questions,
+              .no_eval = true, .out = "told", .overwrite = true, .opts = "steps=6 batch=2", .event = take_equal};
+  ok(t_train(&w, &s));
+  for (int i = 0; i < 6; i++) assert_true(equal[i] == 1);
+}
+
 /* Several updates of one sampling: the first has ratio 1 everywhere, later ones move, and large steps are clipped. */
 static void test_clipping(void **state) {
   const seen s = run("full", "", "ppo", ASK " updates=3 clip-ratio=0.01", "steps=6 batch=3 lr=2e-3");
@@ -463,7 +477,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_rows),          cmocka_unit_test(test_answers),  cmocka_unit_test(test_surrogate),
       cmocka_unit_test(test_advantages),    cmocka_unit_test(test_critic),   cmocka_unit_test(test_gradients),
-      cmocka_unit_test(test_dpo),           cmocka_unit_test(test_clipping), cmocka_unit_test(test_equal_rewards),
+      cmocka_unit_test(test_dpo),           cmocka_unit_test(test_clipping), cmocka_unit_test(test_equal_rewards), cmocka_unit_test(test_equal_rewards_told),
       cmocka_unit_test(test_learns),        cmocka_unit_test(test_threads),  cmocka_unit_test(test_resume),
       cmocka_unit_test(test_recipe),        cmocka_unit_test(test_refusals),
   };
