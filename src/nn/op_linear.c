@@ -115,9 +115,13 @@ static void add_bias(lc_ctx *ctx, const float *bias, lc_dtype dtype, void *y, in
     return;
   }
   float tmp[512];
-  k->bf16_to_f32(n, y, tmp);
-  k->add(n, tmp, bias, tmp);
-  k->f32_to_bf16(n, tmp, y);
+  uint16_t *half = y;
+  for (int64_t i = 0; i < n; i += 512) {
+    const int64_t m = lc_min64(512, n - i);
+    k->bf16_to_f32(m, half + i, tmp);
+    k->add(m, tmp, bias + i, tmp);
+    k->f32_to_bf16(m, tmp, half + i);
+  }
 }
 
 static lc_status forward_chunk(void *arg, int64_t chunk, int worker) {

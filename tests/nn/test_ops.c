@@ -151,6 +151,12 @@ static void w_residual(rig *k) {
   table(k, "res.weight", 70);
   add_weight(k, "fc.bias", LC_KIND_BIAS, 1, 70, 1, 0, 1);
 }
+static void w_wide_bias(rig *k) { /* more outputs than a strip of a packed weight's product adds its bias to at once */
+  table(k, "x.weight", 33);
+  add_weight(k, "unit.weight", LC_KIND_NORM, 1, 33, 1, 1, 0.1f);
+  add_weight(k, "fc.weight", LC_KIND_LINEAR, 1600, 33, 2, 0, 0.2f);
+  add_weight(k, "fc.bias", LC_KIND_BIAS, 1, 1600, 1, 0, 1);
+}
 static lc_val b_residual(rig *k) {
   return lc_linear(&k->b, rounded(k, "x", 33), input(k, "res"), "fc", 0);
 }
@@ -405,6 +411,7 @@ static const test_case cases[] = {
     {"class_token", "", w_class, b_class, false, 1e-3f},
     {"linear", "", w_linear, b_linear, false, 2e-3f},
     {"linear", "bias", w_residual, b_bias, false, 2e-3f},
+    {"linear", "wide, bias", w_wide_bias, b_bias, false, 2e-3f},
     {"linear", "bias and residual", w_residual, b_residual, false, 2e-3f},
     {"linear", "used twice", w_residual, b_shared, false, 2e-3f},
     {"linear", "rows trained", w_residual, b_slice_rows, false, 2e-3f},
