@@ -131,16 +131,21 @@ static lc_status encode_pair(exam *x, const char *prompt, const char *choice, pa
   return LC_OK;
 }
 
+/* Pairs go through the plan several at a time: a pass costs less a row the more rows it has. */
+enum { PASS_ROWS = 1024, PASS_PAIRS = 64 };
+
 typedef struct {
   pair *p;
   int64_t n, longest;
-  uint8_t *target;
+  uint8_t *target; /* of a pass's rows */
+  double *logp;    /* of each pair */
 } pairs;
 
 static void free_pairs(lc_ctx *ctx, pairs *all) {
   for (int64_t i = 0; all->p && i < all->n; i++) lc_ids_free(ctx, &all->p[i].ids);
   lc_free(ctx, all->p);
   lc_free(ctx, all->target);
+  lc_free(ctx, all->logp);
 }
 
 static lc_status encode_all(exam *x, const lc_question *q, int64_t n, pairs *all) {
@@ -152,19 +157,29 @@ static lc_status encode_all(exam *x, const lc_question *q, int64_t n, pairs *all
       LC_TRY(encode_pair(x, q[i].prompt[q[i].n_prompts > 1 ? c : 0], q[i].choice[c], &all->p[k]));
       all->longest = lc_max64(all->longest, all->p[k].ids.n);
     }
-  all->target = lc_alloc_n(x->ctx, LC_MEM_OTHER, (size_t)all->longest, sizeof *all->target);
-  return all->target ? LC_OK : LC_FAILED;
+  all->target =
+      lc_alloc_n(x->ctx, LC_MEM_OTHER, (size_t)lc_max64(all->longest, PASS_ROWS), sizeof *all->target);
+  all->logp = lc_alloc_n(x->ctx, LC_MEM_OTHER, (size_t)all->n, sizeof *all->logp);
+  return all->target && all->logp ? LC_OK : LC_FAILED;
 }
 
-static lc_status score_pair(lc_stage *stage, const pair *p, uint8_t *target, double *logp) {
+/* Scores pairs from the first on, as many as a pass holds; *next: the first it left. */
+static lc_status score_some(lc_stage *stage, const pairs *all, int64_t first, int64_t *next) {
+  lc_example e[PASS_PAIRS] = {0};
   double sum = 0;
-  int64_t targets = 0;
-  for (int64_t k = 0; k < p->ids.n; k++) target[k] = k >= p->from;
-  lc_example e = {.id = p->ids.id, .target = target, .n = p->ids.n, .n_targets = p->ids.n - p->from};
-  if (lc_stop_requested(stage->ctx)) return LC_STOPPED;
-  lc_status st = lc_stage_pass(stage, &e, 1, false, false, 1, NULL, &sum, &targets);
-  *logp = -sum;
-  return st;
+  int64_t rows = 0, n = 0, targets = 0;
+  for (; first + n < all->n && n < stage->max_segments; n++) {
+    const pair *p = &all->p[first + n];
+    uint8_t *target = all->target + rows;
+    if (rows + p->ids.n > lc_plan_rows(stage->plan)) break;
+    for (int64_t k = 0; k < p->ids.n; k++) target[k] = k >= p->from;
+    e[n] = (lc_example){.id = p->ids.id, .target = target, .n = p->ids.n, .n_targets = p->ids.n - p->from};
+    rows += p->ids.n;
+  }
+  LC_TRY(lc_stage_pass(stage, e, n, false, false, 1, all->logp + first, &sum, &targets));
+  for (int64_t i = first; i < first + n; i++) all->logp[i] = -all->logp[i];
+  *next = first + n;
+  return LC_OK;
 }
 
 static int64_t characters(const char *s) {
@@ -216,24 +231,18 @@ static lc_status log_choice(lc_ctx *ctx, lc_out *log, int64_t i, const lc_questi
 static lc_status score_all(exam *x, const lc_question *q, int64_t n, const pairs *all, lc_out *log,
                            int64_t right[3]) {
   lc_stage stage = {.ctx = x->ctx};
-  lc_stage_opts o = {.rows = all->longest, .segments = 1};
+  const lc_stage_opts o = {.rows = lc_max64(all->longest, PASS_ROWS), .segments = PASS_PAIRS};
   LC_TRY(lc_stage_open(x->net, &o, &stage));
   lc_status st = LC_OK;
-  int most = 0;
-  for (int64_t i = 0; i < n; i++) most = q[i].n_choices > most ? q[i].n_choices : most;
-  double *logp = lc_alloc_n(x->ctx, LC_MEM_OTHER, (size_t)most, sizeof *logp);
-  if (!logp) st = LC_FAILED;
-  for (int64_t i = 0, k = 0; i < n && !st; i++) {
-    int best[3] = {0};
-    for (int c = 0; c < q[i].n_choices && !st; c++, k++)
-      st = score_pair(&stage, &all->p[k], all->target, &logp[c]);
-    if (st) break;
-    pick(&q[i], logp, best);
-    for (int m = 0; m < 3; m++) right[m] += best[m] == q[i].answer;
-    if (x->o->log_samples) st = log_choice(x->ctx, log, i, &q[i], logp, best);
-  }
-  lc_free(x->ctx, logp);
+  for (int64_t k = 0; k < all->n && !st;)
+    st = lc_stop_requested(x->ctx) ? LC_STOPPED : score_some(&stage, all, k, &k);
   lc_stage_close(&stage);
+  for (int64_t i = 0, k = 0; i < n && !st; k += q[i].n_choices, i++) {
+    int best[3] = {0};
+    pick(&q[i], all->logp + k, best);
+    for (int m = 0; m < 3; m++) right[m] += best[m] == q[i].answer;
+    if (x->o->log_samples) st = log_choice(x->ctx, log, i, &q[i], all->logp + k, best);
+  }
   return st;
 }
 
