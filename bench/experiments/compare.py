@@ -4,14 +4,20 @@ be told, and equal tokens.
 Training rows alternate between GSM8K's worked answers and ARC-Easy's right choices, with the loss on the answer. Of a run is measured:
 the loss of answers of GSM8K's test split, the accuracy of ARC-Easy's test split by log-likelihood, and what was forgotten (perplexity of
 Shakespeare, which no run sees). Rates are set by kind in the table below; with --pilot a method's is the best of a third, one and three times that, by half
-as many updates on a seed and on rows of the train splits that the comparison does not use. With --speed, tokens/s and peak memory come from `lacuna bench train` instead (nothing else should run).
+as many updates on a seed and on rows of the train splits that the comparison does not use.
 
-    python3 bench/experiments/compare.py [--model SmolLM2.gguf] [--seeds 3] [--only shira,lora] [--speed]
+--speed times each method's updates with `lacuna bench train` in turns with shira's (shira, method, shira, method) and gives the ratio beside tokens/s; nothing
+else should run. Its figures are kept, and stand in the table of the next run without it. --around is put before each such group, to pin cores say.
+
+    python3 bench/experiments/compare.py [--model SmolLM2.gguf] [--seeds 3] [--only shira,lora] [--speed [--around "taskset -c 0,1"]]
 """
 import json
 import math
 import os
 import re
+import shlex
+import statistics
+import subprocess
 import sys
 
 from common import Runs, arguments, data, mean_sd, read_rows, smollm2, table, write_rows
@@ -39,7 +45,9 @@ METHODS = {  # name: method, rate, options; flags beside --density
     "llava-mole": ("llava-mole", LOW_RANK, ["r=4", "alpha=8"]),
     "snella": ("snella", LOW_RANK, [f"r={R}"]),
     "mosa": ("mosa", LOW_RANK, ["width=70"]),
-    "sparse-mezo": ("sparse-mezo", 2e-6, []),  # moves a quarter of all entries, by forward passes
+    "mezo": ("mezo", 2e-6, []),  # moves all entries, by forward passes
+    "sparse-mezo": ("sparse-mezo", 2e-6, []),  # a quarter of them
+    "rl-subnetworks": ("rl-subnetworks", SPARSE, []),  # what the full run of the same seed moved most, from the start again
 }
 RATES = (1 / 3, 1, 3)
 
@@ -80,16 +88,18 @@ class Compare:
         p.add_argument("--steps", type=int, default=20)
         p.add_argument("--batch", type=int, default=4)
         p.add_argument("--seq", type=int, default=128)
-        p.add_argument("--questions", type=int, default=120, help="of ARC-Easy's test split; a third as many answers of GSM8K's")
+        p.add_argument("--questions", type=int, default=240, help="of ARC-Easy's test split [240]")
+        p.add_argument("--answers", type=int, default=40, help="of GSM8K's test split [40]")
         p.add_argument("--pilot", action="store_true", help="choose each rate")
-        p.add_argument("--speed", action="store_true", help="tokens/s and memory instead")
+        p.add_argument("--speed", action="store_true", help="time the methods instead")
+        p.add_argument("--around", default="", help="with --speed: a command to run each group of timings in")
         self.a = a = p.parse_args()
         self.model, self.runs = smollm2(a.model), Runs(a.lacuna, a.work)
         path = self.runs.path
         arc_train, gsm_train = arc("train", 2000), gsm8k("train", 2000)
         self.train = write_rows(path("train.jsonl"), alternate(gsm_train, answered(arc_train)))
         self.pilot = write_rows(path("pilot.jsonl"), alternate(gsm8k("train", -12), answered(arc("train", -12))))
-        self.held = write_rows(path("held.jsonl"), gsm8k("test", a.questions // 3))
+        self.held = write_rows(path("held.jsonl"), gsm8k("test", a.answers))
         self.questions = write_rows(path("questions.jsonl"), [{"prompt": p, "choices": c, "answer": k} for p, c, k in arc("test", a.questions)])
         with open(data("tinyshakespeare", "input.txt"), encoding="utf-8") as f:
             text = f.read()
@@ -104,8 +114,32 @@ class Compare:
         return ["-m", self.model, "--method", method, "--density", f"{DENSITY:.6f}", *(x for o in options for x in ("--set", o))]
 
     def run(self, name, seed, rate, evaluate, tag, steps, then=None):
-        return self.runs.train(f"{name}-{tag}", *self.argv(name), "-d", self.train, "--eval-data", evaluate, "--lr", f"{rate:.3g}", "--steps", steps,
-                               "--batch", self.a.batch, "--seq", self.a.seq, "--dtype", "bf16", "--seed", seed, then=then)
+        more, keep = [], name == "full" and "rl-subnetworks" in self.names
+        if keep:
+            more = ["--set", "outtype=f32"]
+        if name == "rl-subnetworks":
+            more = ["--set", f"from={self.full(seed or 1)}", "--set", f"tolerance={self.tolerance():.6g}"]
+        return self.runs.train(f"{name}-{tag}", *self.argv(name), *more, "-d", self.train, "--eval-data", evaluate, "--lr", f"{rate:.3g}", "--steps", steps,
+                               "--batch", self.a.batch, "--seq", self.a.seq, "--dtype", "bf16", "--seed", seed, then=then, keep=keep)
+
+    def full(self, seed):
+        """-> the directory of full fine-tuning's run of this seed"""
+        rate = self.rates["full"]
+        tag = f"{seed}-{rate:.3g}"
+        self.run("full", seed, rate, self.held, tag, self.a.steps, then=self.measure)
+        return self.runs.path(f"full-{tag}")
+
+    def tolerance(self):
+        """-> what VALUES of the linear weights' entries moved by more than in full fine-tuning's first run"""
+        def search():
+            low, high, run = 0.0, 1e-2, self.full(1)
+            for _ in range(14):
+                at = (low + high) / 2
+                d = self.runs.lines("diff", self.model, run, "--tolerance", f"{at:.6g}", "--dtype", "f32")[-1]
+                moved = sum(t["changed"] for t in d["tensors"] if t["name"].endswith("_proj.weight"))
+                low, high = (at, high) if moved > VALUES else (low, at)
+            return high
+        return self.runs.once("tolerance", [str(self.a.steps)], search)
 
     def measure(self, out):
         """-> accuracy and perplexity of a run's result (of the base: None)"""
@@ -125,24 +159,43 @@ class Compare:
 
     def learn(self):
         base = self.runs.once("base", [str(self.a.questions)], lambda: self.measure(None))
-        rows = []
+        rows, last = [], 0
+        cell = lambda v, d: "{:.{d}f} ± {:.{d}f}".format(*mean_sd(v), d=d)
         for name in self.names:
-            rate = self.best_rate(name) if self.a.pilot else self.rates[name]
+            rate = self.rates[name] = self.best_rate(name) if self.a.pilot else self.rates[name]
             got = [self.run(name, s, rate, self.held, f"{s}-{rate:.3g}", self.a.steps, then=self.measure) for s in range(1, self.a.seeds + 1)]
             before = got[0]["before"]
-            cell = lambda v, d: "{:.{d}f} ± {:.{d}f}".format(*mean_sd(v), d=d)
-            rows.append((name, got[0]["done"]["trainable"], f"{rate:.2g}", cell([g["after"] for g in got], 3),
-                         cell([100 * g["accuracy"] for g in got], 1), cell([g["other"] for g in got], 2)))
-        rows.insert(0, ("base", 0, "–", f"{before:.3f}", f"{100 * base['accuracy']:.1f}", f"{base['other']:.2f}"))
-        table(("method", "trained values", "rate", "GSM8K loss", "ARC-Easy, %", "Shakespeare, perplexity"), rows)
+            timed = self.runs.kept.get(f"speed-{name}", {}).get("result")
+            rows.append((name, f"{got[0]['done']['trainable']:,}", f"{rate:.2g}", cell([g["after"] for g in got], 3), cell([100 * g["accuracy"] for g in got], 1),
+                         cell([g["other"] for g in got], 2), *(self.times(timed) if timed else ("", "", ""))))
+        rows.insert(0, ("base", 0, "–", f"{before:.3f}", f"{100 * base['accuracy']:.1f}", f"{base['other']:.2f}", "", "", ""))
+        table(("method", "trained values", "rate", "GSM8K loss", "ARC-Easy, %", "Shakespeare, perplexity", "tokens/s", "of shira's", "peak, MiB"), rows)
+
+    @staticmethod
+    def times(groups):
+        """-> cells of [(of shira, of the method)]: the median rate, the median ratio and its range, the most memory"""
+        ratio = sorted(m["tokens_per_s"] / s["tokens_per_s"] for s, m in groups)
+        return (f"{statistics.median(m['tokens_per_s'] for _, m in groups):.0f}", f"{statistics.median(ratio):.2f} ({ratio[0]:.2f}–{ratio[-1]:.2f})",
+                f"{max(m['peak_rss_mib'] for _, m in groups):.0f}")
+
+    def timed(self, name):
+        """-> two pairs of measurements, in turns in one group"""
+        argv = ["--seq", "512", "--batch", "4", "--steps", "3", "--dtype", "bf16", "--json", "--quiet"]
+        one = lambda n: shlex.join([self.runs.program, "bench", "train", *self.argv(n), *argv])
+        line = "; ".join([one("shira"), one(name)] * 2)
+        r = subprocess.run([*shlex.split(self.a.around), "sh", "-c", "set -e; " + line], capture_output=True, text=True)
+        if r.returncode:
+            sys.exit(f"{line}: exit {r.returncode}: {r.stderr.strip()}")
+        got = [json.loads(x)["rows"][0] for x in r.stdout.splitlines() if x.strip()]
+        return list(zip(got[::2], got[1::2]))
 
     def speed(self):
         rows = []
         for name in self.names:
-            make = lambda: self.runs.lines("bench", "train", *self.argv(name), "--seq", 512, "--batch", 4, "--steps", 3)[-1]
-            r = self.runs.once(f"speed-{name}", self.argv(name), make)["rows"][0]
-            rows.append((name, f"{r['tokens_per_s']:.0f}", f"{r['peak_rss_mib'] / 1024:.2f}"))
-        table(("method", "tokens/s", "peak memory, GiB"), rows)
+            groups = self.runs.once(f"speed-{name}", self.argv(name), lambda: self.timed(name))
+            rows.append((name, *self.times(groups)))
+            print(f"  {name}: {' '.join(rows[-1][1:])}", flush=True)
+        table(("method", "tokens/s", "of shira's", "peak, MiB"), rows)
 
 
 def main():
