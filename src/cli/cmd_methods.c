@@ -175,7 +175,7 @@ const lc_command lc_cmd_methods = {
 
 static json_t *describe_objective(const lc_objective *o) {
   json_t *rows = json_array();
-  for (int k = LC_ROWS_TEXT_FILE; k <= LC_ROWS_ANSWER; k++)
+  for (int k = LC_ROWS_TEXT_FILE; k <= LC_ROWS_PICTURES; k++)
     if (o->rows >> k & 1) json_array_append_new(rows, json_string(lc_row_kind_name((lc_row_kind)k)));
   return json_pack("{s:s, s:s, s:s, s:s, s:o, s:o}", "name", o->name, "title", o->title, "source", o->source,
                    "about", o->about, "rows", rows, "options", describe_options(o->options));

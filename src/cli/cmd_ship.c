@@ -18,6 +18,8 @@ static lc_status run(lc_cli *cli, void *self) {
   const char *first = cli->n_word ? cli->word[0] : NULL, *second = cli->n_word > 1 ? cli->word[1] : NULL;
   lc_ship ship = {0};
   if (!s->out) return lc_usage(cli->ctx, "-o FILE is needed");
+  if (s->apply && lc_cli_given(cli, "version"))
+    return lc_usage(cli->ctx, "--version numbers a file that is written; --apply reads it from FILE");
   if (s->apply ? second != NULL : first == NULL)
     return lc_usage(cli->ctx, s->apply ? "--apply FILE takes one checkpoint" : "BEFORE and AFTER are needed, or one checkpoint for an anchor");
   LC_TRY(s->apply ? lc_ship_apply(cli->ctx, first, s->apply, s->out, &ship)

@@ -27,7 +27,8 @@ static lc_status header(lc_ctx *ctx, gzFile f, const char *path, int *ndim, int6
     LC_TRY(fill(ctx, f, path, d, 4));
     size[i] = (int64_t)((uint32_t)d[0] << 24 | (uint32_t)d[1] << 16 | (uint32_t)d[2] << 8 | d[3]);
     if (!size[i] || !lc_mul(*total, (size_t)size[i], total) || *total > (size_t)1 << 34)
-      return lc_fail(ctx, "%s: sizes that cannot be", path);
+      return lc_fail(ctx, "%s: size %d of %d is %lld, which cannot be: 1 to 2^34 values in all are possible", path, i + 1,
+                     *ndim, (long long)size[i]);
   }
   return LC_OK;
 }
@@ -49,7 +50,9 @@ lc_status lc_idx_read(lc_ctx *ctx, const char *path, int *ndim, int64_t size[4],
     LC_GO(fill(ctx, f, path, *data + have, more));
     have += more;
   }
-  if (gzread(f, &extra, 1) > 0) LC_GO(lc_fail(ctx, "%s: goes on after its %zu values", path, total));
+  const int more = gzread(f, &extra, 1); /* looks at a compressed file's checksum, too */
+  if (more > 0) LC_GO(lc_fail(ctx, "%s: goes on after its %zu values", path, total));
+  if (more < 0) st = lc_fail(ctx, "%s: its checksum does not agree with its %zu values", path, total);
 done:
   gzclose(f);
   if (st) {

@@ -88,7 +88,7 @@ static lc_status open_folder(lc_images *im) {
 
 /* "train-images-idx3-ubyte.gz" -> "train-labels-idx1-ubyte.gz" */
 static char *labels_path(lc_ctx *ctx, const char *path) {
-  const char *at = strstr(path, "images-idx3");
+  const char *name = strrchr(path, '/'), *at = strstr(name ? name : path, "images-idx3");
   return at ? lc_format(ctx, "%.*slabels-idx1%s", (int)(at - path), path, at + strlen("images-idx3")) : NULL;
 }
 

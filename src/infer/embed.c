@@ -67,13 +67,13 @@ static lc_status read_pooling(const lc_model *m, const char *path, lc_embed_opts
                         (long long)m->config.C);
 }
 
-static lc_status read_module(const lc_model *m, const json_t *module, lc_embed_opts *o) {
+static lc_status read_module(const lc_model *m, const json_t *module, lc_embed_opts *o, bool *pooled) {
   const char *type = json_string_value(json_object_get(module, "type")),
              *path = json_string_value(json_object_get(module, "path"));
   const char *dot = type ? strrchr(type, '.') : NULL, *kind = dot ? dot + 1 : type;
   if (!kind || !path) return lc_fail(m->ctx, "%s/modules.json: a module without type or path", m->path);
   if (!strcmp(kind, "Transformer")) return LC_OK;
-  if (!strcmp(kind, "Pooling")) return read_pooling(m, path, o);
+  if (!strcmp(kind, "Pooling")) return *pooled = true, read_pooling(m, path, o);
   if (strcmp(kind, "Normalize"))
     return lc_fail(m->ctx, "%s/modules.json: a module of type '%.60s' is not built", m->path, kind);
   o->normalize = true;
@@ -83,18 +83,21 @@ static lc_status read_module(const lc_model *m, const json_t *module, lc_embed_o
 lc_status lc_embed_config(const lc_model *m, lc_embed_opts *o) {
   *o = (lc_embed_opts){.normalize = true, .max = m->config.context};
   json_t *modules = NULL, *sentence = NULL;
+  bool pooled = false;
   lc_status st = LC_OK;
   if (m->is_gguf) return LC_OK;
   LC_GO(read_file(m, NULL, "modules.json", &modules));
   LC_GO(read_file(m, NULL, "sentence_bert_config.json", &sentence));
+  if (modules && !json_is_array(modules)) LC_GO(lc_fail(m->ctx, "%s/modules.json is no list of modules", m->path));
   if (modules) o->from_files = true, o->normalize = false;
-  for (size_t i = 0; i < json_array_size(modules); i++) LC_GO(read_module(m, json_array_get(modules, i), o));
+  for (size_t i = 0; i < json_array_size(modules); i++) LC_GO(read_module(m, json_array_get(modules, i), o, &pooled));
   const json_t *max = json_object_get(sentence, "max_seq_length");
   if (json_is_integer(max)) o->max = lc_min64(o->max, json_integer_value(max));
   o->lower = json_is_true(json_object_get(sentence, "do_lower_case"));
   if (o->max < 3)
     LC_GO(lc_fail(m->ctx, "%s/sentence_bert_config.json: max_seq_length %lld leaves no room for a text",
                   m->path, (long long)o->max));
+  if (modules && !pooled) st = lc_fail(m->ctx, "%s/modules.json names no pooling: there is a vector a token, none a text", m->path);
 done:
   json_decref(modules);
   json_decref(sentence);

@@ -192,11 +192,12 @@ static lc_status attach(void *selfp, lc_training *t) {
     if (i < s->n_change) LC_TRY(attach_change(s, t, i));
   }
   if (s->carry) LC_TRY(lc_phase_put(s->carry, t));
-  for (int i = 0; i < s->n_change; i++)
-    for (int k = 0; k < s->w[i]->n_delta; k++)
-      for (int p = 0; p < s->w[i]->delta[k]->n_param; p++)
-        LC_TRY(hold(s, t, s->gone[i], s->w[i]->delta[k]->param[p],
-                    s->w[i]->delta[k]->ops == &lc_delta_lora ? axes[p] : LC_AXIS_ENTRY));
+  for (int k = 0; k < t->adapter->n; k++) {
+    lc_delta *d = t->adapter->delta[k];
+    const int i = place_of(s, d->w);
+    for (int p = 0; i < s->n_change && p < d->n_param; p++)
+      LC_TRY(hold(s, t, s->gone[i], d->param[p], d->ops == &lc_delta_lora ? axes[p] : LC_AXIS_ENTRY));
+  }
   s->adapter = t->adapter;
   return s->heads ? lc_heads_check(t->net, s->heads, (lc_prune_mode)s->mode) : LC_OK;
 }

@@ -24,7 +24,7 @@ typedef struct {
   lc_index *mask; /* while masks are chosen: one a target */
   int n;
   int64_t entries, total;
-  int32_t count[2]; /* refreshes, entries that entered; in the checkpoint */
+  int64_t count[2]; /* refreshes, entries that entered; in the checkpoint */
 } lift;
 enum { SVD_RANDOMISED, SVD_EXACT };
 enum { BUDGET_LACUNA, BUDGET_AUTHORS };
@@ -139,7 +139,7 @@ static lc_status refresh(lift *self, lc_training *t) {
   for (int l = 0; l < a->n; l++) {
     LC_GO(lc_param_move(t->ctx, a->delta[l]->param[0], &self->mask[l], &stayed));
     LC_GO(lc_attach_origin(t, a->delta[l]));
-    self->count[1] += (int32_t)(K[l] - stayed);
+    self->count[1] += K[l] - stayed;
   }
   self->count[0]++;
 done:
@@ -158,7 +158,7 @@ static lc_status before_step(void *selfp, lc_training *t) {
 }
 
 static lc_status visit(void *selfp, lc_visitor *v) {
-  return v->array(v, "lift:count", LC_I32, 2, ((lift *)selfp)->count);
+  return v->array(v, "lift:count", LC_I64, 2, ((lift *)selfp)->count);
 }
 
 static lc_status save(void *selfp, lc_training *t, const char *dir) {

@@ -113,8 +113,13 @@ static lc_status resolve_optimizer(lc_ctx *ctx, const lc_method *m, lc_train_opt
 lc_status lc_train_resolve(lc_ctx *ctx, const lc_config *c, const lc_method *m, void *self,
                            lc_train_opts *o) {
   LC_TRY(check_task(ctx, c, o));
+  if (o->head != LC_HEAD_AUTO && !lc_task_has_labels(c->task))
+    return lc_usage(ctx, "train: --head is of a --task with labels");
   if (m->defaults) LC_TRY(m->defaults(self, ctx, o));
-  if (o->seq == 0) o->seq = lc_min64(1024, c->context);
+  if (c->image && o->seq && o->seq != c->context)
+    return lc_usage(ctx, "train: seq is %lld: a picture has %lld rows, all of which the network sees", (long long)o->seq,
+                    (long long)c->context);
+  if (o->seq == 0) o->seq = c->image ? c->context : lc_min64(1024, c->context);
   if (o->seq < 2)
     return lc_usage(ctx, "train: seq is %lld, a row needs at least 2 tokens", (long long)o->seq);
   if (o->seq > c->context)

@@ -19,11 +19,9 @@ struct lc_phase_values {
 typedef lc_status (*visit_fn)(void *arg, const lc_weight *, const lc_delta_ops *, int i, lc_param *);
 
 static lc_status each(const lc_training *t, visit_fn fn, void *arg) {
-  for (int i = 0; i < t->net->weights.n; i++) {
-    const lc_weight *w = &t->net->weights.w[i];
-    for (int k = 0; k < w->n_delta; k++)
-      for (int p = 0; p < w->delta[k]->n_param; p++)
-        LC_TRY(fn(arg, w, w->delta[k]->ops, p, w->delta[k]->param[p]));
+  for (int i = 0; t->adapter && i < t->adapter->n; i++) { /* the run's own: other adapters of the net stay as they are */
+    const lc_delta *d = t->adapter->delta[i];
+    for (int p = 0; p < d->n_param; p++) LC_TRY(fn(arg, d->w, d->ops, p, d->param[p]));
   }
   for (int i = 0; i < t->net->n_own; i++) LC_TRY(fn(arg, t->net->own[i]->of, NULL, 0, t->net->own[i]));
   return LC_OK;

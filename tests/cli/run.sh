@@ -185,6 +185,7 @@ ship() {
   run 0 ship ship-a/model.safetensors ship-b/model.safetensors -o changes --json && has changed version
   run 0 ship --apply changes ship-a/model.safetensors -o next --quiet && same ship-b/model.safetensors next
   run 1 ship --apply changes ship-b/model.safetensors -o never && says "does not follow" && absent never
+  run 2 ship --apply changes ship-a/model.safetensors -o never --version 3 && says "reads it from FILE" && absent never
 }
 t "ship: changed values, an anchor, a chain" ship
 objectives() {
@@ -374,6 +375,7 @@ label_refusals() {
   run 2 train -m $E -d labels.jsonl --method lora $small -o no && says "predicts no next token" && absent no
   run 1 train -m $E -d rows.jsonl --task classification --method lora $small -o no && says "no row has a label" && absent no
   run 2 train -m $E -d labels.jsonl --task classification --head frozen --method lora $small -o no && says "--head frozen" && absent no
+  run 2 train -m $M -d rows.jsonl --head new --method lora $small -o no && says "of a --task with labels" && absent no
   run 1 generate -m $E -p the && run 1 embed -m $M the && says "no head for embedding"
 }
 t "what has no labels is refused" label_refusals

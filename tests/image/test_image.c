@@ -7,6 +7,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <zlib.h>
 #include "image/image.h"
 #include "io/io.h"
 #include "support/io_support.h"
@@ -160,6 +161,13 @@ static void folders(void **state) {
   copy_to("rgb.png", a);
   copy_to("420.jpg", b);
   copy_to("grey.png", c);
+  char *none = lc_path_join(ctx, top, "aardvark"); /* a label without pictures */
+  ok(lc_mkdirs(ctx, none));
+  ok(lc_images_open(ctx, top, &im));
+  assert_true(im.n == 3 && im.n_names == 3 && im.label[0] == 1);
+  lc_images_close(&im);
+  ok(lc_remove_tree(ctx, none));
+  lc_free(ctx, none);
   ok(lc_images_open(ctx, top, &im));
   assert_int_equal(im.n, 3);
   assert_true(im.n_names == 2 && !strcmp(im.name[0], "ant") && im.label[0] == 0 && im.label[1] == 0 &&
@@ -202,7 +210,34 @@ static void idx_files(void **state) {
   refused(lc_images_open(ctx, from, &im), "goes on");
   memcpy(longer + 4, "\xff\xff\xff\xff\xff\xff\xff\xff", 8);
   t_put(from, longer, sizeof longer);
-  refused(lc_images_open(ctx, from, &im), "cannot be");
+  refused(lc_images_open(ctx, from, &im), "size 2 of 3 is 4294967295, which cannot be");
+}
+
+/* A compressed file's checksum stands behind its values: of some lengths in what zlib reads last. */
+static void compressed_idx(void **state) {
+  enum { MOST = 40970, FROM = 40900 };
+  static uint8_t plain[8 + MOST] = {0, 0, 8, 1};
+  char path[256];
+  int nd;
+  int64_t size[4];
+  uint8_t *values;
+  uint32_t seed = 5;
+  snprintf(path, sizeof path, "%s", t_path("labels.gz"));
+  for (int i = 0; i < MOST; i++) plain[8 + i] = (uint8_t)t_random(&seed);
+  for (int n = FROM; n < MOST; n++) {
+    plain[6] = (uint8_t)(n >> 8), plain[7] = (uint8_t)n;
+    gzFile f = gzopen(path, "wb");
+    assert_int_equal(gzwrite(f, plain, (unsigned)n + 8), n + 8);
+    assert_int_equal(gzclose(f), Z_OK);
+    ok(lc_idx_read(ctx, path, &nd, size, &values));
+    assert_true(nd == 1 && size[0] == n && !memcmp(values, plain + 8, (size_t)n));
+    lc_free(ctx, values);
+    t_bytes b = t_get(path);
+    b.data[b.n - 6] ^= 1;
+    t_put(path, b.data, b.n);
+    refused(lc_idx_read(ctx, path, &nd, size, &values), "labels.gz: ");
+    t_free(&b);
+  }
 }
 
 /* Every cut and some thousand changed bytes of each file: a sentence or a picture, never a leak. */
@@ -239,6 +274,7 @@ int main(void) {
                                      cmocka_unit_test(processor),
                                      cmocka_unit_test(folders),
                                      cmocka_unit_test(idx_files),
+                                     cmocka_unit_test(compressed_idx),
                                      cmocka_unit_test(broken_files)};
   return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -180,6 +180,8 @@ static void refused(void **state) {
       {"[{\"type\": \"Pooling\", \"path\": \"1_Pooling\"}]", "{\"pooling_mode_mean_tokens\": true, \"pooling_mode_max_tokens\": true}", "{}", "2 kinds"},
       {"[{\"type\": \"Pooling\", \"path\": \"1_Pooling\"}]", "{\"pooling_mode\": \"weightedmean\"}", "{}", "0 kinds"},
       {"[{\"type\": \"Pooling\", \"path\": \"1_Pooling\"}]", "{\"pooling_mode_mean_tokens\": true, \"word_embedding_dimension\": 5}", "{}", "width"},
+      {"{\"type\": \"Pooling\"}", mean, "{}", "no list"},
+      {"[{\"type\": \"Transformer\", \"path\": \"\"}]", mean, "{}", "names no pooling"},
       {"[", mean, "{}", "no JSON"},
       {"[]", mean, "{\"max_seq_length\": 2}", "no room"},
   };

@@ -367,6 +367,43 @@ static void test_refusals(void **state) {
   }
 }
 
+/* A low-rank change that stood on the net before the run is neither taken for the run's own in the second phase, nor moved. */
+static lc_hook attach_of_row, end_of_row;
+static lc_delta *standing;
+static float before[2][4]; /* of the run's B, and of the standing one's, when the first phase ends */
+static const float *first_values(lc_training *t) {
+  for (int i = 0; i < t->adapter->n; i++)
+    if (t->adapter->delta[i]->w == standing->w && t->adapter->delta[i]->ops == &lc_delta_lora)
+      return t->adapter->delta[i]->param[1]->value;
+  return NULL;
+}
+static lc_status attach_on_another(void *self, lc_training *t) {
+  if (t->phase == 0) {
+    lc_weight *q = lc_net_weight(t->net, "model.layers.0.self_attn.q_proj.weight");
+    float A[4 * 64], B[64 * 4];
+    for (int i = 0; i < 256; i++) A[i] = 0.01f * (float)(i % 7), B[i] = 0.01f * (float)(i % 5 + 1);
+    LC_TRY(lc_delta_lora_new(t->ctx, q, &(lc_lora_opts){.rank = 4, .alpha = 4}, A, B, false, &standing));
+    LC_TRY(lc_weight_attach(t->ctx, q, standing));
+  }
+  LC_TRY(attach_of_row(self, t));
+  if (t->phase == 0) return LC_OK;
+  assert_memory_equal(first_values(t), before[0], sizeof before[0]);
+  assert_memory_equal(standing->param[1]->value, before[1], sizeof before[1]);
+  return LC_OK;
+}
+static lc_status remember_values(void *self, lc_training *t) {
+  memcpy(before[0], first_values(t), sizeof before[0]);
+  memcpy(before[1], standing->param[1]->value, sizeof before[1]);
+  assert_memory_not_equal(before[0], before[1], sizeof before[0]);
+  return end_of_row(self, t);
+}
+static void test_on_another_change(void **state) {
+  lc_method row = *lc_method_find("dsee");
+  attach_of_row = row.attach, row.attach = attach_on_another;
+  end_of_row = row.end_phase, row.end_phase = remember_values;
+  ok(t_train(&w, &(t_spec){.row = &row, .set = "r=4 outer=2 update-ratio=0", .out = "on", .no_eval = true, .opts = "steps=6 batch=4"}));
+}
+
 static void take_nothing(void *self, lc_weight *weight, bool columns, int64_t first, int64_t n) {
 }
 /* A change that is no number has no order among the heads. */
@@ -389,7 +426,7 @@ static void test_scores_of_no_number(void **state) {
 
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 int main(void) {
-  const struct CMUnitTest tests[] = {TEST(test_scores_of_no_number), TEST(test_pools), TEST(test_retune), TEST(test_heads),
+  const struct CMUnitTest tests[] = {TEST(test_scores_of_no_number), TEST(test_on_another_change), TEST(test_pools), TEST(test_retune), TEST(test_heads),
                                      TEST(test_file),  TEST(test_models), TEST(test_refusals)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

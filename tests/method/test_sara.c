@@ -494,6 +494,7 @@ static void test_refusals(void **state) {
            {"threshold=1e-30 progressive=-1", "steps=1", "no entry"},
            {"threshold=100", "steps=1 lr=0", "gives no rate"},
            {"", "steps=1 density=0", "density"},
+           {"threshold=-0.01", "steps=1", "sizes are not negative"},
            {"layout=peft", "steps=1 density=0.9", "no r fits"}};
   for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
     t_spec s = {.method = "sara",
