@@ -34,11 +34,11 @@ suite() {
   passed=$((passed + total - bad)) failed=$((failed + bad))
 }
 
-build() { # DIR cmake-flags...
+build() { # DIR cmake-flags...; of targets, when they are set
   local dir=$1
   shift
   cmake -S . -B "$dir" -G Ninja "$@" >"$log/cmake" 2>&1 || { cat "$log/cmake"; return 1; }
-  ninja -C "$dir" >"$log/ninja" 2>&1 || { grep -E 'error|FAILED' "$log/ninja" | head -n 40; return 1; }
+  ninja -C "$dir" ${targets:-all} >"$log/ninja" 2>&1 || { grep -E 'error|FAILED' "$log/ninja" | head -n 40; return 1; }
 }
 
 echo "== build"
@@ -75,7 +75,7 @@ fi
 
 if [ "$fuzz" -gt 0 ] && [ -d fuzz ]; then
   lacuna_deps clang libclang-rt-14-dev || lacuna_deps clang || exit 1
-  if build build-fuzz -DLC_FUZZ=ON -DCMAKE_C_COMPILER=clang; then
+  if targets=fuzz build build-fuzz -DLC_FUZZ=ON -DCMAKE_C_COMPILER=clang; then
     for target in build-fuzz/fuzz/fuzz_*; do
       [ -x "$target" ] && [ -f "$target" ] || continue
       name=${target##*/fuzz_}

@@ -16,6 +16,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
 /* From here on, a file whose name ends in `name` holds these bytes (borrowed); any other does not exist. */
 void fuzz_file(const char *name, const void *data, size_t n);
 void fuzz_no_files(void);
+/* A directory as one input: pieces that begin with FF FE and a letter, each up to the next; names[0] holds the piece of
+ * 'A', and so on. Of a name in .safetensors the piece is the header, a zero, and the data: its length is put in front. Names
+ * begin with "/", and what is before it is a directory that exists. fuzz_no_files frees the pieces. */
+void fuzz_pieces(const uint8_t *data, size_t n, const char *const *names, int n_names);
+void fuzz_replace(const char *name, void *data, size_t n); /* other bytes for a file (malloc'd, taken over) */
 
 #define FUZZ_CHECK(condition)                                                                                \
   do {                                                                                                       \
@@ -38,8 +43,15 @@ static inline size_t fuzz_memory(const lc_ctx *ctx) {
   return n;
 }
 
+/* Without the workers' scratch, which stays. */
+static inline size_t fuzz_held(const lc_ctx *ctx) {
+  return fuzz_memory(ctx) - lc_mem_bytes(ctx, LC_MEM_SCRATCH);
+}
+
+/* FUZZ_TELL in the environment: says why what was refused was. */
 static inline void fuzz_refused(const lc_ctx *ctx) {
   const char *why = lc_error(ctx);
+  if (getenv("FUZZ_TELL")) fprintf(stderr, "refused: %s\n", why);
   FUZZ_CHECK(strlen(why) > 10 && !strchr(why, '\n'));
 }
 

@@ -40,12 +40,24 @@ static void idx(lc_ctx *ctx, const uint8_t *data, size_t n) {
   close(fd);
 }
 
+static void processor(lc_ctx *ctx, const uint8_t *data, size_t n) {
+  lc_image_processor p;
+  fuzz_no_files();
+  fuzz_file("/model/preprocessor_config.json", data, n);
+  if (lc_image_processor_read(ctx, "a/model", 8, &p))
+    fuzz_refused(ctx);
+  else
+    FUZZ_CHECK(p.width > 0 && p.width <= LC_IMAGE_SIDE && p.height > 0 && p.height <= LC_IMAGE_SIDE && p.std[0] > 0);
+  fuzz_no_files();
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
   lc_ctx *ctx = fuzz_context();
   json_set_alloc_funcs(malloc, free);
   const size_t before = fuzz_memory(ctx);
   picture(ctx, data, n);
   idx(ctx, data, n);
+  processor(ctx, data, n);
   FUZZ_CHECK(fuzz_memory(ctx) == before);
   return 0;
 }

@@ -1,5 +1,5 @@
-/* Any bytes as training data (rows or plain text) and as questions: examples lie within the data, have
- * targets, and their counts add up. */
+/* Any bytes as training data (rows with and without labels, or plain text) and as questions: examples lie within the data,
+ * have targets, and their counts add up. */
 #define _GNU_SOURCE
 #include "fuzz.h"
 #include <jansson.h>
@@ -54,6 +54,34 @@ static void check_data(lc_ctx *ctx, const char *path, const lc_data_opts *opts) 
   lc_data_free(d);
 }
 
+static void check_labelled(lc_ctx *ctx, const char *path, lc_label_place place) {
+  lc_label_names names;
+  lc_dataset *d;
+  if (lc_labels_scan(ctx, path, &names)) {
+    fuzz_refused(ctx);
+    return;
+  }
+  FUZZ_CHECK(names.n > 0 && names.n <= LC_LABELS_MOST);
+  const lc_label_set set = {place, names.n, (const char *const *)names.name};
+  const lc_data_opts opts = {.seq = 16, .skip_bad = true, .labels = &set};
+  if (lc_data_open(ctx, tokenizer(ctx), path, &opts, &d)) {
+    fuzz_refused(ctx);
+  } else {
+    for (int64_t i = 0; i < lc_data_count(d); i++) {
+      const lc_example e = lc_data_get(d, i);
+      int64_t labels = 0;
+      FUZZ_CHECK(e.n >= 1 && e.n <= 16);
+      for (int64_t k = 0; k < e.n; k++) {
+        FUZZ_CHECK(e.id[k] >= 0 && e.id[k] < 9 && e.label[k] < names.n && e.type[k] < 2);
+        labels += e.label[k] >= 0;
+      }
+      FUZZ_CHECK(labels == e.n_targets && labels >= 1);
+    }
+    lc_data_free(d);
+  }
+  lc_label_names_free(ctx, &names);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
   static const lc_data_opts opts[] = {{.seq = 8}, {.seq = 64, .skip_bad = true}, {.whole_text = true}};
   lc_ctx *ctx = fuzz_context();
@@ -67,6 +95,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
   fuzz_no_files();
   fuzz_file(path, data, n);
   for (int i = 0; i < 3; i++) check_data(ctx, path, &opts[i]);
+  check_labelled(ctx, path, LC_LABEL_LAST);
+  check_labelled(ctx, path, LC_LABEL_EACH);
   for (int choices = 0; choices < 2; choices++) {
     lc_question *q;
     int64_t k;

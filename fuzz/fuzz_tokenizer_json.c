@@ -2,7 +2,7 @@
  * where each id ends, and decode its own ids. */
 #include "fuzz.h"
 #include <jansson.h>
-#include "text/tokenizer.h"
+#include "use_tokenizer.h"
 
 static lc_status load(lc_ctx *ctx, const char *json, size_t n, lc_tokenizer **out) {
   json_t *root = NULL;
@@ -13,26 +13,6 @@ static lc_status load(lc_ctx *ctx, const char *json, size_t n, lc_tokenizer **ou
   if (!st) st = lc_stops_finish(*out);
   json_decref(root);
   return st;
-}
-
-static void encode(lc_ctx *ctx, const lc_tokenizer *t, const char *text, size_t n, bool special) {
-  lc_ids ids = {0};
-  lc_bytes ends = {0}, back = {0};
-  size_t bad;
-  lc_status st = lc_tokenize_ends(t, text, n, special, &ids, &ends);
-  if (st) {
-    fuzz_refused(ctx);
-    FUZZ_CHECK(!lc_utf8_valid(text, n, &bad) || strstr(lc_error(ctx), "gives up") || !fuzz_ok(ctx, st));
-  } else {
-    FUZZ_CHECK(ends.n == (size_t)ids.n * sizeof(int64_t));
-    fuzz_ok(ctx, lc_detokenize(t, ids.id, ids.n, false, &back));
-    const int64_t *end = (const int64_t *)ends.data;
-    for (int64_t i = 0; i < ids.n && !t->nfc; i++)
-      FUZZ_CHECK(end[i] <= (int64_t)n && (i == 0 || end[i] >= end[i - 1]));
-  }
-  lc_ids_free(ctx, &ids);
-  lc_free(ctx, ends.data);
-  lc_free(ctx, back.data);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
@@ -47,8 +27,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
   } else {
     static const char text[] = "I'll go 12\n\n  <s>\xC3\xA9t\xC3\xA9 e\xCC\x81 |x|";
     for (int special = 0; special < 2; special++) {
-      encode(ctx, t, text, sizeof text - 1, special);
-      if (nul) encode(ctx, t, (const char *)nul + 1, n - json - 1, special);
+      use_tokenizer(ctx, t, text, sizeof text - 1, special);
+      if (nul) use_tokenizer(ctx, t, (const char *)nul + 1, n - json - 1, special);
     }
   }
   lc_tokenizer_free(t);

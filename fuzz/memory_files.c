@@ -3,22 +3,59 @@
  * read past the file's end would not be seen. */
 #include "fuzz.h"
 
+enum { FILES = 16 };
 static struct {
   const char *name;
   const void *data;
   size_t n;
-} file[8];
+  void *own; /* of a piece */
+} file[FILES];
 static int n_files;
 
 void fuzz_no_files(void) {
-  n_files = 0;
+  while (n_files) free(file[--n_files].own);
 }
 
 void fuzz_file(const char *name, const void *data, size_t n) {
-  FUZZ_CHECK(n_files < 8);
+  FUZZ_CHECK(n_files < FILES);
   file[n_files].name = name;
   file[n_files].data = data;
+  file[n_files].own = NULL;
   file[n_files++].n = n;
+}
+
+static bool is_tensors(const char *name) {
+  const size_t n = strlen(name), k = strlen(".safetensors");
+  return n > k && !strcmp(name + n - k, ".safetensors");
+}
+
+static void piece(const char *name, const uint8_t *data, size_t n) {
+  const uint8_t *zero = is_tensors(name) && n ? memchr(data, 0, n) : NULL;
+  const uint64_t header = zero ? (size_t)(zero - data) : n;
+  const size_t front = is_tensors(name) ? 8 : 0, data_n = zero ? n - (size_t)header - 1 : 0;
+  uint8_t *own = malloc(front + (size_t)header + data_n + 1);
+  FUZZ_CHECK(own);
+  if (front) memcpy(own, &header, 8);
+  if (header) memcpy(own + front, data, (size_t)header);
+  if (data_n) memcpy(own + front + header, zero + 1, data_n);
+  fuzz_file(name, own, front + (size_t)header + data_n);
+  file[n_files - 1].own = own;
+}
+
+static size_t next_piece(const uint8_t *data, size_t n, size_t at) {
+  while (at + 2 < n && (data[at] != 0xff || data[at + 1] != 0xfe)) at++;
+  return at + 2 < n ? at : n;
+}
+
+void fuzz_pieces(const uint8_t *data, size_t n, const char *const *names, int n_names) {
+  for (size_t at = next_piece(data, n, 0); at < n;) {
+    const size_t end = next_piece(data, n, at + 3);
+    const int k = data[at + 2] - 'A';
+    bool served = k < 0 || k >= n_names;
+    for (int i = 0; i < n_files && !served; i++) served = file[i].name == names[k];
+    if (!served && n_files < FILES) piece(names[k], data + at + 3, end - at - 3);
+    at = end;
+  }
 }
 
 static int find(const char *path) {
@@ -29,9 +66,34 @@ static int find(const char *path) {
   return -1;
 }
 
+void fuzz_replace(const char *name, void *data, size_t n) {
+  const int i = find(name);
+  FUZZ_CHECK(i >= 0);
+  free(file[i].own);
+  file[i].own = data;
+  file[i].data = data;
+  file[i].n = n;
+}
+
 lc_status __wrap_lc_map_open(lc_ctx *ctx, const char *path, lc_map *m);
 void __wrap_lc_map_close(lc_ctx *ctx, lc_map *m);
 lc_status __wrap_lc_read_file(lc_ctx *ctx, const char *path, size_t max, char **data, size_t *size);
+bool __wrap_lc_path_exists(const char *path);
+bool __wrap_lc_path_is_dir(const char *path);
+
+bool __wrap_lc_path_exists(const char *path) {
+  return find(path) >= 0;
+}
+
+/* Of a file "/adapter/x" whatever ends in "/adapter" is one. */
+bool __wrap_lc_path_is_dir(const char *path) {
+  for (int i = 0; i < n_files; i++) {
+    const char *slash = strrchr(file[i].name, '/');
+    const size_t n = strlen(path), m = slash ? (size_t)(slash - file[i].name) : 0;
+    if (m && n >= m && !strncmp(path + n - m, file[i].name, m)) return true;
+  }
+  return false;
+}
 
 lc_status __wrap_lc_map_open(lc_ctx *ctx, const char *path, lc_map *m) {
   int i = find(path);

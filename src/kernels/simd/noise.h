@@ -109,7 +109,7 @@ static void LC_SIMD(normal)(const lc_rng *r, uint64_t first, int64_t n, float *d
 static void LC_SIMD(axpy_band)(int64_t n, float a, const float *x, float low, float high, float *y) {
   for (int64_t i = 0; i < n; i++) {
     const float old = y[i], size = fabsf(old), moved = old + a * x[i];
-    y[i] = (size >= low) & (size <= high) ? moved : old;
+    y[i] = ((size >= low) & (size <= high)) ? moved : old;
   }
 }
 #undef vu
