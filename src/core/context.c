@@ -80,6 +80,12 @@ void lc_set_log(lc_ctx *ctx, lc_log_fn fn, void *arg) {
   ctx->log_arg = arg;
 }
 
+/* What files and flags say is quoted in sentences: they stay one line, and move no terminal's cursor. */
+static void one_line(char *s) {
+  for (; *s; s++)
+    if ((uint8_t)*s < 0x20 || *s == 0x7f) *s = '?';
+}
+
 void lc_log(lc_ctx *ctx, lc_log_level level, const char *fmt, ...) {
   if (!ctx->log) return;
   char line[1024];
@@ -87,12 +93,14 @@ void lc_log(lc_ctx *ctx, lc_log_level level, const char *fmt, ...) {
   va_start(ap, fmt);
   vsnprintf(line, sizeof line, fmt, ap);
   va_end(ap);
+  one_line(line);
   ctx->log(ctx->log_arg, level, line);
 }
 
 static lc_status fail(lc_ctx *ctx, lc_status st, const char *fmt, va_list ap) {
   char *slot = error_slot ? error_slot : ctx->error, text[LC_ERROR_SIZE];
   vsnprintf(text, sizeof text, fmt, ap); /* arguments may point into the slot */
+  one_line(text);
   memcpy(slot, text, sizeof text);
   return st;
 }

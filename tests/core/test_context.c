@@ -56,6 +56,9 @@ static void test_errors(void **state) {
   assert_string_equal(lc_error(ctx), "");
   assert_int_equal(lc_fail(ctx, "%s: tensor '%s': %d found", "f", "w", 3), LC_FAILED);
   assert_string_equal(lc_error(ctx), "f: tensor 'w': 3 found");
+  lc_fail(ctx, "there is no method '%s'", "lora\n\x1b[2Jé");
+  assert_string_equal(lc_error(ctx), "there is no method 'lora??[2Jé'"); /* one line, whatever it quotes */
+  assert_int_equal(lc_fail(ctx, "%s: tensor '%s': %d found", "f", "w", 3), LC_FAILED);
   assert_int_equal(lc_usage(ctx, "before: %s", lc_error(ctx)),
                    LC_USAGE); /* a sentence may quote the last one */
   assert_string_equal(lc_error(ctx), "before: f: tensor 'w': 3 found");
