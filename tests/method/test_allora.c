@@ -1,27 +1,7 @@
 /* ALLoRA (arXiv 2410.09692), item by item: its coefficients, where they act and where they do not. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <cmocka.h>
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
-#include "method/methods.h"
+#define METHOD_THREADS 1
+#include "method/method_test.h"
 #include "optim/optim.h"
-#include "support/train_support.h"
-
-static t_world w;
-static int setup(void **state) {
-  t_world_open(&w, 1);
-  return 0;
-}
-static int teardown(void **state) {
-  t_world_close(&w);
-  return 0;
-}
-static void ok(lc_status st) {
-  if (st) fail_msg("%s", lc_error(w.ctx));
-}
 
 /* ---- what a run had: all values and all gradients, by hooks on a copy of a row ---- */
 
@@ -290,23 +270,11 @@ static void test_place_lr(void **state) {
 
 /* Item 8. */
 static void test_refusals(void **state) {
-  static const struct {
-    const char *set, *says;
-  } bad[] = {{"dropout=0.1", "dropout"},
-             {"r=4 alpha=8", "alpha"},
-             {"eta=0", "eta"},
-             {"depends=output place=lr", "place=grad"}};
-  for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
-    t_spec s = {.method = "allora",
-                .set = bad[i].set,
-                .out = "no",
-                .opts = "steps=1",
-                .no_eval = true,
-                .overwrite = true};
-    assert_int_equal(t_train(&w, &s), LC_USAGE);
-    assert_non_null(strstr(lc_error(w.ctx), bad[i].says));
-    lc_error_clear(w.ctx);
-  }
+  static const refusal bad[] = {{"dropout=0.1", "steps=1", "dropout"},
+                                {"r=4 alpha=8", "steps=1", "alpha"},
+                                {"eta=0", "steps=1", "eta"},
+                                {"depends=output place=lr", "steps=1", "place=grad"}};
+  refuses("allora", bad, sizeof bad / sizeof *bad);
   t_spec s = {
       .method = "allora", .set = "r=4 alpha=4 dropout=0", .out = "yes", .opts = "steps=1", .no_eval = true};
   ok(t_train(&w, &s));
@@ -351,7 +319,6 @@ static void test_clip_is_told(void **state) {
   forget(&a);
 }
 
-#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 int main(void) {
   const struct CMUnitTest tests[] = {TEST(test_first_step), TEST(test_gradients),    TEST(test_output),
                                      TEST(test_true_dx),    TEST(test_cancellation), TEST(test_place_lr),

@@ -1,47 +1,9 @@
 /* DSEE (arXiv 2111.00160) through the loop: pools and their shares, what stands and what moves after pruning, heads taken
  * out against a model with their output forced to zero, the file and its size, merging, refusals, GPT-2 and quantised
  * bases. Scores and GreBsmo are tested in nn/test_prune, masks under changes in nn/test_delta_mask. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <cmocka.h>
-#include <jansson.h>
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
-#include "method/methods.h"
+#include "method/method_test.h"
 #include "model/heads.h"
 #include "nn/mask.h"
-#include "support/train_support.h"
-
-static t_world w;
-static int setup(void **state) {
-  t_world_open(&w, 2);
-  return 0;
-}
-static int teardown(void **state) {
-  t_world_close(&w);
-  return 0;
-}
-static void ok(lc_status st) {
-  if (st) fail_msg("%s", lc_error(w.ctx));
-}
-static void refused(lc_status st, const char *says) {
-  assert_int_not_equal(st, LC_OK);
-  if (!strstr(lc_error(w.ctx), says)) fail_msg("says '%s', expected '%s'", lc_error(w.ctx), says);
-  lc_error_clear(w.ctx);
-}
-
-static double loss_of(const lc_model *m, const char *adapter, lc_apply apply) {
-  lc_net *net;
-  lc_adapter *a;
-  lc_score s;
-  ok(lc_net_new(m, LC_F32, &net));
-  if (adapter) ok(lc_adapter_load(net, adapter, 1, apply, &a));
-  ok(lc_eval_rows(net, w.eval, 0, &s));
-  lc_net_free(net);
-  return s.nll;
-}
 
 static lc_delta *of_kind(const lc_weight *weight, const lc_delta_ops *ops) {
   for (int k = 0; k < weight->n_delta; k++)
@@ -424,7 +386,6 @@ static void test_scores_of_no_number(void **state) {
   lc_net_free(net);
 }
 
-#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 int main(void) {
   const struct CMUnitTest tests[] = {TEST(test_scores_of_no_number), TEST(test_on_another_change), TEST(test_pools), TEST(test_retune), TEST(test_heads),
                                      TEST(test_file),  TEST(test_models), TEST(test_refusals)};

@@ -1,40 +1,7 @@
 /* LIFT (arXiv 2506.00772) through the loop, by the items of its acceptance list; the mask itself (items 1 to 4, 10) is
  * tested in nn/test_select_global, sampled gradients (item 8) in nn/test_delta. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <cmocka.h>
-#include <jansson.h>
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
-#include "method/methods.h"
+#include "method/method_test.h"
 #include "nn/select.h"
-#include "support/train_support.h"
-
-static t_world w;
-static int setup(void **state) {
-  t_world_open(&w, 2);
-  return 0;
-}
-static int teardown(void **state) {
-  t_world_close(&w);
-  return 0;
-}
-static void ok(lc_status st) {
-  if (st) fail_msg("%s", lc_error(w.ctx));
-}
-
-static float *values(const lc_weight *x) {
-  float *v = malloc((size_t)(x->M * x->N) * 4);
-  const void *tile;
-  int64_t ld;
-  for (int64_t r = 0; r < x->M; r++) {
-    ok(lc_weight_tile(w.ctx, 0, x, (lc_rect){r, r + 1, 0, x->N}, LC_F32, &tile, &ld));
-    memcpy(v + r * x->N, tile, (size_t)x->N * 4);
-  }
-  return v;
-}
 
 /* ---- items 5 and 6: what moves, and what follows an entry over a refresh ---- */
 
@@ -217,9 +184,7 @@ static void test_result(void **state) {
 
 /* Items 9 and 11, and options. */
 static void test_refusals(void **state) {
-  static const struct {
-    const char *set, *opts, *says;
-  } t[] = {
+  static const refusal t[] = {
       {"layout=peft r=2", "steps=1", "allow padding"},
       {"layout=peft interval=0", "steps=1 density=0.1", "allow padding"},
       {"layout=padded", "steps=1 density=0.9", "no r fits"},
@@ -227,17 +192,7 @@ static void test_refusals(void **state) {
       {"", "steps=1 density=0", "not in (0, 1]"},
       {"shape=blocks", "steps=1 density=0.0014", "4×4 blocks"},
   };
-  for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
-    t_spec s = {.method = "lift",
-                .set = t[i].set,
-                .opts = t[i].opts,
-                .out = "no",
-                .overwrite = true,
-                .no_eval = true};
-    if (!t_train(&w, &s)) fail_msg("%s %s went through", t[i].set, t[i].opts);
-    if (!strstr(lc_error(w.ctx), t[i].says)) fail_msg("says '%s', expected '%s'", lc_error(w.ctx), t[i].says);
-    lc_error_clear(w.ctx);
-  }
+  refuses("lift", t, sizeof t / sizeof *t);
 }
 
 /* Item 11: the mask of a quantised weight is that of its decoded values; the change is kept aside, the file as it was. */
@@ -294,7 +249,6 @@ static void test_bytes(void **state) {
   assert_true(b.K > 1000 && b.steps == 8);
 }
 
-#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 int main(void) {
   const struct CMUnitTest tests[] = {TEST(test_refresh), TEST(test_idle_refresh), TEST(test_dense),
                                      TEST(test_result),  TEST(test_refusals),     TEST(test_quantised),

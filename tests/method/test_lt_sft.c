@@ -1,51 +1,11 @@
 /* LT-SFT (arXiv 2110.07560) through the loop, by the items of its acceptance list. Item 3 (global, not a share a target)
  * is in nn/test_select_global, item 10 (a patch that does not fit) in model/test_adapter_refused, the authors' files in
  * tests/examples. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <cmocka.h>
+#include "method/method_test.h"
 #include <float.h>
-#include <jansson.h>
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
-#include "method/methods.h"
 #include "nn/select.h"
-#include "support/train_support.h"
 #include "train/regularise.h"
-
-static t_world w;
-static char warned[512];
-static void on_log(void *arg, lc_log_level level, const char *line) {
-  if (level == LC_LOG_WARN) snprintf(warned, sizeof warned, "%s", line);
-}
-static int setup(void **state) {
-  t_world_open(&w, 2);
-  lc_set_log(w.ctx, on_log, NULL);
-  warned[0] = 0;
-  return 0;
-}
-static int teardown(void **state) {
-  t_world_close(&w);
-  return 0;
-}
-static void ok(lc_status st) {
-  if (st) fail_msg("%s", lc_error(w.ctx));
-}
-
-static float *values(const lc_weight *x) {
-  float *v = malloc((size_t)(x->M * x->N) * 4);
-  const void *tile;
-  int64_t ld;
-  if (x->ndim == 1) return memcpy(v, x->vector, (size_t)x->N * 4);
-  for (int64_t r = 0; r < x->M; r++) {
-    ok(lc_weight_tile(w.ctx, 0, x, (lc_rect){r, r + 1, 0, x->N}, LC_F32, &tile, &ld));
-    memcpy(v + r * x->N, tile, (size_t)x->N * 4);
-  }
-  return v;
-}
 
 static uint64_t hash_of(const lc_net *net) {
   uint64_t h = 1469598103934665603u;
@@ -489,9 +449,7 @@ static void test_bytes(void **state) {
 
 /* The lengths of phases, and what is refused. */
 static void test_options(void **state) {
-  static const struct {
-    const char *set, *opts, *says;
-  } t[] = {
+  static const refusal t[] = {
       {"min-steps=5 max-steps=4", "steps=8", "min-steps"},
       {"iterations=3", "steps=5", "too few for 6 phases"},
       {"select=random iterations=2", "steps=8", "nothing to repeat"},
@@ -500,17 +458,7 @@ static void test_options(void **state) {
       {"", "steps=8 density=2", "density"},
       {"dense=model.norm", "steps=8", "match no matrix"},
   };
-  for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
-    t_spec s = {.method = "lt-sft",
-                .set = t[i].set,
-                .opts = t[i].opts,
-                .out = "no",
-                .overwrite = true,
-                .no_eval = true};
-    if (!t_train(&w, &s)) fail_msg("%s %s went through", t[i].set, t[i].opts);
-    if (!strstr(lc_error(w.ctx), t[i].says)) fail_msg("says '%s', expected '%s'", lc_error(w.ctx), t[i].says);
-    lc_error_clear(w.ctx);
-  }
+  refuses("lt-sft", t, sizeof t / sizeof *t);
   static const struct {
     const char *set;
     int64_t length[4], n;
@@ -550,7 +498,6 @@ static void test_options(void **state) {
   assert_true(lc_path_exists(t_out(&w, "half", "lacuna_adapter.json")));
 }
 
-#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 int main(void) {
   const struct CMUnitTest tests[] = {TEST(test_phases),  TEST(test_remainder), TEST(test_all_entries),
                                      TEST(test_penalty), TEST(test_restores),  TEST(test_sum),

@@ -1,45 +1,8 @@
 /* Every method through the loop: the start is the base bit for bit, the result read back has the loss that
  * training ended with, and an adapter trained on a GGUF (permuted q and k) does the same on the HF form. The
  * table's rows describe themselves. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <cmocka.h>
-#include <jansson.h>
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
-#include "method/methods.h"
-#include "support/train_support.h"
-
-static t_world w;
-
-static int setup(void **state) {
-  t_world_open(&w, 1);
-  return 0;
-}
-
-static int teardown(void **state) {
-  t_world_close(&w);
-  return 0;
-}
-
-static void ok(lc_status st) {
-  if (st) fail_msg("%s", lc_error(w.ctx));
-}
-
-/* Mean loss of the world's evaluation rows on a model, with an adapter (or none). */
-static double loss_of(const lc_model *m, const char *adapter) {
-  lc_net *net;
-  lc_adapter *a;
-  lc_score s;
-  ok(lc_net_new(m, LC_F32, &net));
-  if (adapter) ok(lc_adapter_load(net, adapter, 1, LC_PATCH, &a));
-  ok(lc_eval_rows(net, w.eval, 0, &s));
-  lc_net_free(net);
-  return s.nll;
-}
-
+#define METHOD_THREADS 1
+#include "method/method_test.h"
 typedef struct {
   const char *method, *set;
 } variant;
@@ -77,7 +40,7 @@ static const variant variants[] = {
 };
 
 static void test_start_and_result(void **state) {
-  const double base = loss_of(w.model, NULL);
+  const double base = loss_of(w.model, NULL, LC_PATCH);
   for (size_t i = 0; i < sizeof variants / sizeof *variants; i++) {
     const variant *v = &variants[i];
     char out[16], step0[64], last[64];
@@ -96,10 +59,10 @@ static void test_start_and_result(void **state) {
     if (!strcmp(v->method, "full")) {
       lc_model *m;
       ok(lc_model_open(w.ctx, t_out(&w, out, ""), &m));
-      got = loss_of(m, NULL);
+      got = loss_of(m, NULL, LC_PATCH);
       lc_model_close(m);
     } else {
-      got = loss_of(w.model, t_out(&w, out, ""));
+      got = loss_of(w.model, t_out(&w, out, ""), LC_PATCH);
     }
     if (fabs(got - atof(last)) > 1e-6 * base)
       fail_msg("%s %s ended with %s, its result has %.17g", v->method, v->set, last, got);
@@ -155,10 +118,10 @@ static void test_across_formats(void **state) {
                   .opts = "steps=4 batch=4 density=0.05 targets=q_proj,k_proj,down_proj",
                   .out = out};
       ok(t_train(&w, &s));
-      const double own = loss_of(w.model, t_out(&w, out, "")),
-                   other = loss_of(from_gguf ? hf : gguf, t_out(&w, out, ""));
+      const double own = loss_of(w.model, t_out(&w, out, ""), LC_PATCH),
+                   other = loss_of(from_gguf ? hf : gguf, t_out(&w, out, ""), LC_PATCH);
       assert_true(fabs(own - other) < 1e-6 * own);
-      assert_true(fabs(own - loss_of(hf, NULL)) > 1e-4);
+      assert_true(fabs(own - loss_of(hf, NULL, LC_PATCH)) > 1e-4);
     }
   w.model = hf;
   lc_model_close(gguf);
@@ -187,7 +150,6 @@ static void test_table(void **state) {
   }
 }
 
-#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 int main(void) {
   const struct CMUnitTest tests[] = {TEST(test_start_and_result), TEST(test_config),
                                      TEST(test_across_formats), TEST(test_table)};

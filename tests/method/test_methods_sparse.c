@@ -1,40 +1,10 @@
 /* SHiRA and SpIEL through the training loop: what moves and what does not, masks against brute force, when
  * entries are replaced, bytes, what is refused, and what the result holds. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <cmocka.h>
-#include <jansson.h>
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
-#include "method/methods.h"
+#define METHOD_THREADS 1
+#include "method/method_test.h"
 #include "nn/select.h"
-#include "support/train_support.h"
 
-static t_world w;
-static char warned[512];
-
-static void on_log(void *arg, lc_log_level level, const char *line) {
-  if (level == LC_LOG_WARN) snprintf(warned, sizeof warned, "%s", line);
-}
-
-static int setup(void **state) {
-  t_world_open(&w, 1);
-  lc_set_log(w.ctx, on_log, NULL);
-  return 0;
-}
-
-static int teardown(void **state) {
-  t_world_close(&w);
-  return 0;
-}
-
-static void ok(lc_status st) {
-  if (st) fail_msg("%s", lc_error(w.ctx));
-}
-
-static void refused(const t_spec *s, const char *says) {
+static void refused_run(const t_spec *s, const char *says) {
   if (!t_train(&w, s)) fail_msg("%s %s %s: went through", s->method, s->opts, s->set ? s->set : "");
   if (!strstr(lc_error(w.ctx), says)) fail_msg("says '%s', expected '%s'", lc_error(w.ctx), says);
   lc_error_clear(w.ctx);
@@ -48,18 +18,6 @@ static uint64_t file_sum(const char *path) {
   for (size_t i = 0; i < n; i++) h = (h ^ (uint8_t)data[i]) * 1099511628211u;
   lc_free(w.ctx, data);
   return h;
-}
-
-/* Effective f32 values of a weight; free(). */
-static float *values(const lc_weight *x) {
-  float *v = malloc((size_t)(x->M * x->N) * 4);
-  const void *tile;
-  int64_t ld;
-  for (int64_t r = 0; r < x->M; r++) {
-    ok(lc_weight_tile(w.ctx, 0, x, (lc_rect){r, r + 1, 0, x->N}, LC_F32, &tile, &ld));
-    memcpy(v + r * x->N, tile, (size_t)x->N * 4);
-  }
-  return v;
 }
 
 /* Loads OUT's adapter: outside its positions every weight has the base's bits; removed, everywhere. Returns
@@ -174,7 +132,7 @@ static void test_budgets(void **state) {
               .set = "budget=authors",
               .opts = "steps=1",
               .out = "x"}; /* 32·(M+N) is more than these small weights have */
-  refused(&s, "r = 32 asks for");
+  refused_run(&s, "r = 32 asks for");
 }
 
 /* Three runs with nth = 1, 2, 3 share no position. */
@@ -535,7 +493,7 @@ static void test_refusals(void **state) {
   for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
     t_spec s = {
         .method = t[i].method, .set = t[i].set, .opts = t[i].opts, .out = "refused", .overwrite = true};
-    refused(&s, t[i].says);
+    refused_run(&s, t[i].says);
     assert_int_equal(lc_mem_bytes(w.ctx, LC_MEM_TRAINABLE) + lc_mem_bytes(w.ctx, LC_MEM_GRAD) +
                          lc_mem_bytes(w.ctx, LC_MEM_CANDIDATE),
                      before);
@@ -598,7 +556,6 @@ static void test_export(void **state) {
                            t_out(&w, "at-once", "adapter_model.safetensors")));
 }
 
-#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 int main(void) {
   const struct CMUnitTest tests[] = {
       TEST(test_off_the_mask), TEST(test_budgets),  TEST(test_disjoint),       TEST(test_gradient_masks),

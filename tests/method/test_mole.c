@@ -1,30 +1,9 @@
 /* LLaVA-MoLE (arXiv 2401.16160), item by item: one expert is LoRA, grouped products are the naive loop's, gates, balance
  * loss, experts that stand still, prefill and decode, files that are refused. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <cmocka.h>
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
+#include "method/method_test.h"
 #include "infer/infer.h"
-#include "method/methods.h"
 #include "nn/mole.h"
 #include "optim/optim.h"
-#include "support/train_support.h"
-
-static t_world w;
-static int setup(void **state) {
-  t_world_open(&w, 2);
-  return 0;
-}
-static int teardown(void **state) {
-  t_world_close(&w);
-  return 0;
-}
-static void ok(lc_status st) {
-  if (st) fail_msg("%s", lc_error(w.ctx));
-}
 
 /* ---- what a run's gradients were ---- */
 
@@ -533,7 +512,6 @@ static void test_quantised(void **state) {
   w.model = own;
 }
 
-#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 int main(void) {
   const struct CMUnitTest tests[] = {TEST(test_start),
                                      TEST(test_one_expert_is_lora),

@@ -1,27 +1,6 @@
 /* MoSA (arXiv 2312.02923): pieces partition, draws, masked gradients, merging, the agreement of two draws, plain files. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <cmocka.h>
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
-#include "method/methods.h"
+#include "method/method_test.h"
 #include "nn/bottleneck.h"
-#include "support/train_support.h"
-
-static t_world w;
-static int setup(void **state) {
-  t_world_open(&w, 2);
-  return 0;
-}
-static int teardown(void **state) {
-  t_world_close(&w);
-  return 0;
-}
-static void ok(lc_status st) {
-  if (st) fail_msg("%s", lc_error(w.ctx));
-}
 
 static lc_hook after_of_row;
 static int64_t counts[8], draws;
@@ -334,7 +313,6 @@ static void test_refusals(void **state) {
   }
 }
 
-#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 int main(void) {
   const struct CMUnitTest tests[] = {TEST(test_pieces),  TEST(test_agreement),  TEST(test_paired_loss),
                                      TEST(test_copies),  TEST(test_plain_file), TEST(test_quantised),

@@ -1,42 +1,9 @@
 /* S²FT (arXiv 2412.06289) through the loop: how many and which heads and channels; what is outside them keeps its bits; the
  * result in both layouts, merged and in place; models of another shape; Llama with grouped heads, biases and a head width
  * of its own, and GPT-2. The slices are tested in nn/test_delta_slice, the map in model/test_model_structures. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <cmocka.h>
-#include <jansson.h>
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
-#include "method/methods.h"
+#include "method/method_test.h"
 #include "model/units.h"
 #include "nn/slice.h"
-#include "support/train_support.h"
-
-static t_world w;
-static int setup(void **state) {
-  t_world_open(&w, 2);
-  return 0;
-}
-static int teardown(void **state) {
-  t_world_close(&w);
-  return 0;
-}
-static void ok(lc_status st) {
-  if (st) fail_msg("%s", lc_error(w.ctx));
-}
-
-static double loss_of(const lc_model *m, const char *adapter, lc_apply apply) {
-  lc_net *net;
-  lc_adapter *a;
-  lc_score s;
-  ok(lc_net_new(m, LC_F32, &net));
-  if (adapter) ok(lc_adapter_load(net, adapter, 1, apply, &a));
-  ok(lc_eval_rows(net, w.eval, 0, &s));
-  lc_net_free(net);
-  return s.nll;
-}
 
 /* ---- which lines a run trains: copied in its first step ---- */
 
@@ -382,7 +349,6 @@ static void test_memory(void **state) {
   assert_true(state_bytes == 12 * values); /* value and two moments */
 }
 
-#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 int main(void) {
   const struct CMUnitTest tests[] = {TEST(test_counts), TEST(test_seeds),        TEST(test_scores),
                                      TEST(test_result), TEST(test_other_models), TEST(test_models),

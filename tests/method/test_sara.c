@@ -1,41 +1,8 @@
 /* SaRA (arXiv 2409.06633) through the loop, by the items of its acceptance list. |w| < θ on each way of storing is also in
  * nn/test_select_global, sampled gradients (item 4) in nn/test_delta, the start (item 3) in test_methods_result. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <cmocka.h>
-#include <jansson.h>
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
+#include "method/method_test.h"
 #include "kernels/linalg.h"
-#include "method/methods.h"
-#include "support/train_support.h"
 #include "train/regularise.h"
-
-static t_world w;
-static int setup(void **state) {
-  t_world_open(&w, 2);
-  return 0;
-}
-static int teardown(void **state) {
-  t_world_close(&w);
-  return 0;
-}
-static void ok(lc_status st) {
-  if (st) fail_msg("%s", lc_error(w.ctx));
-}
-
-static float *values(const lc_weight *x) {
-  float *v = malloc((size_t)(x->M * x->N) * 4);
-  const void *tile;
-  int64_t ld;
-  for (int64_t r = 0; r < x->M; r++) {
-    ok(lc_weight_tile(w.ctx, 0, x, (lc_rect){r, r + 1, 0, x->N}, LC_F32, &tile, &ld));
-    memcpy(v + r * x->N, tile, (size_t)x->N * 4);
-  }
-  return v;
-}
 
 static float *base_of(const char *name) {
   lc_net *net;
@@ -488,28 +455,15 @@ static void test_file(void **state) {
 }
 
 static void test_refusals(void **state) {
-  static const struct {
-    const char *set, *opts, *says;
-  } t[] = {{"threshold=0", "steps=1", "below a threshold of 0"},
+  static const refusal t[] = {{"threshold=0", "steps=1", "below a threshold of 0"},
            {"threshold=1e-30 progressive=-1", "steps=1", "no entry"},
            {"threshold=100", "steps=1 lr=0", "gives no rate"},
            {"", "steps=1 density=0", "density"},
            {"threshold=-0.01", "steps=1", "sizes are not negative"},
            {"layout=peft", "steps=1 density=0.9", "no r fits"}};
-  for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
-    t_spec s = {.method = "sara",
-                .set = t[i].set,
-                .opts = t[i].opts,
-                .out = "no",
-                .overwrite = true,
-                .no_eval = true};
-    if (!t_train(&w, &s)) fail_msg("%s %s went through", t[i].set, t[i].opts);
-    if (!strstr(lc_error(w.ctx), t[i].says)) fail_msg("says '%s', expected '%s'", lc_error(w.ctx), t[i].says);
-    lc_error_clear(w.ctx);
-  }
+  refuses("sara", t, sizeof t / sizeof *t);
 }
 
-#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 int main(void) {
   const struct CMUnitTest tests[] = {
       TEST(test_mask),    TEST(test_share),   TEST(test_endless), TEST(test_narrowing),

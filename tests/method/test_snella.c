@@ -1,40 +1,7 @@
 /* SNELLA (arXiv 2510.24037) through the loop: the result has the loss that training ended with, in both layouts, merged
  * and aside; budgets; the average of the values; quantised bases; refusals. The kernel is tested in nn/test_delta_kernel. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <cmocka.h>
-#include <jansson.h>
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
-#include "method/methods.h"
+#include "method/method_test.h"
 #include "nn/delta_kernel.h"
-#include "support/train_support.h"
-
-static t_world w;
-static int setup(void **state) {
-  t_world_open(&w, 2);
-  return 0;
-}
-static int teardown(void **state) {
-  t_world_close(&w);
-  return 0;
-}
-static void ok(lc_status st) {
-  if (st) fail_msg("%s", lc_error(w.ctx));
-}
-
-static double loss_of(const lc_model *m, const char *adapter, lc_apply apply) {
-  lc_net *net;
-  lc_adapter *a;
-  lc_score s;
-  ok(lc_net_new(m, LC_F32, &net));
-  if (adapter) ok(lc_adapter_load(net, adapter, 1, apply, &a));
-  ok(lc_eval_rows(net, w.eval, 0, &s));
-  lc_net_free(net);
-  return s.nll;
-}
 
 /* Item 7. */
 static void test_result(void **state) {
@@ -163,7 +130,6 @@ static void test_refusals(void **state) {
   lc_error_clear(w.ctx);
 }
 
-#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 int main(void) {
   const struct CMUnitTest tests[] = {TEST(test_result), TEST(test_budget), TEST(test_average),
                                      TEST(test_quantised), TEST(test_refusals)};

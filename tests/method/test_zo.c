@@ -1,55 +1,7 @@
 /* MeZO and Sparse MeZO (arXiv 2305.17333, 2402.15751) through the loop: the log gives the trained weights bit for bit, micro-batches, memory,
  * losses that are no numbers, objectives without a gradient, quantised bases, refusals. The noise itself: nn/test_noise. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <cmocka.h>
-#include <jansson.h>
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
-#include "method/methods.h"
+#include "method/method_test.h"
 #include "nn/noise.h"
-#include "support/train_support.h"
-
-static t_world w;
-static int setup(void **state) {
-  t_world_open(&w, 2);
-  return 0;
-}
-static int teardown(void **state) {
-  t_world_close(&w);
-  return 0;
-}
-static void ok(lc_status st) {
-  if (st) fail_msg("%s", lc_error(w.ctx));
-}
-static void refused(lc_status st, const char *says) {
-  assert_int_not_equal(st, LC_OK);
-  if (!strstr(lc_error(w.ctx), says)) fail_msg("'%s' lacks '%s'", lc_error(w.ctx), says);
-  lc_error_clear(w.ctx);
-}
-
-static double loss_of(const lc_model *m, const char *adapter, lc_apply apply) {
-  lc_net *net;
-  lc_adapter *a;
-  lc_score s;
-  ok(lc_net_new(m, LC_F32, &net));
-  if (adapter) ok(lc_adapter_load(net, adapter, 1, apply, &a));
-  ok(lc_eval_rows(net, w.eval, 0, &s));
-  lc_net_free(net);
-  return s.nll;
-}
-static double eval_at(const char *out, int step) {
-  char sql[64];
-  snprintf(sql, sizeof sql, "SELECT loss FROM evals WHERE step = %d", step);
-  return atof(t_query(&w, out, sql));
-}
-static double done_of(const char *out, const char *key) { /* a number of the run's summary */
-  char sql[96];
-  snprintf(sql, sizeof sql, "SELECT json_extract(summary, '$.%s') FROM runs", key);
-  return atof(t_query(&w, out, sql));
-}
 
 /* All bits of what training left in the net, in a row's finish hook. */
 static uint64_t trained;
@@ -246,9 +198,9 @@ static void test_memory(void **state) {
 }
 
 /* Item 9: values that are no numbers are skipped, counted, said; the run goes on. */
-static int warned;
+static int skipped;
 static void count_warnings(void *arg, lc_log_level level, const char *line) {
-  warned += level == LC_LOG_WARN && strstr(line, "is skipped") != NULL;
+  skipped += level == LC_LOG_WARN && strstr(line, "is skipped") != NULL;
 }
 static int64_t step_seen;
 static lc_status spoil(void *self, lc_training *t) { /* the third step's weights hold a NaN */
@@ -264,30 +216,24 @@ static void test_not_finite(void **state) {
   lc_method row = *lc_method_find("sparse-mezo");
   row.before_step = spoil;
   t_spec s = {.row = &row, .opts = "steps=6 batch=4", .out = "nan", .no_eval = true};
-  warned = 0;
+  skipped = 0;
   lc_set_log(w.ctx, count_warnings, NULL);
   ok(t_train(&w, &s));
   lc_set_log(w.ctx, NULL, NULL);
   assert_int_equal(step_seen, 5);
-  assert_int_equal(warned, 1);
+  assert_int_equal(skipped, 1);
   assert_true(done_of("nan", "skipped") == 1 && done_of("nan", "records") == 5);
 }
 
 static void test_refusals(void **state) {
-  static const struct {
-    const char *method, *set, *opts, *says;
-  } bad[] = {{"mezo", "zo-eps=0", "steps=1", "length above 0"},
-             {"mezo", "zo-eps=-1", "steps=1", "zo-eps"},
-             {"sparse-mezo", "sparsity=1.01", "steps=1", "sparsity"},
-             {"sparse-mezo", "sparsity=-0.1", "steps=1", "sparsity"},
-             {"mezo", "", "steps=1 lr=-0.1", "lr"},
-             {"mezo", "", "steps=1 optimizer=adamw", "no optimizer"},
-             {"mezo", "", "steps=1 momentum=0.9", "momentum"}};
-  for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
-    t_spec s = {
-        .method = bad[i].method, .set = bad[i].set, .opts = bad[i].opts, .out = "no", .no_eval = true};
-    refused(t_train(&w, &s), bad[i].says);
-  }
+  static const refusal mezo[] = {{"zo-eps=0", "steps=1", "length above 0"},
+                                 {"zo-eps=-1", "steps=1", "zo-eps"},
+                                 {"", "steps=1 lr=-0.1", "lr"},
+                                 {"", "steps=1 optimizer=adamw", "no optimizer"},
+                                 {"", "steps=1 momentum=0.9", "momentum"}},
+                       sparse[] = {{"sparsity=1.01", "steps=1", "sparsity"}, {"sparsity=-0.1", "steps=1", "sparsity"}};
+  refuses("mezo", mezo, sizeof mezo / sizeof *mezo);
+  refuses("sparse-mezo", sparse, sizeof sparse / sizeof *sparse);
 }
 
 /* Item 11: a planted task (the answer's first token follows from the prompt's word) with the share of wrong rows as the loss: nothing to
@@ -358,7 +304,6 @@ static void test_quantised(void **state) {
   w.model = own;
 }
 
-#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 int main(void) {
   const struct CMUnitTest tests[] = {TEST(test_replay),   TEST(test_damage), TEST(test_extremes),
                                      TEST(test_micro),    TEST(test_memory), TEST(test_not_finite),

@@ -1,0 +1,96 @@
+/* What the tests of the methods share: a world (support/train_support.h) for each test, its last warning, and the questions
+ * that are asked of every method. METHOD_THREADS before the include: 2 unless told. */
+#ifndef LC_METHOD_TEST_H
+#define LC_METHOD_TEST_H
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <cmocka.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include "method/methods.h"
+#include "support/train_support.h"
+#ifndef METHOD_THREADS
+#define METHOD_THREADS 2
+#endif
+
+static t_world w;
+static char warned[512];
+static void on_log(void *arg, lc_log_level level, const char *line) {
+  if (level == LC_LOG_WARN) snprintf(warned, sizeof warned, "%s", line);
+}
+static int setup(void **state) {
+  t_world_open(&w, METHOD_THREADS);
+  lc_set_log(w.ctx, on_log, NULL);
+  warned[0] = 0;
+  return 0;
+}
+static int teardown(void **state) {
+  t_world_close(&w);
+  return 0;
+}
+#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+
+static void ok(lc_status st) {
+  if (st) fail_msg("%s", lc_error(w.ctx));
+}
+static inline void refused(lc_status st, const char *says) {
+  if (!st) fail_msg("it went through: expected '%s'", says);
+  if (!strstr(lc_error(w.ctx), says)) fail_msg("says '%s', expected '%s'", lc_error(w.ctx), says);
+  lc_error_clear(w.ctx);
+}
+
+/* Runs that a method must refuse. */
+typedef struct {
+  const char *set, *opts, *says;
+} refusal;
+static inline void refuses(const char *method, const refusal *r, size_t n) {
+  for (size_t i = 0; i < n; i++)
+    refused(t_train(&w, &(t_spec){.method = method,
+                                  .set = r[i].set,
+                                  .opts = r[i].opts,
+                                  .out = "no",
+                                  .overwrite = true,
+                                  .no_eval = true}),
+            r[i].says);
+}
+
+/* Effective f32 values of a weight; free(). */
+static inline float *values(const lc_weight *x) {
+  float *v = malloc((size_t)(x->M * x->N) * 4);
+  const void *tile;
+  int64_t ld;
+  if (x->ndim == 1) return memcpy(v, x->vector, (size_t)x->N * 4);
+  for (int64_t r = 0; r < x->M; r++) {
+    ok(lc_weight_tile(w.ctx, 0, x, (lc_rect){r, r + 1, 0, x->N}, LC_F32, &tile, &ld));
+    memcpy(v + r * x->N, tile, (size_t)x->N * 4);
+  }
+  return v;
+}
+
+/* Mean loss of the world's evaluation rows on a model, with an adapter (or none). */
+static inline double loss_of(const lc_model *m, const char *adapter, lc_apply apply) {
+  lc_net *net;
+  lc_adapter *a;
+  lc_score s;
+  ok(lc_net_new(m, LC_F32, &net));
+  if (adapter) ok(lc_adapter_load(net, adapter, 1, apply, &a));
+  ok(lc_eval_rows(net, w.eval, 0, &s));
+  lc_net_free(net);
+  return s.nll;
+}
+
+/* Of a run's history: the evaluation's loss at a step; a number of the summary. */
+static inline double eval_at(const char *out, int step) {
+  char sql[64];
+  snprintf(sql, sizeof sql, "SELECT loss FROM evals WHERE step = %d", step);
+  return atof(t_query(&w, out, sql));
+}
+static inline double done_of(const char *out, const char *key) {
+  char sql[96];
+  snprintf(sql, sizeof sql, "SELECT json_extract(summary, '$.%s') FROM runs", key);
+  return atof(t_query(&w, out, sql));
+}
+#endif
