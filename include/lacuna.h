@@ -1,4 +1,4 @@
-/* lacuna: sparse fine-tuning of language models. The library for users.
+/* lacuna: sparse fine-tuning of pretrained networks. The library for users.
  *
  * Six opaque types. A context holds threads, memory accounts and the last error. A model is the files of a
  * pretrained network: constant, and may be shared by several nets. A net is what one user makes of a model:
@@ -85,7 +85,7 @@ lc_status lc_adapter_write(const lc_adapter *, const char *layout, const char *d
 
 /* ---- training ---- */
 
-/* Makes options of a run by a method ("full", "lora", "shira", "spiel"), all at their defaults. */
+/* Makes options of a run by a method ("full", "lora", "shira", "spiel", ...: `lacuna methods`), all at their defaults. */
 lc_status lc_options_new(lc_ctx *, const char *method, lc_options **out);
 void lc_options_free(lc_options *);
 /* Sets an option of the run ("steps", "lr", "density", ...: `lacuna train --help`) or of the method ("mask":
@@ -94,13 +94,14 @@ void lc_options_free(lc_options *);
  * suggests the nearest name. */
 lc_status lc_options_put(lc_options *, const char *key, const char *value);
 
-/* Called with each event of a run: kind is "start", "step", "eval", "sample", "checkpoint" or "done", json
+/* Called with each event of a run: kind is "start", "step", "eval", "sample", "checkpoint", "phase" or "done", json
  * the event as one JSON object (the line of `lacuna train --json`). Non-zero stops the run as lc_request_stop
  * does. */
 typedef int (*lc_progress_fn)(void *arg, const char *kind, const char *json);
 typedef struct {
   size_t size;           /* sizeof this struct: set by the _INIT */
-  const char *data;      /* text, or JSONL with text, prompt+completion or messages */
+  const char *data;      /* text, or JSONL with text, prompt+completion, messages, prompt+chosen+rejected or prompt+answer; for a
+                            model with labels ("task") text+label or tokens+tags, or pictures (docs/formats.md) */
   const char *eval_data; /* held-out rows, or NULL */
   const char *out;       /* directory of the result: adapter or model, recipe, history, checkpoints */
   bool resume;           /* go on from out's last checkpoint, to the bits of a run that never stopped */

@@ -162,20 +162,36 @@ static int tell(void *arg, const char *kind, const json_t *event) {
   return stop;
 }
 
+/* The job's rows: of a model with labels by its labels, of one that sees pictures. */
+static lc_status open_rows(lc_net *net, const lc_tokenizer *tok, const lc_train_opts *o, const lc_job *job,
+                           lc_dataset **data, lc_dataset **eval) {
+  lc_data_opts rows = {.seq = o->seq, .skip_bad = o->skip_bad};
+  const char **names = NULL;
+  lc_label_set labels;
+  lc_status st = LC_OK;
+  if (lc_task_has_labels(net->model->config.task)) {
+    LC_GO(lc_net_labels(net, &names, &labels));
+    rows.labels = &labels;
+  }
+  LC_GO(lc_rows_open(net, tok, job->data, &rows, data));
+  if (job->eval_data) LC_GO(lc_rows_open(net, tok, job->eval_data, &rows, eval));
+done:
+  lc_free(net->ctx, names);
+  return st;
+}
+
 static lc_status train(lc_net *net, const lc_options *o, lc_options *own, const lc_job *job, progress *p) {
   lc_dataset *data = NULL, *eval = NULL;
-  lc_tokenizer *tok;
+  lc_tokenizer *tok = NULL;
   lc_status st;
   LC_GO(copy_options(net->ctx, lc_train_options, &o->train, &own->train));
   LC_GO(copy_options(net->ctx, o->method->options, o->self, own->self));
   if (o->goal.row) LC_GO(put_objective(own, o->goal.row->name));
   if (o->goal.row) LC_GO(copy_options(net->ctx, o->goal.row->options, o->goal.self, own->goal.self));
   LC_GO(lc_train_resolve(net->ctx, &net->model->config, o->method, own->self, &own->train));
-  LC_GO(lc_net_tokenizer(net, &tok));
+  if (!net->model->config.image) LC_GO(lc_net_tokenizer(net, &tok));
   net->compute = lc_dtype_by_name(own->train.dtype);
-  lc_data_opts rows = {.seq = own->train.seq, .skip_bad = own->train.skip_bad};
-  LC_GO(lc_data_open(net->ctx, tok, job->data, &rows, &data));
-  if (job->eval_data) LC_GO(lc_data_open(net->ctx, tok, job->eval_data, &rows, &eval));
+  LC_GO(open_rows(net, tok, &own->train, job, &data, &eval));
   lc_train_io io = {.out = job->out,
                     .resume = job->resume,
                     .overwrite = job->overwrite,

@@ -98,7 +98,7 @@ extern const lc_option lc_train_options[];
  * products, else f32. Refuses what does not go together. */
 lc_status lc_train_resolve(lc_ctx *, const lc_config *, const lc_method *, void *self, lc_train_opts *);
 
-/* Progress: one call an event; kind "start", "step", "eval", "sample", "checkpoint", "done"; the JSON object
+/* Progress: one call an event; kind "start", "step", "eval", "sample", "checkpoint", "phase", "done"; the JSON object
  * is the line of `train --json`. Non-zero stops the run as a signal does. */
 typedef int (*lc_event_fn)(void *arg, const char *kind, const struct json_t *event);
 

@@ -184,6 +184,37 @@ static int append(void *arg, const char *text, size_t n) {
 
 static int stop_at_once(void *arg, const char *text, size_t n) { return 1; }
 
+static void write_bytes(const char *path, const unsigned char *head, size_t n_head, size_t n, int of) {
+  FILE *f = fopen(path, "wb");
+  assert_non_null(f);
+  fwrite(head, 1, n_head, f);
+  for (size_t i = 0; i < n; i++) fputc(of ? (int)(i % (size_t)of) : (int)(i * 37 % 251), f);
+  fclose(f);
+}
+
+/* A network with labels, that sees: its rows are pictures. */
+static void test_train_labels(void **state) {
+  static const unsigned char pictures[16] = {0, 0, 8, 3, 0, 0, 0, 9, 0, 0, 0, 12, 0, 0, 0, 12}, labels[8] = {0, 0, 8, 1, 0, 0, 0, 9};
+  lc_model *sees;
+  lc_net *net;
+  lc_options *o;
+  write_bytes(in_dir("a-images-idx3-ubyte"), pictures, 16, 9 * 144, 0);
+  write_bytes(in_dir("a-labels-idx1-ubyte"), labels, 8, 9, 3);
+  ok(lc_model_open(ctx, "golden/vit-classify", &sees));
+  ok(lc_net_open(sees, "f32", &net));
+  ok(lc_options_new(ctx, "lora", &o));
+  ok(lc_options_put(o, "steps", "2"));
+  lc_job job = LC_JOB_INIT;
+  job.data = in_dir("a-images-idx3-ubyte");
+  job.out = in_dir("labels");
+  refused(lc_fine_tune(net, o, &job, NULL, NULL), "has labels: --task classification");
+  ok(lc_options_put(o, "task", "classification"));
+  ok(lc_fine_tune(net, o, &job, NULL, NULL));
+  lc_options_free(o);
+  lc_net_free(net);
+  lc_model_close(sees);
+}
+
 static void test_generate(void **state) {
   lc_net *net = net_of("f32");
   lc_session *s;
@@ -230,6 +261,7 @@ static void test_feed(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_model),   cmocka_unit_test(test_tokens),   cmocka_unit_test(test_options),
-                                     cmocka_unit_test(test_train_stop_resume), cmocka_unit_test(test_generate), cmocka_unit_test(test_feed)};
+                                     cmocka_unit_test(test_train_stop_resume), cmocka_unit_test(test_train_labels),
+                                     cmocka_unit_test(test_generate), cmocka_unit_test(test_feed)};
   return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Holds the house to its rules (run by ctest from tests/): arrows between rooms, threads in one place, a library that neither prints nor exits,
-# files of readable size, and documentation for what is there. Prints what breaks them, and fails.
+# files of readable size, and documentation for what is there (the tour names each file). Prints what breaks them, and fails.
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 bad=0
@@ -53,8 +53,11 @@ while read -r file; do head -n 3 "$file" | grep -q '/\*' || broken "$file has no
 # ---- documentation for what is there ----
 for f in src/method/*.c; do
   name=$(basename "$f" .c)
-  [ "$name" = methods ] || grep -q "lc_method_$name" src/method/methods.c || continue
+  [ "$name" = methods ] || grep -q "lc_method_${name//-/_}" src/method/methods.c || continue
   [ "$name" = methods ] || [ -s "docs/methods/$name.md" ] || broken "docs/methods/$name.md: the method has no page"
+done
+for f in src/*/*.c; do
+  grep -qF "${f##*/}\`" docs/tour.md || broken "docs/tour.md does not say what $f is for"
 done
 for page in tour design reference formats kernels how-to-add-an-op how-to-add-an-architecture how-to-add-a-method; do
   [ -s "docs/$page.md" ] || broken "docs/$page.md is missing"
