@@ -1,4 +1,4 @@
-/* Evaluation inside a run, samples, and how events leave it.
+/* Evaluation inside a run, and samples.
  *
  * An evaluation uses the run's own plan (forward only, no dropout): no second arena. Examples are taken in
  * order, as many at a time as the plan has rows for; an example's loss does not depend on its neighbours. */
@@ -7,22 +7,6 @@
 #include <math.h>
 #include <string.h>
 #include <utf8proc.h>
-
-lc_status lc_tell(lc_loop *l, const char *kind, json_t *event, bool logged) {
-  lc_ctx *ctx = l->t.ctx;
-  if (!event) return lc_fail(ctx, "event '%s': a value that JSON cannot hold, or no memory", kind);
-  json_t *line = json_pack("{s:s}", "event", kind); /* the kind comes first in the line */
-  if (!line || json_object_update(line, event)) {
-    json_decref(line);
-    json_decref(event);
-    return lc_fail(ctx, "event '%s': no memory", kind);
-  }
-  lc_status st = logged ? lc_history_log(l->t.history, line) : LC_OK;
-  if (!st && l->io->event && l->io->event(l->io->event_arg, kind, line)) lc_request_stop(ctx, -1);
-  json_decref(line);
-  json_decref(event);
-  return st;
-}
 
 /* Examples from `from` on that fit a pass: at least one, for the plan holds the longest. */
 static int64_t fill_batch(lc_loop *l, int64_t from, int64_t end) {

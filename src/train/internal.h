@@ -141,6 +141,11 @@ lc_status lc_placement(lc_net *, lc_status (*row)(void *arg, const lc_tensor_row
 
 /* events.c: one event to the history's log and the caller. `logged` false: the caller only. */
 lc_status lc_tell(lc_loop *, const char *kind, json_t *event /* stolen */, bool logged);
+lc_status lc_tell_start(lc_loop *);
+lc_status lc_tell_phase(lc_loop *);              /* t.phase begins */
+lc_status lc_tell_step(lc_loop *, double began); /* and its row in the history */
+lc_status lc_tell_checkpoint(lc_loop *, const char *path, bool logged);
+json_t *lc_run_summary(const lc_loop *); /* what "done" and the history say of the whole run; NULL: no memory */
 
 /* evaluate.c: the evaluation due after t.step, and samples. LC_STOPPED when interrupted. */
 lc_status lc_evaluate(lc_loop *);

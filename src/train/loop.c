@@ -14,7 +14,6 @@
  * passes of an evaluation: an update under way is finished first, as methods may have begun to change their
  * state. */
 #include "train/internal.h"
-#include <inttypes.h>
 #include <math.h>
 #include <string.h>
 
@@ -244,41 +243,12 @@ static lc_status open_run(lc_loop *l) {
   return rehearse_pass(l, l->eval_batch, micro, rows);
 }
 
-static int64_t trainable(const lc_training *t) {
-  int64_t n = 0;
-  for (int i = 0; i < t->n_param; i++) n += t->param[i]->wants_grad ? t->param[i]->n : 0;
-  return n;
-}
-
-static lc_status tell_start(lc_loop *l) {
-  lc_training *t = &l->t;
-  lc_data_info d = lc_data_describe(t->data);
-  int64_t n = trainable(t), all = lc_model_parameters(t->net->model);
-  json_t *e = json_pack(
-      "{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:s, s:f, s:s, s:I, s:s, s:i, s:s, s:I, s:I, s:f, s:I, s:I}",
-      "method", t->method->name, "model", t->net->model->path, "output", t->out, "step", (json_int_t)t->step,
-      "steps", (json_int_t)t->planned, "batch", (json_int_t)t->opts.batch, "micro_batch",
-      (json_int_t)t->opts.micro_batch, "seq", (json_int_t)t->opts.seq, "optimizer", t->optim->name, "lr",
-      t->opts.lr, "schedule",
-      t->opts.schedule == LC_SCHEDULE_COSINE   ? "cosine"
-      : t->opts.schedule == LC_SCHEDULE_LINEAR ? "linear"
-                                               : "constant",
-      "warmup_steps", (json_int_t)t->schedule.warmup, "dtype", t->opts.dtype, "threads", lc_threads(t->ctx),
-      "isa", lc_isa_name(lc_isa_of(t->ctx)), "trainable", (json_int_t)n, "parameters", (json_int_t)all,
-      "share", (double)n / (double)all, "rows", (json_int_t)d.rows, "tokens", (json_int_t)d.tokens);
-  if (e && lc_policy_is(t)) json_object_set_new(e, "objective", json_string(t->goal.row->name));
-  if (e && l->from) json_object_set_new(e, "resumed", json_string(l->from));
-  if (e && d.template_name) json_object_set_new(e, "template", json_string(d.template_name));
-  if (e && t->last < t->planned) json_object_set_new(e, "stop_after", json_integer((json_int_t)t->last));
-  return lc_tell(l, "start", e, l->from == NULL);
-}
-
 static lc_status begin(lc_loop *l) {
   lc_training *t = &l->t;
   LC_TRY(lc_mkdirs(t->ctx, t->out));
   LC_TRY(open_history(l));
   LC_TRY(attach(l));
-  LC_TRY(tell_start(l));
+  LC_TRY(lc_tell_start(l));
   if (!l->from) LC_TRY(lc_sample_text(l)); /* before the plan's arena is there */
   LC_TRY(open_run(l));
   if (l->from) LC_TRY(lc_checkpoint_arrays(l));
@@ -342,35 +312,8 @@ static lc_status update(lc_loop *l) {
   return LC_OK;
 }
 
-static lc_status record_step(lc_loop *l, double began) {
-  lc_training *t = &l->t;
-  int64_t tokens = 0;
-  for (int64_t i = 0; i < t->n_example; i++) tokens += t->example[i].n;
-  double now = lc_now();
-  lc_step_row r = {.step = t->step,
-                   .tokens = t->tokens,
-                   .targets = t->update_targets,
-                   .loss = t->loss,
-                   .lr = t->lr,
-                   .grad_norm = t->grad_norm,
-                   .tokens_per_s = (double)tokens / fmax(now - began, 1e-9),
-                   .rss_mib = (double)lc_rss_bytes() / 1048576.0,
-                   .seconds = l->seconds_before + now - l->started};
-  LC_TRY(lc_history_step(t->history, &r));
-  json_t *e = json_pack("{s:I, s:f, s:f, s:f, s:I, s:f, s:f}", "step", (json_int_t)r.step, "loss", r.loss,
-                           "lr", r.lr, "grad_norm", r.grad_norm, "tokens", (json_int_t)r.tokens,
-                           "tokens_per_s", r.tokens_per_s, "rss_mib", r.rss_mib);
-  lc_goal_tell(l, e);
-  if (e && t->graph.auxiliary) json_object_set_new(e, "auxiliary", json_real(t->auxiliary));
-  return lc_tell(l, "step", e, true);
-}
-
 /* ---- checkpoints, stopping
  * ---------------------------------------------------------------------------------------------- */
-
-static lc_status tell_checkpoint(lc_loop *l, const char *path, bool due) {
-  return lc_tell(l, "checkpoint", json_pack("{s:I, s:s}", "step", (json_int_t)l->t.step, "path", path), due);
-}
 
 /* A checkpoint that the run goes on from was written, but its line went with the rewinding: it comes back if
  * it was due. */
@@ -380,10 +323,10 @@ static lc_status save(lc_loop *l, bool due) {
   if (l->saved_step == t->step) {
     bool again = due && l->unlogged;
     l->unlogged = false;
-    return again ? tell_checkpoint(l, l->from, true) : LC_OK;
+    return again ? lc_tell_checkpoint(l, l->from, true) : LC_OK;
   }
   lc_status st = lc_checkpoint_save(l, &path);
-  if (!st) st = tell_checkpoint(l, path, due);
+  if (!st) st = lc_tell_checkpoint(l, path, due);
   lc_mem_keep(t->ctx, true);
   lc_free(t->ctx, path);
   lc_mem_keep(t->ctx, false);
@@ -428,11 +371,7 @@ static lc_status next_phase(lc_loop *l) {
   plan_phase(l);
   LC_TRY(attach(l));
   LC_TRY(open_run(l));
-  LC_TRY(lc_tell(l, "phase",
-                 json_pack("{s:I, s:i, s:i, s:I, s:I}", "step", (json_int_t)t->step, "phase", t->phase + 1,
-                           "phases", t->n_phases, "steps", (json_int_t)t->phase_length[t->phase], "trainable",
-                           (json_int_t)trainable(t)),
-                 true));
+  LC_TRY(lc_tell_phase(l));
   return t->opts.save_every || (t->opts.eval_every && t->eval_data) ? lc_checkpoint_rehearse(l) : LC_OK;
 }
 
@@ -450,7 +389,7 @@ static lc_status updates(lc_loop *l) {
     lc_status st = update(l);
     if (st == LC_STOPPED) return stop(l);
     LC_TRY(st);
-    LC_TRY(record_step(l, began));
+    LC_TRY(lc_tell_step(l, began));
     if (first) LC_TRY(lc_scratch_level(t->ctx));
     first = false;
     LC_TRY(after_update(l));
@@ -466,30 +405,6 @@ static lc_status write_tensor(void *arg, const lc_tensor_row *row) {
   return lc_history_tensor(arg, row);
 }
 
-static json_t *summary(const lc_loop *l) {
-  const lc_training *t = &l->t;
-  double seconds = l->seconds_before + lc_now() - l->started;
-  int64_t bytes = 0;
-  for (int i = 0; i < t->n_param; i++) bytes += (int64_t)lc_param_bytes(t->param[i]);
-  json_t *e = json_pack(
-      "{s:I, s:I, s:f, s:f, s:I, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:s}", "step", (json_int_t)t->step,
-      "steps", (json_int_t)t->step, "loss", t->loss, "seconds", seconds, "tokens", (json_int_t)t->tokens,
-      "tokens_per_s", (double)t->tokens / fmax(seconds, 1e-9), "peak_rss_mib",
-      (double)lc_peak_rss_bytes() / 1048576.0, "trainable", (json_int_t)trainable(t), "state_bytes",
-      (json_int_t)bytes, "gradient_bytes", (json_int_t)lc_mem_bytes(t->ctx, LC_MEM_GRAD), "candidate_bytes",
-      (json_int_t)lc_mem_bytes(t->ctx, LC_MEM_CANDIDATE), "plan_bytes", (json_int_t)l->plan_bytes, "output",
-      t->out);
-  json_t *machine = json_pack("{s:s, s:s, s:i, s:s, s:I}", "cpu", lc_cpu_name(), "isa",
-                              lc_isa_name(lc_isa_of(t->ctx)), "threads", lc_threads(t->ctx), "dtype",
-                              t->opts.dtype, "parameters", (json_int_t)lc_model_parameters(t->net->model));
-  if (e && machine) json_object_update(e, machine); /* a report needs to know where it ran */
-  json_decref(machine);
-  if (e && l->best_step >= 0)
-    json_object_set_new(e, "best",
-                        json_pack("{s:I, s:f}", "step", (json_int_t)l->best_step, "loss", l->best_loss));
-  return e;
-}
-
 static lc_status finish(lc_loop *l) {
   lc_training *t = &l->t;
   if (t->method->finish) LC_TRY(t->method->finish(t->self, t));
@@ -502,7 +417,7 @@ static lc_status finish(lc_loop *l) {
   if (t->tok) LC_TRY(lc_tokenizer_write_dir(t->tok, t->out));
   if (!t->tok && t->net->model->config.image) LC_TRY(lc_tokenizer_copy_dir(t->ctx, t->net->model->path, t->out));
   LC_TRY(lc_placement(t->net, write_tensor, t->history));
-  json_t *e = summary(l);
+  json_t *e = lc_run_summary(l);
   if (e && t->method->report && t->method->report(t->self, t, e)) {
     json_decref(e);
     return LC_FAILED;
