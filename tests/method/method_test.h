@@ -93,4 +93,34 @@ static inline double done_of(const char *out, const char *key) {
   snprintf(sql, sizeof sql, "SELECT json_extract(summary, '$.%s') FROM runs", key);
   return atof(t_query(&w, out, sql));
 }
+
+/* The control of a method on all entries: "full", on the linear weights alone. ends_kept: the row leaves the values of these
+ * weights in `ended` when a run is over, in the model's order; free() each. */
+static float *ended[64];
+static int n_ended;
+static inline lc_status keep_ends(void *self, lc_training *t) {
+  n_ended = 0;
+  for (int i = 0; i < t->net->weights.n; i++)
+    if (t->net->weights.w[i].kind == LC_KIND_LINEAR) ended[n_ended++] = values(&t->net->weights.w[i]);
+  return LC_OK;
+}
+static inline lc_method ends_kept(lc_method row) {
+  row.finish = keep_ends;
+  return row;
+}
+static inline bool is_linear(const lc_weight *x, void *arg) {
+  return x->kind == LC_KIND_LINEAR;
+}
+static inline lc_status attach_linear(void *self, lc_training *t) {
+  return lc_net_train_whole(t->net, is_linear, NULL);
+}
+static inline lc_status no_result(void *self, lc_training *t, const char *dir) {
+  return LC_OK;
+}
+static inline lc_method full_on_linear(void) {
+  lc_method row = *lc_method_find("full");
+  row.attach = attach_linear;
+  row.save = no_result;
+  return row;
+}
 #endif

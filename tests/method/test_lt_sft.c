@@ -193,30 +193,10 @@ static void test_remainder(void **state) {
 
 /* Item 5: all entries: the second phase is training of all of them from the start. As a change (shira) bit for bit; as
  * whole weights (what full does to the targets) but for the rounding of base + change. */
-static float *ended[64];
-static int n_ended;
-static lc_status keep_weights(void *self, lc_training *t) {
-  n_ended = 0;
-  for (int i = 0; i < t->net->weights.n; i++)
-    if (t->net->weights.w[i].kind == LC_KIND_LINEAR) ended[n_ended++] = values(&t->net->weights.w[i]);
-  return LC_OK;
-}
-static bool linear(const lc_weight *x, void *arg) {
-  return x->kind == LC_KIND_LINEAR;
-}
-static lc_status attach_whole(void *self, lc_training *t) {
-  return lc_net_train_whole(t->net, linear, NULL);
-}
-static lc_status no_result(void *self, lc_training *t, const char *dir) {
-  return LC_OK;
-}
 static void test_all_entries(void **state) {
-  lc_method rows[3] = {lc_method_lt_sft, lc_method_shira, *lc_method_find("full")};
+  lc_method rows[3] = {ends_kept(lc_method_lt_sft), ends_kept(lc_method_shira), ends_kept(full_on_linear())};
   float *first[64];
-  rows[2].attach = attach_whole;
-  rows[2].save = no_result;
   for (int i = 0; i < 3; i++) {
-    rows[i].finish = keep_weights;
     t_spec s = {.row = &rows[i],
                 .out = i == 0   ? "a0"
                        : i == 1 ? "a1"

@@ -97,30 +97,10 @@ static void test_share(void **state) {
 }
 
 /* Item 1: an endless threshold is full fine-tuning of the targets, decay included. */
-static float *ended[64];
-static int n_ended;
-static lc_status keep_weights(void *self, lc_training *t) {
-  n_ended = 0;
-  for (int i = 0; i < t->net->weights.n; i++)
-    if (t->net->weights.w[i].kind == LC_KIND_LINEAR) ended[n_ended++] = values(&t->net->weights.w[i]);
-  return LC_OK;
-}
-static bool linear(const lc_weight *x, void *arg) {
-  return x->kind == LC_KIND_LINEAR;
-}
-static lc_status attach_whole(void *self, lc_training *t) {
-  return lc_net_train_whole(t->net, linear, NULL);
-}
-static lc_status no_result(void *self, lc_training *t, const char *dir) {
-  return LC_OK;
-}
 static void test_endless(void **state) {
-  lc_method rows[2] = {lc_method_sara, *lc_method_find("full")};
+  lc_method rows[2] = {ends_kept(lc_method_sara), ends_kept(full_on_linear())};
   float *first[64];
-  rows[1].attach = attach_whole;
-  rows[1].save = no_result;
   for (int i = 0; i < 2; i++) {
-    rows[i].finish = keep_weights;
     t_spec s = {.row = &rows[i],
                 .out = i ? "e1" : "e0",
                 .set = i ? "" : "threshold=1e30 progressive=-1 rank-penalty=0",
