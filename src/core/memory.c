@@ -7,6 +7,7 @@
 #include "core/context.h"
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -14,7 +15,7 @@ typedef struct {
   size_t size, room /* of the whole block, this header included */;
   lc_mem cat;
 } header;
-enum { FRONT = 64 };
+enum { FRONT = 64, LARGE = 2 << 20 };
 
 static void count(lc_ctx *ctx, lc_mem cat, size_t add, size_t remove, bool call) {
   pthread_mutex_lock(&ctx->lock);
@@ -57,6 +58,16 @@ static bool keep_block(lc_ctx *ctx, header *h) {
   return kept;
 }
 
+/* Large blocks ask for large pages: products walk over thousands of small ones, whose addresses no processor remembers. */
+static void *from_system(size_t whole) {
+  if (whole < LARGE) return aligned_alloc(FRONT, whole);
+  void *p = aligned_alloc(LARGE, whole);
+#ifdef MADV_HUGEPAGE
+  if (p) madvise(p, whole, MADV_HUGEPAGE); /* advice: a system that has none is as before */
+#endif
+  return p;
+}
+
 void *lc_alloc(lc_ctx *ctx, lc_mem cat, size_t size) {
   size_t whole = 0;
   uint8_t *p = NULL;
@@ -65,7 +76,7 @@ void *lc_alloc(lc_ctx *ctx, lc_mem cat, size_t size) {
     whole = whole / FRONT * FRONT;
     p = take_kept(ctx, whole);
     kept = p != NULL;
-    if (!p) p = aligned_alloc(FRONT, whole);
+    if (!p) p = from_system(whole);
   }
   if (!p) {
     lc_fail(ctx, "out of memory: %zu bytes could not be had", size);
