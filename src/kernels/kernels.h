@@ -187,7 +187,9 @@ typedef struct {
   bool trans_a, trans_b;
   lc_dtype dtype, c_dtype;
   float beta;
-  bool packed_b; /* B is lc_gemm_pack's; ldb and trans_b do not count */
+  bool packed_b;     /* B is lc_gemm_pack's; ldb and trans_b do not count */
+  const float *plus; /* with an f32 C and beta 0: another m×n matrix that is added, apart from C; NULL: none */
+  int64_t ld_plus;
 } lc_gemm_shape;
 lc_status lc_gemm(lc_ctx *, int worker, const lc_gemm_shape *, const void *A, const void *B, void *C);
 /* B packed once for many products, where the path in use gains by it. packed_bytes: of n columns of k values; 0: this path takes B as it

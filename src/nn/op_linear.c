@@ -9,7 +9,7 @@
 enum { ROWS = 2048 /* rows of x a chunk: a strip of the weight is decoded for each */ };
 /* Many rows where products gain by a packed weight: it is decoded and packed as a whole, if that takes no more than PACK_MOST bytes, and chunks are
  * cut by rows. */
-enum { PACK_FROM = 256, PACKED_ROWS = 64, PACK_MOST = 32 << 20, SHARED_PACKED = 2 };
+enum { PACK_FROM = 256, PACKED_ROWS = 128, PACK_MOST = 32 << 20, SHARED_PACKED = 2 };
 
 /* Cuts n outputs into strips of a multiple of 32, some eight of them, so that chunks do not depend on the number of threads. */
 static int64_t strip_of(int64_t n) {
@@ -135,11 +135,6 @@ static lc_status forward_chunk(void *arg, int64_t chunk, int worker) {
   LC_TRY(operand(a, worker, m0, m1, &tile, &ld));
   lc_dtype out = a->n->in[1].id ? LC_F32 : at->compute;
   uint8_t *y = (uint8_t *)lc_data(run, a->n->out[0]) + (size_t)(t0 * w->M + m0) * lc_size_of(out);
-  if (a->n->in[1].id) {
-    const float *res = (const float *)lc_data(run, a->n->in[1]) + t0 * w->M + m0;
-    for (int64_t t = 0; t < t1 - t0; t++)
-      memcpy((float *)(void *)y + t * w->M, res + t * w->M, (size_t)(m1 - m0) * sizeof(float));
-  }
   lc_gemm_shape s = {.m = t1 - t0,
                      .n = m1 - m0,
                      .k = w->N,
@@ -149,8 +144,8 @@ static lc_status forward_chunk(void *arg, int64_t chunk, int worker) {
                      .trans_b = true,
                      .dtype = a->dtype,
                      .c_dtype = out,
-                     .beta = a->n->in[1].id ? 1 : 0,
                      .packed_b = a->packed != NULL};
+  if (a->n->in[1].id) s.plus = (const float *)lc_data(run, a->n->in[1]) + t0 * w->M + m0, s.ld_plus = w->M;
   LC_TRY(lc_gemm(run->ctx, worker, &s, (const uint8_t *)a->x + (size_t)(t0 * w->N) * lc_size_of(a->dtype),
                  tile, y));
   for (int64_t t = 0; at->bias && t < t1 - t0; t++)

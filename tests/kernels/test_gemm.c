@@ -53,10 +53,12 @@ static void matrix_free(matrix x) {
 /* NMSE of one call on one provider (NULL: the table's). */
 static double run_one(lc_ctx *ctx, const lc_gemm_provider_row *provider, dims d, int pad, bool ta, bool tb,
                       lc_dtype dtype, lc_dtype c_dtype, float beta) {
+  const bool plus = beta == 0 && c_dtype == LC_F32 && pad % 2 == 0;
   lc_gemm_shape s = {d.m,   d.n,     d.k, (ta ? d.m : d.k) + pad, (tb ? d.k : d.n) + pad, d.n + 2, ta, tb,
-                     dtype, c_dtype, beta, false};
+                     dtype, c_dtype, beta, false, NULL, 0};
   matrix a = matrix_new(ta ? d.k : d.m, s.lda, dtype), b = matrix_new(tb ? d.n : d.k, s.ldb, dtype),
-         c = matrix_new(d.m, s.ldc, c_dtype);
+         c = matrix_new(d.m, s.ldc, c_dtype), p = matrix_new(d.m, d.n + 5, LC_F32);
+  if (plus) s.plus = p.data, s.ld_plus = d.n + 5;
   double *before = malloc(sizeof(double) * (size_t)(d.m * s.ldc)), error = 0, norm = 0;
   memcpy(before, c.exact, sizeof(double) * (size_t)(d.m * s.ldc));
   lc_status st = provider ? lc_gemm_with(ctx, 0, provider, &s, a.data, b.data, c.data)
@@ -65,6 +67,8 @@ static double run_one(lc_ctx *ctx, const lc_gemm_provider_row *provider, dims d,
   assert_int_equal(st, LC_OK);
   lc_kernels_f64_get()->gemm(d.m, d.n, d.k, ta, tb, a.exact, s.lda, b.exact, s.ldb, (double)beta, c.exact,
                              s.ldc);
+  for (int64_t i = 0; plus && i < d.m; i++)
+    for (int64_t j = 0; j < d.n; j++) c.exact[i * s.ldc + j] += p.exact[i * s.ld_plus + j];
   for (int64_t i = 0; i < d.m; i++)
     for (int64_t j = 0; j < s.ldc; j++) {
       int64_t at = i * s.ldc + j;
@@ -74,7 +78,7 @@ static double run_one(lc_ctx *ctx, const lc_gemm_provider_row *provider, dims d,
       if (j >= d.n && got != before[at]) error = INFINITY; /* beyond a row's end nothing is written */
       error += (got - want) * (got - want), norm += want * want;
     }
-  matrix_free(a), matrix_free(b), matrix_free(c), free(before);
+  matrix_free(a), matrix_free(b), matrix_free(c), matrix_free(p), free(before);
   return error / norm;
 }
 
@@ -256,16 +260,16 @@ static void test_edges(void **state) {
   lc_ctx *ctx;
   assert_int_equal(lc_ctx_new(1, &ctx, NULL), LC_OK);
   float a[4] = {1, 2, 3, 4}, c[4] = {5, 6, 7, 8};
-  lc_gemm_shape s = {2, 2, 0, 2, 2, 2, false, false, LC_F32, LC_F32, 1, false};
+  lc_gemm_shape s = {2, 2, 0, 2, 2, 2, false, false, LC_F32, LC_F32, 1, false, NULL, 0};
   assert_int_equal(lc_gemm(ctx, 0, &s, a, a, c), LC_OK); /* an empty sum added: nothing changes */
   assert_true(c[0] == 5 && c[3] == 8);
   s.beta = 0;
   assert_int_equal(lc_gemm(ctx, 0, &s, a, a, c), LC_OK);
   assert_true(c[0] == 0 && c[3] == 0);
-  s = (lc_gemm_shape){2, 2, 2, 1, 2, 2, false, false, LC_F32, LC_F32, 0, false};
+  s = (lc_gemm_shape){2, 2, 2, 1, 2, 2, false, false, LC_F32, LC_F32, 0, false, NULL, 0};
   assert_int_equal(lc_gemm(ctx, 0, &s, a, a, c), LC_FAILED); /* lda < k */
   assert_non_null(strstr(lc_error(ctx), "2x2x2"));
-  s = (lc_gemm_shape){2, 2, 2, 2, 2, 2, false, false, LC_F32, LC_BF16, 1, false};
+  s = (lc_gemm_shape){2, 2, 2, 2, 2, 2, false, false, LC_F32, LC_BF16, 1, false, NULL, 0};
   assert_int_equal(lc_gemm(ctx, 0, &s, a, a, c), LC_FAILED); /* bf16 output cannot accumulate */
   lc_ctx_free(ctx);
 }

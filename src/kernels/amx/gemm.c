@@ -94,9 +94,11 @@ static void finish(const job *w, waiting at) {
   }
   __mmask16 low = n < 16 ? (__mmask16)((1u << n) - 1) : 0xffff, high = n < 16 ? 0 : (__mmask16)((1u << (n - 16)) - 1);
   float *c = (float *)w->C + at.i * s->ldc + at.j;
+  const int64_t ld = s->plus ? s->ld_plus : s->ldc;
+  const float *more = s->plus ? s->plus + at.i * ld + at.j : s->beta != 0 ? c : NULL;
   for (int64_t r = 0; r < m; r++, from += BLOCK, c += s->ldc) {
     __m512 x = _mm512_load_ps(from), y = _mm512_load_ps(from + 16);
-    if (s->beta != 0) x = _mm512_add_ps(x, _mm512_maskz_loadu_ps(low, c)), y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(high, c + 16));
+    if (more) x = _mm512_add_ps(x, _mm512_maskz_loadu_ps(low, more + r * ld)), y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(high, more + r * ld + 16));
     _mm512_mask_storeu_ps(c, low, x);
     _mm512_mask_storeu_ps(c + 16, high, y);
   }
@@ -198,7 +200,7 @@ static lc_status run(lc_ctx *ctx, int worker, const lc_gemm_shape *s, const void
   if (s->c_dtype == LC_BF16 || s->k <= LONG_K) return product(ctx, worker, s, A, B, C, panel);
   lc_gemm_shape part = *s;
   int64_t each = lc_ceil_div(steps, lc_ceil_div(s->k, LONG_K)) * LC_AMX_K, of_b = s->packed_b ? BLOCK : s->trans_b ? 1 : s->ldb;
-  for (int64_t l = 0; l < s->k; l += each, part.beta = 1) {
+  for (int64_t l = 0; l < s->k; l += each, part.beta = 1, part.plus = NULL) {
     part.k = lc_min64(each, s->k - l);
     LC_TRY(product(ctx, worker, &part, (const uint16_t *)A + l * (s->trans_a ? s->lda : 1), (const uint16_t *)B + l * of_b, C, panel));
   }
@@ -214,4 +216,4 @@ static void pack(const lc_gemm_shape *s, const void *B, void *packed) {
   pack_columns(&lines, 0, s->n, s->k, packed);
 }
 
-const lc_gemm_provider_row lc_gemm_amx = {"amx", run, .bf16 = true, .packed_bytes = packed_bytes, .pack = pack, .packed_columns = columns_at_a_time};
+const lc_gemm_provider_row lc_gemm_amx = {"amx", run, .bf16 = true, .plus = true, .packed_bytes = packed_bytes, .pack = pack, .packed_columns = columns_at_a_time};

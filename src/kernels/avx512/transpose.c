@@ -34,11 +34,20 @@ static inline void block(const uint16_t *src, int64_t ld, uint16_t *dst, int64_t
   }
 }
 
+/* A line of each of the next 32 rows: strips of a wide matrix are read across its rows, which no prefetcher follows. */
+static inline void fetch(const uint16_t *src, int64_t ld) {
+#pragma GCC unroll 8
+  for (int i = 0; i < 32; i++) _mm_prefetch((const char *)(src + i * ld), _MM_HINT_T0);
+}
+
 void lc_avx512_transpose_bf16(int64_t rows, int64_t cols, const uint16_t *src, int64_t ld, uint16_t *dst,
                               int64_t ldd) {
   const int64_t whole_rows = rows - rows % 32, whole_cols = cols - cols % 8;
   for (int64_t r = 0; r < whole_rows; r += 32)
-    for (int64_t c = 0; c < whole_cols; c += 8) block(src + r * ld + c, ld, dst + c * ldd + r, ldd);
+    for (int64_t c = 0; c < whole_cols; c += 8) {
+      if (c % 32 == 0 && r + 64 <= whole_rows) fetch(src + (r + 32) * ld + c, ld);
+      block(src + r * ld + c, ld, dst + c * ldd + r, ldd);
+    }
   lc_avx2_transpose_bf16(whole_rows, cols - whole_cols, src + whole_cols, ld, dst + whole_cols * ldd, ldd);
   lc_avx2_transpose_bf16(rows - whole_rows, cols, src + whole_rows * ld, ld, dst + whole_rows, ldd);
 }

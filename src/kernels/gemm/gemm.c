@@ -60,7 +60,7 @@ static lc_status bridged(lc_ctx *ctx, int worker, const lc_gemm_provider_row *pr
         LC_TRY(operand_strip(ctx, worker, LC_SLOT_GEMM_A, s, A, s->lda, i, m, s->trans_a, &a));
       else
         a = (f32_operand){lc_scratch(ctx, worker, LC_SLOT_GEMM_A, 0), s->trans_a ? m : s->k};
-      lc_gemm_shape part = {m, n, s->k, a.ld, b.ld, s->ldc, s->trans_a, s->trans_b, LC_F32, LC_F32, s->beta, false};
+      lc_gemm_shape part = {m, n, s->k, a.ld, b.ld, s->ldc, s->trans_a, s->trans_b, LC_F32, LC_F32, s->beta, false, NULL, 0};
       if (s->c_dtype == LC_F32) {
         LC_TRY(provider->run(ctx, worker, &part, a.data, b.data, (float *)C + i * s->ldc + j));
         continue;
@@ -85,8 +85,9 @@ static void empty_sum(const lc_gemm_shape *s, void *C) {
 static lc_status check(lc_ctx *ctx, const lc_gemm_shape *s) {
   bool dtypes =
       (s->dtype == LC_F32 || s->dtype == LC_BF16) && (s->c_dtype == LC_F32 || s->c_dtype == LC_BF16);
-  bool beta = s->beta == 0 || (s->beta == 1 && s->c_dtype == LC_F32);
+  bool beta = s->beta == 0 || (s->beta == 1 && s->c_dtype == LC_F32 && !s->plus);
   bool lds = s->lda >= (s->trans_a ? s->m : s->k) && (s->packed_b || s->ldb >= (s->trans_b ? s->k : s->n)) && s->ldc >= s->n;
+  if (s->plus && (s->c_dtype != LC_F32 || s->ld_plus < s->n)) beta = false;
   if (dtypes && beta && (lds || s->k == 0) && s->m >= 0 && s->n >= 0 && s->k >= 0) return LC_OK;
   return lc_fail(ctx,
                  "gemm %lldx%lldx%lld: leading dimensions %lld, %lld, %lld, types %d to %d and beta %g do "
@@ -102,6 +103,12 @@ lc_status lc_gemm_with(lc_ctx *ctx, int worker, const lc_gemm_provider_row *prov
     return lc_fail(ctx, "gemm %lldx%lldx%lld: %s takes no packed operand of this type", (long long)s->m, (long long)s->n, (long long)s->k,
                    provider->name);
   if (s->m == 0 || s->n == 0) return LC_OK;
+  lc_gemm_shape copied = *s;
+  if (s->plus && (!provider->plus || s->k == 0)) {
+    for (int64_t i = 0; i < s->m; i++) memcpy((float *)C + i * s->ldc, s->plus + i * s->ld_plus, (size_t)s->n * sizeof(float));
+    copied.plus = NULL, copied.beta = 1;
+    s = &copied;
+  }
   if (s->k == 0) {
     empty_sum(s, C);
     return LC_OK;

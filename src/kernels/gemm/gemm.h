@@ -13,6 +13,7 @@ typedef struct {
   const char *name;
   lc_gemm_fn run;
   bool f32, bf16; /* multiplies f32; multiplies bf16 and writes bf16 */
+  bool plus;      /* knows lc_gemm_shape's plus; lc_gemm copies it to C for the others */
   size_t (*packed_bytes)(int64_t n, int64_t k); /* lc_gemm_packed_bytes and lc_gemm_pack; NULL: takes no packed B */
   void (*pack)(const lc_gemm_shape *, const void *B, void *packed);
   int64_t (*packed_columns)(int64_t n, int64_t k);
