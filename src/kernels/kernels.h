@@ -198,6 +198,10 @@ lc_status lc_gemm(lc_ctx *, int worker, const lc_gemm_shape *, const void *A, co
 enum { LC_GEMM_PACK = 32 };
 size_t lc_gemm_packed_bytes(const lc_ctx *, lc_dtype, int64_t n, int64_t k);
 void lc_gemm_pack(const lc_ctx *, const lc_gemm_shape *, const void *B, void *packed);
+/* All of B for the products of many strips of C: *packed (shared scratch, LC_SHARED_PACKED) made by all workers, or NULL where the path in use
+ * takes B as it stands, or packing does not pay. Call it outside lc_parallel. */
+enum { LC_SHARED_PACKED = 2 };
+lc_status lc_gemm_pack_shared(lc_ctx *, const lc_gemm_shape *, const void *B, const void **packed);
 /* Packed columns that a chunk of rows should take at a time, so that they stay in the cache from chunk to chunk. */
 int64_t lc_gemm_packed_columns(const lc_ctx *, lc_dtype, int64_t n, int64_t k);
 /* The provider that the committed table names for this ISA and shape: "amx", "openblas", "onednn",

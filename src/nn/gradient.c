@@ -4,7 +4,7 @@
 #include "nn/nn.h"
 #include <string.h>
 
-enum { STRIP = 64 }; /* rows of dW computed at once */
+enum { STRIP = 64, WIDE_STRIP = 128 }; /* rows of dW computed at once, from x as it stands and packed */
 enum { SLOT_LINES = 3, SLOT_ENTRIES = 5 };
 
 typedef struct {
@@ -14,6 +14,8 @@ typedef struct {
   const void *x, *dy;
   int64_t ldx, lddy, T;
   int use;
+  const void *packed; /* x for all strips; NULL: each reads it as it stands */
+  int64_t strip;
 } strips_arg;
 
 static lc_status strip_gemm(const strips_arg *a, int worker, lc_rect q, float *dst, int64_t ld, float beta) {
@@ -26,15 +28,16 @@ static lc_status strip_gemm(const strips_arg *a, int worker, lc_rect q, float *d
                      .trans_a = true,
                      .dtype = a->dtype,
                      .c_dtype = LC_F32,
-                     .beta = beta};
+                     .beta = beta,
+                     .packed_b = a->packed != NULL};
   const uint8_t *dy = (const uint8_t *)a->dy + (size_t)q.r0 * (a->dtype == LC_F32 ? 4u : 2u);
-  return lc_gemm(a->run->ctx, worker, &s, dy, a->x, dst);
+  return lc_gemm(a->run->ctx, worker, &s, dy, a->packed ? a->packed : a->x, dst);
 }
 
 static lc_status strip_chunk(void *arg, int64_t chunk, int worker) {
   const strips_arg *a = arg;
   lc_weight *w = a->w;
-  lc_rect q = {chunk * STRIP, lc_min64(chunk * STRIP + STRIP, w->M), 0, w->N};
+  lc_rect q = {chunk * a->strip, lc_min64((chunk + 1) * a->strip, w->M), 0, w->N};
   float *tile = NULL;
   for (int i = 0; i < w->n_sink; i++) {
     const lc_sink *s = &w->sink[i];
@@ -42,7 +45,7 @@ static lc_status strip_chunk(void *arg, int64_t chunk, int worker) {
       LC_TRY(strip_gemm(a, worker, q, s->param->grad + q.r0 * w->N, w->N, 1));
     if (s->kind != LC_SINK_TILES || !lc_sink_wants(s)) continue;
     if (!tile) {
-      tile = lc_scratch(a->run->ctx, worker, 1, (size_t)STRIP * (size_t)w->N * sizeof *tile);
+      tile = lc_scratch(a->run->ctx, worker, 1, (size_t)(a->strip * w->N) * sizeof *tile);
       if (!tile) return LC_FAILED;
       LC_TRY(strip_gemm(a, worker, q, tile, w->N, 0));
     }
@@ -158,8 +161,13 @@ lc_status lc_weight_gradient(lc_run *run, lc_weight *w, lc_dtype xt, const void 
       strips = true;
   }
   if (!strips) return LC_OK;
-  strips_arg a = {run, w, xt, x, dy, ldx, lddy, T, use};
-  LC_TRY(lc_parallel(run->ctx, lc_ceil_div(w->M, STRIP), strip_chunk, &a));
+  strips_arg a = {run, w, xt, x, dy, ldx, lddy, T, use, NULL, STRIP};
+  if (w->M > WIDE_STRIP) {
+    const lc_gemm_shape all = {.n = w->N, .k = T, .ldb = ldx, .dtype = xt, .c_dtype = LC_F32};
+    LC_TRY(lc_gemm_pack_shared(run->ctx, &all, x, &a.packed));
+    if (a.packed) a.strip = WIDE_STRIP;
+  }
+  LC_TRY(lc_parallel(run->ctx, lc_ceil_div(w->M, a.strip), strip_chunk, &a));
   for (int i = 0; i < w->n_sink; i++)
     if (w->sink[i].kind == LC_SINK_TILES && lc_sink_wants(&w->sink[i]) && w->sink[i].end) LC_TRY(w->sink[i].end(w->sink[i].self, w));
   return LC_OK;

@@ -9,7 +9,7 @@
 enum { ROWS = 2048 /* rows of x a chunk: a strip of the weight is decoded for each */ };
 /* Many rows where products gain by a packed weight: it is decoded and packed as a whole, if that takes no more than PACK_MOST bytes, and chunks are
  * cut by rows. */
-enum { PACK_FROM = 256, PACKED_ROWS = 128, PACK_MOST = 32 << 20, SHARED_PACKED = 2 };
+enum { PACK_FROM = 256, PACKED_ROWS = 128, PACK_MOST = 32 << 20 };
 
 /* Cuts n outputs into strips of a multiple of 32, some eight of them, so that chunks do not depend on the number of threads. */
 static int64_t strip_of(int64_t n) {
@@ -90,7 +90,7 @@ static lc_status run_chunks(linear_arg *a, lc_chunk_fn fn) {
   size_t bytes = a->run->rows < PACK_FROM ? 0 : lc_gemm_packed_bytes(ctx, a->dtype, n, depth(a));
   a->strip = strip_of(n), a->rows = ROWS, a->packed = NULL;
   if (bytes && bytes <= PACK_MOST) {
-    a->packed = lc_scratch_shared(ctx, SHARED_PACKED, bytes);
+    a->packed = lc_scratch_shared(ctx, LC_SHARED_PACKED, bytes);
     if (!a->packed) return LC_FAILED;
     LC_TRY(lc_parallel(ctx, lc_ceil_div(n, a->strip), pack_chunk, a));
     a->strip = lc_gemm_packed_columns(ctx, a->dtype, n, depth(a)), a->rows = PACKED_ROWS;

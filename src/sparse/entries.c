@@ -4,7 +4,7 @@
 #include "kernels/kernels.h"
 #include "sparse/sparse.h"
 
-enum { STRIP = 64, SLOT_TILE = 1 };
+enum { STRIP = 64, WIDE_STRIP = 128 /* where x is packed once for all */, SLOT_TILE = 1 };
 
 typedef struct {
   lc_ctx *ctx;
@@ -13,14 +13,16 @@ typedef struct {
   int64_t ldx, lddy, T, M, N;
   const lc_index *idx;
   float *g;
+  const void *packed; /* x; NULL: each strip reads it as it stands */
+  int64_t strip;
 } strips_arg;
 
 static lc_status strip_chunk(void *arg, int64_t chunk, int worker) {
   const strips_arg *a = arg;
-  const int64_t r0 = chunk * STRIP, r1 = lc_min64(r0 + STRIP, a->M);
+  const int64_t r0 = chunk * a->strip, r1 = lc_min64(r0 + a->strip, a->M);
   const int64_t k0 = lc_index_lower(a->idx, 0, r0 * a->N), k1 = lc_index_lower(a->idx, k0, r1 * a->N);
   if (k0 == k1) return LC_OK;
-  float *tile = lc_scratch(a->ctx, worker, SLOT_TILE, (size_t)(STRIP * a->N) * sizeof *tile);
+  float *tile = lc_scratch(a->ctx, worker, SLOT_TILE, (size_t)(a->strip * a->N) * sizeof *tile);
   if (!tile) return LC_FAILED;
   const lc_gemm_shape s = {.m = r1 - r0,
                            .n = a->N,
@@ -30,8 +32,9 @@ static lc_status strip_chunk(void *arg, int64_t chunk, int worker) {
                            .ldc = a->N,
                            .trans_a = true,
                            .dtype = a->dtype,
-                           .c_dtype = LC_F32};
-  LC_TRY(lc_gemm(a->ctx, worker, &s, a->dy + (size_t)r0 * (a->dtype == LC_F32 ? 4u : 2u), a->x, tile));
+                           .c_dtype = LC_F32,
+                           .packed_b = a->packed != NULL};
+  LC_TRY(lc_gemm(a->ctx, worker, &s, a->dy + (size_t)r0 * (a->dtype == LC_F32 ? 4u : 2u), a->packed ? a->packed : a->x, tile));
   for (int64_t k = k0; k < k1; k++) a->g[k] += tile[lc_index_at(a->idx, k) - r0 * a->N];
   return LC_OK;
 }
@@ -42,8 +45,13 @@ lc_status lc_strips_grad(lc_ctx *ctx, lc_dtype xt, const void *x, int64_t ldx, l
     return lc_fail(ctx, "a gradient by strips of x in %s and dy in %s: both f32 or both bf16 are possible",
                    lc_dtype_get(xt)->name, lc_dtype_get(dt)->name);
   if (idx->kind == LC_ALL) return lc_fail(ctx, "a gradient of entries needs a list of positions");
-  strips_arg a = {ctx, x, dy, xt, ldx, lddy, T, M, N, idx, g};
-  return lc_parallel(ctx, lc_ceil_div(M, STRIP), strip_chunk, &a);
+  strips_arg a = {ctx, x, dy, xt, ldx, lddy, T, M, N, idx, g, NULL, STRIP};
+  if (M > WIDE_STRIP) {
+    const lc_gemm_shape all = {.n = N, .k = T, .ldb = ldx, .dtype = xt, .c_dtype = LC_F32};
+    LC_TRY(lc_gemm_pack_shared(ctx, &all, x, &a.packed));
+    if (a.packed) a.strip = WIDE_STRIP;
+  }
+  return lc_parallel(ctx, lc_ceil_div(M, a.strip), strip_chunk, &a);
 }
 
 /* Densities from which dense strips are faster, at SmolLM2's shapes and 2,048 tokens; measured on Intel with AMX under each LACUNA_ISA. */

@@ -142,6 +142,33 @@ void lc_gemm_pack(const lc_ctx *ctx, const lc_gemm_shape *s, const void *B, void
   lc_gemm_choose(ctx, s)->pack(s, B, packed);
 }
 
+enum { PACK_COLUMNS = 2 * LC_GEMM_PACK, PACK_FROM = 256 /* values along k */ };
+typedef struct {
+  lc_ctx *ctx;
+  const lc_gemm_shape *s;
+  const uint16_t *B;
+  uint8_t *packed;
+} pack_arg;
+
+static lc_status pack_chunk(void *arg, int64_t chunk, int worker) {
+  const pack_arg *a = arg;
+  const int64_t j = chunk * PACK_COLUMNS;
+  lc_gemm_shape part = *a->s;
+  part.n = lc_min64(PACK_COLUMNS, a->s->n - j);
+  lc_gemm_pack(a->ctx, &part, a->B + (a->s->trans_b ? j * a->s->ldb : j), a->packed + lc_gemm_packed_bytes(a->ctx, a->s->dtype, j, a->s->k));
+  return LC_OK;
+}
+
+lc_status lc_gemm_pack_shared(lc_ctx *ctx, const lc_gemm_shape *s, const void *B, const void **packed) {
+  const size_t bytes = s->k < PACK_FROM ? 0 : lc_gemm_packed_bytes(ctx, s->dtype, s->n, s->k);
+  *packed = NULL;
+  if (!bytes) return LC_OK;
+  pack_arg a = {ctx, s, B, lc_scratch_shared(ctx, LC_SHARED_PACKED, bytes)};
+  if (!a.packed) return LC_FAILED;
+  *packed = a.packed;
+  return lc_parallel(ctx, lc_ceil_div(s->n, PACK_COLUMNS), pack_chunk, &a);
+}
+
 const char *lc_gemm_provider(const lc_ctx *ctx, const lc_gemm_shape *s) {
   return lc_gemm_choose(ctx, s)->name;
 }
