@@ -2,7 +2,7 @@
  * values (whole matrices are), on one f32 matrix of 4096×4096, or on all linear layers of a model (-m).
  *
  * Bounds, of this run's ceilings: fusing a LoRA reads the base, writes the copy and multiplies, 2·M·N·R; the lines of 64 bytes that a sparse delta
- * touches (base, copy, positions and values) against all lines of base and copy are what switching it can gain at most over a copy of the whole. */
+ * touches (of the copy; positions, values and what lies under them, 12 B an entry) against all lines of base and copy are what switching it can gain at most over a copy of the whole. */
 #include <math.h>
 #include <string.h>
 #include "cli/bench.h"
@@ -96,9 +96,7 @@ static work count(const group *g) {
     s.flop += 2 * entries * (double)rank_of(w);
     if (g->d[i]->ops != &lc_delta_sparse) continue;
     const lc_index *x = &g->d[i]->param[0]->idx;
-    const double per_entry = (double)w->base->ops->bytes(w->base) / entries;
-    s.touched +=
-        64 * ((double)lines_of(x, to) + (double)lines_of(x, (size_t)fmax(1, per_entry))) + 8 * (double)x->n;
+    s.touched += 64 * (double)lines_of(x, to) + 12 * (double)x->n;
   }
   return s;
 }

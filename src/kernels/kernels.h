@@ -47,6 +47,8 @@ typedef struct lc_kernels {
   void (*decode_q4_1)(int64_t n, const void *src, float *dst);
   /* n values of whole blocks of Q8_0, Q4_0 or Q4_1, decoded and rounded to bf16 in one go; the same bits on every path */
   void (*decode_bf16)(lc_dtype, int64_t n, const void *src, uint16_t *dst);
+  /* dst[i] = value at[i] of an array of F32, BF16, F16 or whole blocks of a quantised type; the bits of the conversions above */
+  void (*pick)(lc_dtype, int64_t n, const void *src, const int64_t *at, float *dst);
 
   /* -- vectors -- */
   float (*dot)(int64_t n, const float *a, const float *b);
@@ -61,6 +63,10 @@ typedef struct lc_kernels {
 
   /* -- the other way: y[c] = Σ_i p[i]·V[i,c], m rows of n values, in F32, BF16 or F16 (attention's values in the cache) -- */
   void (*mix_rows)(lc_dtype, int64_t m, int64_t n, const void *V, size_t row_bytes, const float *p, float *y);
+
+  /* -- a low-rank change of a tile: y[r,c] += s·Σ_k B[r,k]·A[k,c], m×n values, where the sum is not 0; leading dimensions ldb, lda, ldy -- */
+  void (*add_low_rank)(int64_t m, int64_t n, int64_t R, float s, const float *B, int64_t ldb, const float *A, int64_t lda, float *y,
+                       int64_t ldy);
 
   /* -- gemv for W in Q8_0, Q4_0, Q4_1 with the token's vector in bytes: a block's products are summed in integers, blocks in f32; n
    * is a multiple of 32 -- */

@@ -45,24 +45,11 @@ static lc_status lora_emit(lc_delta *d, lc_builder *b, lc_val x, lc_val y, lc_va
 /* tile += s·B[r0:r1,:]·A[:,c0:c1] */
 static lc_status lora_patch(lc_ctx *ctx, const lc_delta *d, lc_rect at, float *tile, int64_t ld) {
   const lc_lora_opts *o = d->priv;
-  const int64_t R = o->rank, rows = at.r1 - at.r0, cols = at.c1 - at.c0;
+  const int64_t R = o->rank;
   const float s = d->scale * lc_delta_lora_scale(d);
   if (s == 0) return LC_OK;
-  const int worker = lc_worker(ctx);
-  float *ba = lc_scratch(ctx, worker, 2, (size_t)cols * sizeof *ba * (size_t)rows);
-  if (!ba) return LC_FAILED;
-  lc_gemm_shape shape = {.m = rows,
-                         .n = cols,
-                         .k = R,
-                         .lda = R,
-                         .ldb = d->w->N,
-                         .ldc = cols,
-                         .dtype = LC_F32,
-                         .c_dtype = LC_F32};
-  LC_TRY(lc_gemm(ctx, worker, &shape, d->param[1]->value + at.r0 * R, d->param[0]->value + at.c0, ba));
-  for (int64_t r = 0; r < rows; r++)
-    for (int64_t c = 0; c < cols; c++)
-      if (ba[r * cols + c] != 0) tile[r * ld + c] += s * ba[r * cols + c];
+  lc_kernels_get(ctx)->add_low_rank(at.r1 - at.r0, at.c1 - at.c0, R, s, d->param[1]->value + at.r0 * R, R, d->param[0]->value + at.c0,
+                                    d->w->N, tile, ld);
   return LC_OK;
 }
 

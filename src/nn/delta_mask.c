@@ -55,6 +55,29 @@ static lc_status patch_bf16(lc_ctx *ctx, const lc_delta *d, lc_rect at, uint16_t
   return LC_OK;
 }
 
+/* What is dropped; numbers are positions. */
+static int64_t walk(const lc_delta *d, lc_walk *w, int64_t room, int64_t *flat) {
+  const lc_mask *m = lc_delta_mask_of(d);
+  int64_t n = 0, f = w->next < 0 ? w->from : w->next;
+  if ((w->none = w->which > 0)) return 0;
+  for (; n < room && f < w->end; f++) {
+    if (!(f & 7) && m->bits[f >> 3] == 0xff)
+      f += 7;
+    else if (!lc_mask_has(m, f))
+      flat[n++] = f;
+  }
+  w->next = f;
+  return n;
+}
+
+static void value_at(const lc_delta *d, int which, int64_t number, int64_t n, const int64_t *flat, float *f) {
+  const lc_mask *m = lc_delta_mask_of(d);
+  const float rest = 1 - d->scale;
+  if (d->scale == 0) return;
+  for (int64_t i = 0; i < n; i++)
+    if (!lc_mask_has(m, flat[i])) f[i] = rest == 0 ? 0 : f[i] * rest;
+}
+
 static lc_status visit(lc_delta *d, lc_visitor *v) {
   return lc_delta_visit_arrays(d, v);
 }
@@ -71,6 +94,8 @@ const lc_delta_ops lc_delta_mask = {.name = "mask",
                                     .beneath = true,
                                     .patch = patch,
                                     .patch_bf16 = patch_bf16,
+                                    .walk = walk,
+                                    .at = value_at,
                                     .visit = visit,
                                     .nonzeros = nonzeros,
                                     .free = mask_free};

@@ -39,6 +39,11 @@ static int64_t lower(const state *s, int64_t x) {
   return lo;
 }
 
+/* Product and sum are rounded one after the other, in every place that adds the change. */
+static void add_values(int64_t n, float scale, const float *block, float *f) {
+  for (int64_t i = 0; i < n; i++) f[i] += scale * block[i];
+}
+
 static lc_status patch(lc_ctx *ctx, const lc_delta *d, lc_rect at, float *tile, int64_t ld) {
   const state *s = d->priv;
   const float *block = d->param[0]->value;
@@ -46,8 +51,7 @@ static lc_status patch(lc_ctx *ctx, const lc_delta *d, lc_rect at, float *tile, 
   if (d->scale == 0) return LC_OK;
   if (s->o.axis == LC_SLICE_ROWS) {
     for (int64_t i = lower(s, at.r0); i < k && s->lines[i] < at.r1; i++)
-      lc_kernels_get(ctx)->axpy(at.c1 - at.c0, d->scale, block + i * N + at.c0,
-                                tile + (s->lines[i] - at.r0) * ld);
+      add_values(at.c1 - at.c0, d->scale, block + i * N + at.c0, tile + (s->lines[i] - at.r0) * ld);
     return LC_OK;
   }
   const int64_t j0 = lower(s, at.c0), j1 = lower(s, at.c1);
@@ -91,6 +95,48 @@ static lc_status aside(lc_ctx *ctx, const lc_delta *d, int64_t r0, int64_t r1, c
   return LC_OK;
 }
 
+/* Numbers are places in the block. */
+static int64_t walk(const lc_delta *d, lc_walk *w, int64_t room, int64_t *flat) {
+  const state *s = d->priv;
+  const int64_t k = s->o.count, M = d->w->M, N = d->w->N;
+  int64_t n = 0;
+  if ((w->none = w->which > 0)) return 0;
+  if (s->o.axis == LC_SLICE_ROWS) {
+    if (w->next < 0) {
+      const int64_t i = lower(s, w->from / N);
+      w->next = i * N + (i < k && s->lines[i] == w->from / N ? w->from % N : 0);
+    }
+    for (int64_t i = w->next / N, c = w->next % N; n < room && i < k; n++) {
+      if ((flat[n] = s->lines[i] * N + c) >= w->end) break;
+      if (++c == N) c = 0, i++;
+    }
+  } else {
+    if (w->next < 0) w->next = w->from / N * k + lower(s, w->from % N);
+    for (int64_t r = w->next / k, j = w->next % k; n < room && r < M; n++) {
+      if ((flat[n] = r * N + s->lines[j]) >= w->end) break;
+      if (++j == k) j = 0, r++;
+    }
+  }
+  w->next += n;
+  return n;
+}
+
+static void value_at(const lc_delta *d, int which, int64_t number, int64_t n, const int64_t *flat, float *f) {
+  const state *s = d->priv;
+  const float *block = d->param[0]->value;
+  const int64_t k = s->o.count, N = d->w->N;
+  const bool rows = s->o.axis == LC_SLICE_ROWS;
+  if (d->scale == 0) return;
+  if (which >= 0) {
+    add_values(n, d->scale, block + number, f);
+    return;
+  }
+  for (int64_t i = 0; i < n; i++) {
+    const int64_t r = flat[i] / N, c = flat[i] % N, line = rows ? r : c, at = lower(s, line);
+    if (at < k && s->lines[at] == line) f[i] += d->scale * block[rows ? at * N + c : r * k + at];
+  }
+}
+
 static lc_status visit(lc_delta *d, lc_visitor *v) {
   LC_TRY(lc_param_visit(d->param[0], v));
   return lc_delta_visit_arrays(d, v);
@@ -110,6 +156,8 @@ const lc_delta_ops lc_delta_slice = {.name = "slice",
                                      .patch = patch,
                                      .patch_bf16 = patch_bf16,
                                      .aside = aside,
+                                     .walk = walk,
+                                     .at = value_at,
                                      .visit = visit,
                                      .nonzeros = nonzeros,
                                      .free = slice_free};

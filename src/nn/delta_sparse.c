@@ -93,29 +93,41 @@ static lc_status sparse_aside(lc_ctx *ctx, const lc_delta *d, int64_t r0, int64_
   return LC_OK;
 }
 
-static const lc_index *sparse_entries(const lc_delta *d, int which) {
+static int64_t sparse_walk(const lc_delta *d, lc_walk *w, int64_t room, int64_t *flat) {
   const lc_param *p = d->param[0];
-  return which == 0 ? &p->idx : which == 1 && p->retired.n ? &p->retired : NULL;
+  const lc_index *x = w->which == 0 ? &p->idx : &p->retired;
+  int64_t n = 0;
+  if ((w->none = w->which > 1 || !x->n)) return 0;
+  if (w->next < 0) w->next = lc_index_lower(x, 0, w->from);
+  room = lc_min64(room, x->n - w->next);
+  if (x->kind == LC_LIST32)
+    for (const int32_t *at = (const int32_t *)x->at + w->next; n < room && at[n] < w->end; n++) flat[n] = at[n];
+  else
+    for (; n < room && flat_at(x, w->next + n) < w->end; n++) flat[n] = flat_at(x, w->next + n);
+  w->next += n;
+  return n;
 }
 
-/* f[i] += s·δ where list[k0 + i] is one of x. */
-static void add_at(const lc_index *x, const float *value, float s, const lc_index *list, int64_t k0, int64_t n, float *f) {
-  if (x == list) {
-    for (int64_t i = 0; i < n; i++) f[i] += s * value[k0 + i];
+/* f[i] += s·δ where flat[i] is one of x. */
+static void add_at(const lc_index *x, const float *value, float s, int64_t n, const int64_t *flat, float *f) {
+  for (int64_t i = 0, k = 0; i < n; i++) {
+    k = lc_index_lower(x, k, flat[i]);
+    if (k == x->n) return;
+    if (flat_at(x, k) == flat[i]) f[i] += s * value[k];
+  }
+}
+
+static void sparse_at(const lc_delta *d, int which, int64_t number, int64_t n, const int64_t *flat, float *f) {
+  const lc_param *p = d->param[0];
+  const float s = scale_of(d);
+  if (s == 0) return;
+  if (which >= 0) {
+    const float *value = (which ? p->retired_value : p->value) + number;
+    for (int64_t i = 0; i < n; i++) f[i] += s * value[i];
     return;
   }
-  for (int64_t i = 0, k = 0; i < n; i++) {
-    k = lc_index_lower(x, k, flat_at(list, k0 + i));
-    if (k == x->n) return;
-    if (flat_at(x, k) == flat_at(list, k0 + i)) f[i] += s * value[k];
-  }
-}
-
-static void sparse_at(const lc_delta *d, const lc_index *list, int64_t k0, int64_t n, float *f) {
-  const lc_param *p = d->param[0];
-  if (scale_of(d) == 0) return;
-  add_at(&p->idx, p->value, scale_of(d), list, k0, n, f);
-  if (p->retired.n) add_at(&p->retired, p->retired_value, scale_of(d), list, k0, n, f);
+  add_at(&p->idx, p->value, s, n, flat, f);
+  if (p->retired.n) add_at(&p->retired, p->retired_value, s, n, flat, f);
 }
 
 static lc_status sparse_visit(lc_delta *d, lc_visitor *v) {
@@ -142,7 +154,7 @@ const lc_delta_ops lc_delta_sparse = {
     .patch = sparse_patch,
     .patch_bf16 = sparse_patch_bf16,
     .aside = sparse_aside,
-    .entries = sparse_entries,
+    .walk = sparse_walk,
     .at = sparse_at,
     .visit = sparse_visit,
     .nonzeros = sparse_nonzeros,

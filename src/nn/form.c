@@ -57,6 +57,10 @@ static void decode_row(const lc_kernels *k, const lc_form *f, const uint8_t *row
     k->decode_bf16(f->src.dtype, c1 - c0, row + (size_t)(c0 / block) * (size_t)lc_dtype_get(f->src.dtype)->bytes, dst);
     return;
   }
+  if (dtype == LC_F32 && c0 % block == 0 && c1 % block == 0) {
+    to_f32(k, f->src.dtype, row, c0, c1 - c0, dst);
+    return;
+  }
   float tmp[SPAN];
   for (int64_t at = c0; at < c1;) {
     int64_t from = at / block * block, end = lc_min64(c1, from + SPAN);
@@ -237,6 +241,32 @@ lc_status lc_form_of_param(lc_ctx *ctx, const lc_param *p, lc_form **out) {
   LC_TRY(lc_form_view(ctx, &t, false, NULL, out));
   (*out)->writable = true;
   return LC_OK;
+}
+
+void lc_form_places(const lc_form *f, int64_t M, int64_t N, int64_t n, const int64_t *flat, int64_t *place) {
+  if (!f->transposed && !f->row_map) {
+    memcpy(place, flat, (size_t)n * sizeof *place);
+    return;
+  }
+  for (int64_t i = 0, r = n ? flat[0] / N : 0; i < n; i++) {
+    if (flat[i] >= (r + 1) * N) r = flat[i] / N;
+    const int64_t c = flat[i] - r * N;
+    place[i] = f->transposed ? c * M + r : f->row_map[r] * N + c;
+  }
+}
+
+void lc_form_prefetch(const lc_form *f, int64_t n, const int64_t *place) {
+  const lc_dtype_info *d = lc_dtype_get(f->src.dtype);
+  const uint8_t *data = f->src.data;
+  const int shift = d->block == 1 ? 0 : 5; /* blocks have 32 values */
+  if (f->writable)
+    for (int64_t i = 0; i < n; i++) __builtin_prefetch(data + (place[i] >> shift) * d->bytes, 1);
+  else
+    for (int64_t i = 0; i < n; i++) __builtin_prefetch(data + (place[i] >> shift) * d->bytes);
+}
+
+void lc_form_pick(lc_ctx *ctx, const lc_form *f, int64_t n, const int64_t *place, float *dst) {
+  lc_kernels_get(ctx)->pick(f->src.dtype, n, f->src.data, place, dst);
 }
 
 void *lc_form_data(lc_form *f) {

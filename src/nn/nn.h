@@ -111,6 +111,10 @@ lc_status lc_form_copy(lc_ctx *, const lc_form *base, int64_t M, int64_t N, lc_d
 /* Over a param's f32 values (full fine-tuning: the master is the weight). Borrows. */
 lc_status lc_form_of_param(lc_ctx *, const lc_param *, lc_form **);
 void *lc_form_data(lc_form *); /* NULL unless writable */
+/* Single values: where n ascending flat positions of an M×N weight are stored; fetches those places ahead; reads them, as decode does. */
+void lc_form_places(const lc_form *, int64_t M, int64_t N, int64_t n, const int64_t *flat, int64_t *place);
+void lc_form_prefetch(const lc_form *, int64_t n, const int64_t *place);
+void lc_form_pick(lc_ctx *, const lc_form *, int64_t n, const int64_t *place, float *dst);
 /* Whether one-token products with a vector in bytes (kernels.h, lc_q8_vector) are possible: quantised storage; and such a product. */
 bool lc_form_takes_q8(const lc_form *);
 lc_status lc_form_gemv_q8(lc_ctx *, const lc_form *, int64_t r0, int64_t r1, const struct lc_q8_vector *x, float *y);
@@ -194,7 +198,8 @@ lc_status lc_weight_decode(lc_ctx *, int worker, const lc_weight *, lc_rect, lc_
 lc_status lc_weight_refresh(lc_ctx *, lc_weight *);
 /* The same after a delta of it came, left, or changed its scale in place: only its entries are computed again where that is enough (touch.c). A
  * copy is kept, with the base's own bits, while a delta is in place at scale 0: switching it on again costs its entries. */
-lc_status lc_weight_switched(lc_ctx *, lc_weight *, const lc_delta *);
+lc_status lc_weight_switched(lc_ctx *, lc_weight *, lc_delta *);
+void lc_delta_forget_under(lc_ctx *, lc_delta *); /* when it is in place no longer */
 lc_status lc_weight_add_sink(lc_ctx *, lc_weight *, lc_sink);
 void lc_weight_remove_sink(lc_weight *, const void *self_or_param);
 bool lc_sink_wants(const lc_sink *);      /* a gradient, now */
@@ -228,6 +233,14 @@ typedef enum {
   LC_TAP_COUNT
 } lc_tap_point;
 
+/* A walk over the positions that a delta changes, ascending. Its lists are apart from each other and numbered from 0; so are the positions of each. */
+typedef struct {
+  int which;
+  int64_t from, end; /* flat */
+  int64_t next;      /* number of the next position; -1: of the first at or after `from` */
+  bool none;         /* out: there is no such list */
+} lc_walk;
+
 typedef struct {
   const char *name;
   bool mergeable;
@@ -245,10 +258,10 @@ typedef struct {
   lc_status (*patch_bf16)(lc_ctx *, const lc_delta *, lc_rect, uint16_t *tile, int64_t ld);
   /* y[0..r1-r0) += scale·δ[r0:r1,:]·x, one token (aside). NULL: not aside. */
   lc_status (*aside)(lc_ctx *, const lc_delta *, int64_t r0, int64_t r1, const float *x, float *y);
-  /* A delta that is a list of entries: its lists (which = 0, 1, …; NULL: no more), and f[i] += scale·δ at the positions list[k0 … k0+n) of any
-   * sorted list, as patch would. NULL: the delta touches a whole matrix. */
-  const lc_index *(*entries)(const lc_delta *, int which);
-  void (*at)(const lc_delta *, const lc_index *list, int64_t k0, int64_t n, float *f);
+  /* A delta that changes some entries only: writes up to `room` positions of a walk over them, and returns how many; and f[i] becomes what
+   * patch makes of it at n ascending positions, which are numbers number … of its list `which`, or any (which = -1). NULL: a whole matrix. */
+  int64_t (*walk)(const lc_delta *, lc_walk *, int64_t room, int64_t *flat);
+  void (*at)(const lc_delta *, int which, int64_t number, int64_t n, const int64_t *flat, float *f);
   lc_status (*visit)(lc_delta *, lc_visitor *); /* its params */
   int64_t (*nonzeros)(const lc_delta *);        /* stored values */
   void (*free)(lc_ctx *, lc_delta *);
@@ -260,6 +273,7 @@ struct lc_delta {
   lc_apply apply;
   lc_param *param[LC_DELTA_PARAMS]; /* sparse: {δ}; lora: {A, B}. Owned */
   int n_param;
+  float *under; /* in place: the base's values at list 0 of its walk, so that switching reads no base (touch.c); or NULL */
   void *priv; /* ops->free frees it */
 };
 lc_status

@@ -1,85 +1,107 @@
-/* Switching in place: when a delta that is a list of entries comes, goes or changes its scale, only those entries of the private copy are computed
- * again, each from the base and all deltas in place, in the order and with the rounding of a whole refresh: the same bits. What costs is the lines of
- * memory that the entries lie in: a run of them is gathered, added to and scattered, so that many lines are under way at once. */
-#include <string.h>
-#include "kernels/kernels.h"
+/* Switching in place: when a delta that changes some entries only comes, goes or changes its scale, only those entries of the private copy are
+ * computed again, each from the base and all deltas in place, in the order and with the rounding of a whole refresh: the same bits.
+ *
+ * What costs is the lines of memory that the entries lie in: while a run of entries is computed, those of the next are fetched. The base's values at
+ * the entries are kept with the delta from the first time on (4 B an entry), so that later no line of the base is read. */
 #include "nn/nn.h"
+#include <string.h>
 
-enum { CHUNK = 4096, RUN = 256 }; /* entries */
+enum { PART = 32768 /* positions of the matrix in a chunk */, RUN = 32 /* entries */ };
 
 typedef struct {
   lc_ctx *ctx;
   lc_weight *w;
-  const lc_index *list;
+  const lc_delta *d;
+  int which;
+  float *under; /* the base's values at the list, or NULL */
+  bool fill;    /* they are gathered now */
 } touch_arg;
 
-static void positions(const lc_index *x, int64_t k0, int64_t n, int64_t *flat) {
-  if (x->kind == LC_LIST32)
-    for (int64_t i = 0; i < n; i++) flat[i] = ((const int32_t *)x->at)[k0 + i];
-  else
-    for (int64_t i = 0; i < n; i++) flat[i] = lc_index_at(x, k0 + i);
+/* A run of entries: positions in the weight, which is where they lie in the copy, and places in the base. */
+typedef struct {
+  int64_t number, n, flat[RUN], place[RUN];
+} run;
+
+static void begin(const touch_arg *a, lc_walk *walk, run *u) {
+  u->n = a->d->ops->walk(a->d, walk, RUN, u->flat);
+  u->number = walk->next - u->n;
+  lc_form_prefetch(a->w->form, u->n, u->flat);
+  if (a->under && !a->fill) return;
+  lc_form_places(a->w->base, a->w->M, a->w->N, u->n, u->flat, u->place);
+  lc_form_prefetch(a->w->base, u->n, u->place);
 }
 
-static lc_status gather(lc_ctx *ctx, const lc_weight *w, const int64_t *flat, int64_t n, float *f) {
-  const lc_rect all = {0, w->M, 0, w->N};
-  int64_t ld;
-  const float *x = w->base->ops->borrow(w->base, all, LC_F32, &ld);
-  const uint16_t *h = x ? NULL : w->base->ops->borrow(w->base, all, LC_BF16, &ld);
-  const uint8_t *copy = lc_form_data(w->form);
-  const int64_t size = w->form->src.dtype == LC_F32 ? 4 : 2;
-  for (int64_t i = 0; i < n; i++) {
-    __builtin_prefetch(copy + flat[i] * size, 1);
-    if (x) {
-      f[i] = x[flat[i]];
-    } else if (h) {
-      f[i] = lc_bf16_to_f32(h[flat[i]]);
-    } else {
-      const int64_t r = flat[i] / w->N, c = flat[i] % w->N;
-      LC_TRY(w->base->ops->decode(ctx, w->base, (lc_rect){r, r + 1, c, c + 1}, LC_F32, &f[i], 1));
-    }
-  }
-  return LC_OK;
-}
-
-static void scatter(lc_weight *w, const int64_t *flat, int64_t n, const float *f) {
+static void scatter(lc_weight *w, const run *u, const float *f) {
   float *x = lc_form_data(w->form);
   uint16_t *h = lc_form_data(w->form);
   const lc_dtype dtype = w->form->src.dtype;
-  for (int64_t i = 0; i < n; i++) {
+  for (int64_t i = 0; i < u->n; i++) {
     if (dtype == LC_F32)
-      x[flat[i]] = f[i];
+      x[u->flat[i]] = f[i];
     else
-      h[flat[i]] = dtype == LC_BF16 ? lc_f32_to_bf16(f[i]) : lc_f32_to_f16(f[i]);
+      h[u->flat[i]] = dtype == LC_BF16 ? lc_f32_to_bf16(f[i]) : lc_f32_to_f16(f[i]);
   }
+}
+
+static void finish(const touch_arg *a, const run *u) {
+  float f[RUN];
+  if (a->under && !a->fill)
+    memcpy(f, a->under + u->number, (size_t)u->n * sizeof *f);
+  else
+    lc_form_pick(a->ctx, a->w->base, u->n, u->place, f);
+  if (a->fill) memcpy(a->under + u->number, f, (size_t)u->n * sizeof *f);
+  for (int i = 0; i < a->w->n_delta; i++) {
+    const lc_delta *d = a->w->delta[i];
+    if (d->apply == LC_IN_PLACE && d->scale != 0) d->ops->at(d, d == a->d ? a->which : -1, u->number, u->n, u->flat, f);
+  }
+  scatter(a->w, u, f);
 }
 
 static lc_status touch_chunk(void *arg, int64_t chunk, int worker) {
   const touch_arg *a = arg;
-  int64_t flat[RUN];
-  float f[RUN];
-  for (int64_t k = chunk * CHUNK, n; k < lc_min64(chunk * CHUNK + CHUNK, a->list->n); k += n) {
-    n = lc_min64(RUN, a->list->n - k);
-    positions(a->list, k, n, flat);
-    LC_TRY(gather(a->ctx, a->w, flat, n, f));
-    for (int i = 0; i < a->w->n_delta; i++) {
-      const lc_delta *d = a->w->delta[i];
-      if (d->apply == LC_IN_PLACE && d->scale != 0) d->ops->at(d, a->list, k, n, f);
-    }
-    scatter(a->w, flat, n, f);
+  lc_walk walk = {a->which, chunk * PART, lc_min64(chunk * PART + PART, a->w->M * a->w->N), -1, false};
+  run u[2];
+  begin(a, &walk, &u[0]);
+  for (int now = 0; u[now].n > 0; now ^= 1) {
+    begin(a, &walk, &u[now ^ 1]);
+    finish(a, &u[now]);
   }
   return LC_OK;
 }
 
-lc_status lc_weight_switched(lc_ctx *ctx, lc_weight *w, const lc_delta *d) {
-  bool kept = false, simple = w->form != w->base && w->form->priv && d->ops->entries;
+/* A list that nothing trains stays as it is, so what lies under it does too. */
+static bool worth_keeping(const lc_delta *d) {
+  return d->apply == LC_IN_PLACE && d->n_param && !d->param[0]->grad && d->ops->nonzeros(d) > 0;
+}
+
+static lc_status touch(lc_ctx *ctx, lc_weight *w, lc_delta *d) {
+  touch_arg a = {ctx, w, d, 0, NULL, false};
+  if (!d->under && worth_keeping(d)) {
+    d->under = lc_alloc_n(ctx, LC_MEM_FORM, (size_t)d->ops->nonzeros(d), sizeof *d->under);
+    if (!d->under) return LC_FAILED;
+    a.fill = true;
+  }
+  for (a.under = d->under;; a.which++, a.under = NULL, a.fill = false) {
+    lc_walk walk = {a.which, 0, 0, -1, false};
+    d->ops->walk(d, &walk, 0, NULL);
+    if (walk.none) return LC_OK;
+    LC_TRY(lc_parallel(ctx, lc_ceil_div(w->M * w->N, PART), touch_chunk, &a));
+  }
+}
+
+void lc_delta_forget_under(lc_ctx *ctx, lc_delta *d) {
+  lc_free(ctx, d->under);
+  d->under = NULL;
+}
+
+lc_status lc_weight_switched(lc_ctx *ctx, lc_weight *w, lc_delta *d) {
+  bool kept = false, simple = w->form != w->base && w->form->priv && d->ops->walk;
   for (int i = 0; i < w->n_delta; i++) {
     const lc_delta *e = w->delta[i];
     kept |= e->apply == LC_IN_PLACE;
     simple &= e->apply != LC_IN_PLACE || e->scale == 0 || e->ops->at != NULL;
   }
-  if (!simple || !kept) return lc_weight_refresh(ctx, w);
-  touch_arg a = {ctx, w, NULL};
-  for (int i = 0; (a.list = d->ops->entries(d, i)); i++)
-    LC_TRY(lc_parallel(ctx, lc_ceil_div(a.list->n, CHUNK), touch_chunk, &a));
-  return LC_OK;
+  const lc_status st = simple && kept ? touch(ctx, w, d) : lc_weight_refresh(ctx, w);
+  if (d->apply != LC_IN_PLACE) lc_delta_forget_under(ctx, d);
+  return st;
 }

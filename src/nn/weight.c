@@ -70,6 +70,8 @@ lc_status lc_weight_decode(lc_ctx *ctx, int worker, const lc_weight *w, lc_rect 
 
 /* ---- in place ---- */
 
+enum { STRIP = 64 /* rows of a private copy that are computed at once, in the second-level cache */ };
+
 typedef struct {
   lc_ctx *ctx;
   lc_weight *w;
@@ -78,21 +80,19 @@ typedef struct {
 static lc_status refresh_chunk(void *arg, int64_t chunk, int worker) {
   refresh_arg *a = arg;
   lc_weight *w = a->w;
-  lc_rect q = {chunk * 64, lc_min64(chunk * 64 + 64, w->M), 0, w->N};
+  lc_rect q = {chunk * STRIP, lc_min64(chunk * STRIP + STRIP, w->M), 0, w->N};
   int64_t n = (q.r1 - q.r0) * w->N;
-  float *f = lc_scratch(a->ctx, worker, 1, (size_t)n * sizeof *f);
+  lc_dtype dtype = w->form->src.dtype;
+  uint8_t *dst = (uint8_t *)lc_form_data(w->form) + (size_t)(q.r0 * w->N) * (dtype == LC_F32 ? 4u : 2u);
+  float *f = dtype == LC_F32 ? (float *)(void *)dst : lc_scratch(a->ctx, worker, 1, (size_t)n * sizeof *f);
   if (!f) return LC_FAILED;
   LC_TRY(w->base->ops->decode(a->ctx, w->base, q, LC_F32, f, w->N));
   for (int i = 0; i < w->n_delta; i++)
     if (in_place(w->delta[i])) LC_TRY(w->delta[i]->ops->patch(a->ctx, w->delta[i], q, f, w->N));
   const lc_kernels *k = lc_kernels_get(a->ctx);
-  lc_dtype dtype = w->form->src.dtype;
-  uint8_t *dst = (uint8_t *)lc_form_data(w->form) + (size_t)(q.r0 * w->N) * (dtype == LC_F32 ? 4u : 2u);
-  if (dtype == LC_F32)
-    memcpy(dst, f, (size_t)n * sizeof *f);
-  else if (dtype == LC_BF16)
+  if (dtype == LC_BF16)
     k->f32_to_bf16(n, f, (uint16_t *)dst);
-  else
+  else if (dtype == LC_F16)
     k->f32_to_f16(n, f, (uint16_t *)dst);
   return LC_OK;
 }
@@ -119,7 +119,7 @@ lc_status lc_weight_refresh(lc_ctx *ctx, lc_weight *w) {
     w->form = copy;
   }
   refresh_arg a = {ctx, w};
-  return lc_parallel(ctx, lc_ceil_div(w->M, 64), refresh_chunk, &a);
+  return lc_parallel(ctx, lc_ceil_div(w->M, STRIP), refresh_chunk, &a);
 }
 
 /* ---- deltas ---- */
@@ -153,6 +153,7 @@ void lc_weight_detach(lc_ctx *ctx, lc_weight *w, lc_delta *d, bool free_it) {
   }
   for (int i = 0; i < d->n_param; i++) lc_weight_remove_sink(w, d->param[i]);
   if (d->apply == LC_IN_PLACE) lc_weight_switched(ctx, w, d);
+  lc_delta_forget_under(ctx, d);
   if (free_it) d->ops->free(ctx, d);
 }
 

@@ -114,6 +114,25 @@ static void row_decode_bf16(probe *p) {
     }
 }
 
+static void row_pick(probe *p) {
+  static const lc_dtype types[] = {LC_F32, LC_BF16, LC_F16, LC_Q8_0, LC_Q4_0, LC_Q4_1};
+  enum { N = 320, PICKS = 1000 };
+  int64_t at[PICKS];
+  for (int i = 0; i < PICKS; i++) at[i] = i < N ? i : (int64_t)(lc_rng_u32(&p->rng, p->next++) % N);
+  for (size_t t = 0; t < sizeof types / sizeof *types; t++) {
+    uint16_t *half = random_bf16(p, N);
+    if (types[t] == LC_F16) p->scalar->f32_to_f16(N, randoms(p, N, 1), half);
+    const void *src = types[t] == LC_F32 ? (void *)randoms(p, N, 1) : half;
+    if (lc_dtype_get(types[t])->quantised) src = random_blocks(p, N, types[t]);
+    float *a = zeros(p, PICKS), *b = zeros(p, PICKS);
+    p->fast->pick(types[t], PICKS, src, at, a), p->scalar->pick(types[t], PICKS, src, at, b);
+    compare_bits(p, sizeof(float) * (PICKS + 1), a, b);
+    if (types[t] == LC_Q8_0) p->scalar->decode_q8_0(N, src, a), compare_bits(p, sizeof(float) * N, a, b);
+    if (types[t] == LC_Q4_0) p->scalar->decode_q4_0(N, src, a), compare_bits(p, sizeof(float) * N, a, b);
+    if (types[t] == LC_Q4_1) p->scalar->decode_q4_1(N, src, a), compare_bits(p, sizeof(float) * N, a, b);
+  }
+}
+
 /* ---- vectors ---- */
 
 static void row_dot(probe *p) {
@@ -220,6 +239,26 @@ static void row_mix_rows(probe *p) {
       }
 }
 
+/* Rows of B of zeros leave y's bits (negative zeros); any cut of the tile gives the same bits. */
+static void row_add_low_rank(probe *p) {
+  for (int64_t m = 1; m <= 21; m += 4)
+    for (int64_t R = 1; R <= 37; R += 9) EACH_SIZE(n) {
+        const int64_t ldb = R + 1, lda = n + 3, ldy = n + 2, half = n / 2, top = m / 2;
+        float *A = randoms(p, R * lda, 1), *B = randoms(p, m * ldb, 1), *y = randoms(p, m * ldy, 1);
+        memset(B, 0, sizeof(float) * (size_t)ldb);
+        for (int64_t c = 0; c < n; c++) y[c] = -0.0f;
+        float *got = copy(p, m * ldy, y), *want = copy(p, m * ldy, y), *cut = copy(p, m * ldy, y);
+        p->fast->add_low_rank(m, n, R, 0.3f, B, ldb, A, lda, got, ldy);
+        p->scalar->add_low_rank(m, n, R, 0.3f, B, ldb, A, lda, want, ldy);
+        compare_f32(p, m * ldy, got, want);
+        compare_bits(p, sizeof(float) * (size_t)n, got, y);
+        for (int q = 0; q < 4; q++)
+          p->fast->add_low_rank(q / 2 ? m - top : top, q % 2 ? n - half : half, R, 0.3f, B + (q / 2 ? top * ldb : 0), ldb,
+                                A + (q % 2 ? half : 0), lda, cut + (q / 2 ? top * ldy : 0) + (q % 2 ? half : 0), ldy);
+        if (p->fast != p->scalar) compare_bits(p, sizeof(float) * (size_t)(m * ldy), got, cut);
+      }
+}
+
 static void row_quantise_q8(probe *p) {
   EACH_SIZE(n) for (int kind = 0; kind < 4; kind++) {
     if (n % 32) continue;
@@ -281,6 +320,7 @@ static const row rows[] = {
     ROW(f32_to_f16, 0),
     ROW(decode_q8_0, 0),
     ROW(decode_bf16, 0),
+    ROW(pick, 0),
     ROW(decode_q4_0, 0),
     ROW(decode_q4_1, 0),
     ROW(dot, 1e-12),
@@ -290,6 +330,7 @@ static const row rows[] = {
     ROW(sum_squares, 1e-13),
     ROW(gemv, 1e-12),
     ROW(mix_rows, 1e-12),
+    ROW(add_low_rank, 1e-12),
     ROW(quantise_q8, 0),
     ROW(gemv_q8, 1e-12),
     ROW(rmsnorm, 1e-13),

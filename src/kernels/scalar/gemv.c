@@ -55,3 +55,13 @@ void lc_ref_mix_rows(lc_dtype dtype, int64_t m, int64_t n, const void *V, size_t
     y[c] = (float)sum;
   }
 }
+
+void lc_ref_add_low_rank(int64_t m, int64_t n, int64_t R, float s, const float *B, int64_t ldb, const float *A, int64_t lda, float *y,
+                         int64_t ldy) {
+  for (int64_t r = 0; r < m; r++)
+    for (int64_t c = 0; c < n; c++) {
+      double sum = 0;
+      for (int64_t k = 0; k < R; k++) sum += (double)B[r * ldb + k] * (double)A[k * lda + c];
+      if (sum != 0) y[r * ldy + c] += s * (float)sum;
+    }
+}

@@ -42,6 +42,23 @@ void lc_ref_decode_q4_1(int64_t n, const void *src, float *dst) {
   }
 }
 
+static float value_at(lc_dtype dtype, const uint8_t *src, int64_t at) {
+  const uint8_t *block = src + at / LC_BLOCK * lc_dtype_get(dtype)->bytes;
+  const int i = (int)(at % LC_BLOCK), shift = i < LC_BLOCK / 2 ? 0 : 4, byte = i % (LC_BLOCK / 2);
+  if (dtype == LC_Q8_0) return f16_at(block) * (float)(int8_t)block[2 + i];
+  if (dtype == LC_Q4_0) return f16_at(block) * (float)((block[2 + byte] >> shift & 15) - 8);
+  return f16_at(block) * (float)(block[4 + byte] >> shift & 15) + f16_at(block + 2);
+}
+
+void lc_ref_pick(lc_dtype dtype, int64_t n, const void *src, const int64_t *at, float *dst) {
+  const uint16_t *half = src;
+  for (int64_t i = 0; i < n; i++)
+    dst[i] = dtype == LC_F32    ? ((const float *)src)[at[i]]
+             : dtype == LC_BF16 ? lc_bf16_to_f32(half[at[i]])
+             : dtype == LC_F16  ? lc_f16_to_f32(half[at[i]])
+                                : value_at(dtype, src, at[i]);
+}
+
 void lc_ref_decode_bf16(lc_dtype dtype, int64_t n, const void *src, uint16_t *dst) {
   const int bytes = lc_dtype_get(dtype)->bytes;
   const uint8_t *block = src;

@@ -10,6 +10,7 @@
 #include "kernels/simd/softmax.h"
 #include "kernels/simd/gemv.h"
 #include "kernels/simd/mix_rows.h"
+#include "kernels/simd/low_rank.h"
 #include "kernels/simd/convert.h"
 #include "kernels/simd/sparse.h"
 #include "kernels/simd/sampled_wide.h"

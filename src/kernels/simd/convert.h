@@ -51,6 +51,39 @@ static void LC_SIMD(decode_q4_1)(int64_t n, const void *src, float *dst) {
   LC_SIMD(blocks_q4_1)(false, n, src, dst);
 }
 
+static void LC_SIMD(pick)(lc_dtype dtype, int64_t n, const void *src, const int64_t *at, float *dst) {
+  const uint16_t *half = (const uint16_t *)src;
+  const uint8_t *blocks = (const uint8_t *)src;
+  switch (dtype) {
+  case LC_F32:
+    for (int64_t i = 0; i < n; i++) dst[i] = ((const float *)src)[at[i]];
+    return;
+  case LC_BF16:
+    for (int64_t i = 0; i < n; i++) dst[i] = lc_bf16_to_f32(half[at[i]]);
+    return;
+  case LC_F16:
+    for (int64_t i = 0; i < n; i++) dst[i] = f16_at(half + at[i]);
+    return;
+  case LC_Q8_0:
+    for (int64_t i = 0; i < n; i++) {
+      const uint8_t *b = blocks + at[i] / LC_BLOCK * LC_Q8_0_BYTES;
+      dst[i] = f16_at(b) * (float)(int8_t)b[2 + at[i] % LC_BLOCK];
+    }
+    return;
+  case LC_Q4_0:
+    for (int64_t i = 0; i < n; i++) {
+      const uint8_t *b = blocks + at[i] / LC_BLOCK * LC_Q4_0_BYTES;
+      dst[i] = f16_at(b) * (float)((b[2 + (at[i] & 15)] >> (at[i] >> 2 & 4) & 15) - 8);
+    }
+    return;
+  default:
+    for (int64_t i = 0; i < n; i++) {
+      const uint8_t *b = blocks + at[i] / LC_BLOCK * LC_Q4_1_BYTES;
+      dst[i] = f16_at(b) * (float)(b[4 + (at[i] & 15)] >> (at[i] >> 2 & 4) & 15) + f16_at(b + 2);
+    }
+  }
+}
+
 static void LC_SIMD(decode_bf16)(lc_dtype dtype, int64_t n, const void *src, uint16_t *dst) {
   if (dtype == LC_Q8_0)
     LC_SIMD(blocks_q8_0)(true, n, src, dst);

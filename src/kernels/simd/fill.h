@@ -5,6 +5,7 @@ static void LC_SIMD(fill)(lc_kernels *t) {
   t->decode_q4_0 = LC_SIMD(decode_q4_0);
   t->decode_q4_1 = LC_SIMD(decode_q4_1);
   t->decode_bf16 = LC_SIMD(decode_bf16);
+  t->pick = LC_SIMD(pick);
   t->dot = LC_SIMD(dot);
   t->axpy = LC_SIMD(axpy);
   t->add = LC_SIMD(add);
@@ -12,6 +13,7 @@ static void LC_SIMD(fill)(lc_kernels *t) {
   t->sum_squares = LC_SIMD(sum_squares);
   t->gemv = LC_SIMD(gemv_any);
   t->mix_rows = LC_SIMD(mix_rows);
+  t->add_low_rank = LC_SIMD(add_low_rank);
   t->rmsnorm = LC_SIMD(rmsnorm);
   t->rmsnorm_back = LC_SIMD(rmsnorm_back);
   t->layernorm = LC_SIMD(layernorm);
