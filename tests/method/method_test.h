@@ -1,46 +1,12 @@
-/* What the tests of the methods share: a world (support/train_support.h) for each test, its last warning, and the questions
- * that are asked of every method. METHOD_THREADS before the include: 2 unless told. */
+/* What the tests of the methods share: a world for each test (support/world_test.h), with two threads unless WORLD_THREADS
+ * says otherwise, and the questions that are asked of every method. */
 #ifndef LC_METHOD_TEST_H
 #define LC_METHOD_TEST_H
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <cmocka.h>
-#include <jansson.h>
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
-#include "method/methods.h"
-#include "support/train_support.h"
-#ifndef METHOD_THREADS
-#define METHOD_THREADS 2
+#ifndef WORLD_THREADS
+#define WORLD_THREADS 2
 #endif
-
-static t_world w;
-static char warned[512];
-static void on_log(void *arg, lc_log_level level, const char *line) {
-  if (level == LC_LOG_WARN) snprintf(warned, sizeof warned, "%s", line);
-}
-static int setup(void **state) {
-  t_world_open(&w, METHOD_THREADS);
-  lc_set_log(w.ctx, on_log, NULL);
-  warned[0] = 0;
-  return 0;
-}
-static int teardown(void **state) {
-  t_world_close(&w);
-  return 0;
-}
-#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
-
-static void ok(lc_status st) {
-  if (st) fail_msg("%s", lc_error(w.ctx));
-}
-static inline void refused(lc_status st, const char *says) {
-  if (!st) fail_msg("it went through: expected '%s'", says);
-  if (!strstr(lc_error(w.ctx), says)) fail_msg("says '%s', expected '%s'", lc_error(w.ctx), says);
-  lc_error_clear(w.ctx);
-}
+#include "method/methods.h"
+#include "support/world_test.h"
 
 /* Runs that a method must refuse. */
 typedef struct {

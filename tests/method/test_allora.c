@@ -1,5 +1,5 @@
 /* ALLoRA (arXiv 2410.09692), item by item: its coefficients, where they act and where they do not. */
-#define METHOD_THREADS 1
+#define WORLD_THREADS 1
 #include "method/method_test.h"
 #include "optim/optim.h"
 

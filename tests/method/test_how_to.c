@@ -1,18 +1,7 @@
 /* The worked example of docs/how-to-add-a-method.md: the page shows examples/norms.c as it is, it is at most
  * 60 lines, and it trains. */
 #include "../../examples/norms.c"
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdlib.h>
-#include <string.h>
-#include <cmocka.h>
-#include "support/train_support.h"
-
-static t_world w;
-
-static void ok(lc_status st) {
-  if (st) fail_msg("%s", lc_error(w.ctx));
-}
+#include "support/world_test.h"
 
 static void test_page(void **state) {
   char *page, *code;
@@ -63,18 +52,7 @@ static void test_trains(void **state) {
   lc_model_close(m);
 }
 
-static int setup(void **state) {
-  t_world_open(&w, 1);
-  return 0;
-}
-
-static int teardown(void **state) {
-  t_world_close(&w);
-  return 0;
-}
-
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test_setup_teardown(test_page, setup, teardown),
-                                     cmocka_unit_test_setup_teardown(test_trains, setup, teardown)};
+  const struct CMUnitTest tests[] = {TEST(test_page), TEST(test_trains)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

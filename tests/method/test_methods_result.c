@@ -1,7 +1,7 @@
 /* Every method through the loop: the start is the base bit for bit, the result read back has the loss that
  * training ended with, and an adapter trained on a GGUF (permuted q and k) does the same on the HF form. The
  * table's rows describe themselves. */
-#define METHOD_THREADS 1
+#define WORLD_THREADS 1
 #include "method/method_test.h"
 typedef struct {
   const char *method, *set;

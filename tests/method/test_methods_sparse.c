@@ -1,6 +1,6 @@
 /* SHiRA and SpIEL through the training loop: what moves and what does not, masks against brute force, when
  * entries are replaced, bytes, what is refused, and what the result holds. */
-#define METHOD_THREADS 1
+#define WORLD_THREADS 1
 #include "method/method_test.h"
 #include "nn/select.h"
 

@@ -1,40 +1,15 @@
 /* rl-subnetworks: a mask of ones is method full, an empty one leaves the start, what is outside the mask keeps its bits under decay and
  * clipping; the sparse way trains what the dense way does; which norm is clipped; the same bits on two threads and resumed. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <cmocka.h>
-#include <jansson.h>
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
 #include "model/diff.h"
-#include "support/train_support.h"
-
-static t_world w;
-
-static void ok(lc_status st) {
-  if (st) fail_msg("%s", lc_error(w.ctx));
-}
-
-static void refused(lc_status st, const char *says) {
-  assert_int_not_equal(st, LC_OK);
-  if (!strstr(lc_error(w.ctx), says)) fail_msg("'%s' lacks '%s'", lc_error(w.ctx), says);
-  lc_error_clear(w.ctx);
-}
+#include "support/world_test.h"
 
 static int setup(void **state) {
-  t_world_open(&w, 1);
+  open_world(state);
   lc_tiny m = LC_TINY_LLAMA; /* every entry differs from the base's, norms too */
   m.seed = 2;
   ok(lc_tiny_hf(w.ctx, &m, lc_tiny_path(w.dir, "elsewhere")));
   t_spec s = {.method = "shira", .out = "run", .no_eval = true, .opts = "steps=4 batch=4 density=0.05"};
   ok(t_train(&w, &s));
-  return 0;
-}
-
-static int teardown(void **state) {
-  t_world_close(&w);
   return 0;
 }
 
@@ -183,7 +158,7 @@ static void test_bits(void **state) {
       ok(t_train(&w, &s));
       assert_true(t_same_files(t_out(&w, out, "checkpoint-6/state.safetensors"), t_out(&w, parts, "checkpoint-6/state.safetensors")));
     }
-    teardown(NULL);
+    t_world_close(&w);
     t_world_open(&w, 2 - turn);
     lc_tiny m = LC_TINY_LLAMA;
     m.seed = 2;
@@ -206,5 +181,5 @@ int main(void) {
       cmocka_unit_test(test_sparse_is_dense), cmocka_unit_test(test_clip), cmocka_unit_test(test_tolerance),
       cmocka_unit_test(test_bits),      cmocka_unit_test(test_refusals),
   };
-  return cmocka_run_group_tests(tests, setup, teardown);
+  return cmocka_run_group_tests(tests, setup, close_world);
 }

@@ -1,14 +1,7 @@
 /* Calibration gradients: the same as full fine-tuning's dense gradient over the same rows, whatever the byte
  * budget. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <cmocka.h>
-#include <stdlib.h>
-#include <string.h>
-#include "support/train_support.h"
+#include "support/world_test.h"
 
-static t_world w;
 enum { WEIGHTS = 5, ROWS = 7 };
 static const char *const names[WEIGHTS] = {
     "model.layers.0.mlp.down_proj.weight", "model.layers.0.self_attn.q_proj.weight",
@@ -16,20 +9,6 @@ static const char *const names[WEIGHTS] = {
     "model.embed_tokens.weight"};
 static float *expected[WEIGHTS], *got[WEIGHTS];
 static int64_t size[WEIGHTS];
-
-static int setup(void **state) {
-  t_world_open(&w, 1);
-  return 0;
-}
-
-static int teardown(void **state) {
-  t_world_close(&w);
-  return 0;
-}
-
-static void ok(lc_status st) {
-  if (st) fail_msg("%s", lc_error(w.ctx));
-}
 
 static void keep(float **to, int i, const float *dw, int64_t n) {
   free(to[i]);
@@ -170,10 +149,10 @@ static void test_pairs(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test_setup_teardown(test_same_as_full, setup, teardown),
-      cmocka_unit_test_setup_teardown(test_leaves_no_trace, setup, teardown),
-      cmocka_unit_test_setup_teardown(test_stop, setup, teardown),
-      cmocka_unit_test_setup_teardown(test_pairs, setup, teardown),
+      TEST(test_same_as_full),
+      TEST(test_leaves_no_trace),
+      TEST(test_stop),
+      TEST(test_pairs),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,27 +1,5 @@
 /* What lc_cost says of a method is what its run holds: bytes by class, at the largest of all updates. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <cmocka.h>
-#include <math.h>
-#include <string.h>
-#include "support/train_support.h"
-
-static t_world w;
-
-static int setup(void **state) {
-  t_world_open(&w, 1);
-  return 0;
-}
-
-static int teardown(void **state) {
-  t_world_close(&w);
-  return 0;
-}
-
-static void ok(lc_status st) {
-  if (st) fail_msg("%s", lc_error(w.ctx));
-}
+#include "support/world_test.h"
 
 typedef struct {
   size_t trainable, grad, candidate;
@@ -173,8 +151,8 @@ static void test_by_hand(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test_setup_teardown(test_state, setup, teardown),
-                                     cmocka_unit_test_setup_teardown(test_all, setup, teardown),
-                                     cmocka_unit_test_setup_teardown(test_by_hand, setup, teardown)};
+  const struct CMUnitTest tests[] = {TEST(test_state),
+                                     TEST(test_all),
+                                     TEST(test_by_hand)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

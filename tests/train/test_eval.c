@@ -1,27 +1,14 @@
 /* Perplexity by its conventions against windows computed by hand from whole logits; rows; choices; answers.
  */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <cmocka.h>
-#include <jansson.h>
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
-#include "support/train_support.h"
+#include "support/world_test.h"
 
-static t_world w;
 static lc_net *net;
 enum { V = 300, N = 101 };
 static int32_t text[N];
 static lc_ids stream = {text, N, N};
 
-static void ok(lc_status st) {
-  if (st) fail_msg("%s", lc_error(w.ctx));
-}
-
 static int setup(void **state) {
-  t_world_open(&w, 1);
+  open_world(state);
   ok(lc_net_new(w.model, LC_F32, &net));
   uint32_t x = 12345;
   for (int i = 0; i < N; i++) {

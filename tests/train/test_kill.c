@@ -1,31 +1,14 @@
 /* kill -9 at any moment, then a resume: the run that was never killed, bit for bit. Children train and are
  * killed after times that grow from nothing to half a run, some of them again while they resume. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <cmocka.h>
 #include <signal.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
-#include "support/train_support.h"
+#include "support/world_test.h"
 
-static t_world w;
 static t_spec spec = {.method = "spiel",
                       .set = "period=4 accumulate=2",
                       .opts = "steps=10 batch=6 micro-batch=2 eval-every=2 save-every=3 density=0.05"};
-
-static int setup(void **state) {
-  t_world_open(&w, 1);
-  return 0;
-}
-
-static int teardown(void **state) {
-  t_world_close(&w);
-  return 0;
-}
 
 /* Trains in a child. Kills it after `us` microseconds (< 0: never). True when it ended by itself, well. */
 static bool child(const char *out, bool resume, long us) {
@@ -93,6 +76,6 @@ static void test_kills(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test_setup_teardown(test_kills, setup, teardown)};
+  const struct CMUnitTest tests[] = {TEST(test_kills)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,28 +1,6 @@
 /* recipe.yaml: what a run writes repeats it bit for bit; what nobody knows is refused with the nearest name.
  */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <cmocka.h>
-#include <stdlib.h>
-#include <string.h>
-#include "support/train_support.h"
-
-static t_world w;
-
-static int setup(void **state) {
-  t_world_open(&w, 1);
-  return 0;
-}
-
-static int teardown(void **state) {
-  t_world_close(&w);
-  return 0;
-}
-
-static void ok(lc_status st) {
-  if (st) fail_msg("%s", lc_error(w.ctx));
-}
+#include "support/world_test.h"
 
 /* "key=value …" of a recipe's pairs. */
 static void as_text(const lc_pair *p, int n, char *buf, size_t size) {
@@ -139,10 +117,10 @@ static void test_values(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test_setup_teardown(test_repeats, setup, teardown),
-      cmocka_unit_test_setup_teardown(test_strings, setup, teardown),
-      cmocka_unit_test_setup_teardown(test_refusals, setup, teardown),
-      cmocka_unit_test_setup_teardown(test_values, setup, teardown),
+      TEST(test_repeats),
+      TEST(test_strings),
+      TEST(test_refusals),
+      TEST(test_values),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

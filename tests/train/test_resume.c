@@ -1,38 +1,8 @@
 /* A resumed run is the run that never stopped, bit for bit: arrays, history, result; whatever the method, and
  * in the middle of SpIEL's window. What must not change is refused by name. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <cmocka.h>
-#include <jansson.h>
 #include <signal.h>
-#include <stdlib.h>
-#include <string.h>
 #include <zlib.h>
-#include "support/train_support.h"
-
-static t_world w;
-
-static int setup(void **state) {
-  t_world_open(&w, 1);
-  return 0;
-}
-
-static int teardown(void **state) {
-  t_world_close(&w);
-  return 0;
-}
-
-static void ok(lc_status st) {
-  if (st) fail_msg("%s", lc_error(w.ctx));
-}
-
-static void refused(lc_status st, const char *says) {
-  assert_int_not_equal(st, LC_OK);
-  assert_int_not_equal(st, LC_STOPPED);
-  if (!strstr(lc_error(w.ctx), says)) fail_msg("'%s' lacks '%s'", lc_error(w.ctx), says);
-  lc_error_clear(w.ctx);
-}
+#include "support/world_test.h"
 
 /* Steps and evaluations of the history without times, as one text. */
 #define STEPS                                                                                                \
@@ -323,14 +293,14 @@ static void test_nothing_saved(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test_setup_teardown(test_bits, setup, teardown),
-      cmocka_unit_test_setup_teardown(test_earlier_checkpoint, setup, teardown),
-      cmocka_unit_test_setup_teardown(test_more_steps, setup, teardown),
-      cmocka_unit_test_setup_teardown(test_refusals, setup, teardown),
-      cmocka_unit_test_setup_teardown(test_older_checkpoint, setup, teardown),
-      cmocka_unit_test_setup_teardown(test_damage, setup, teardown),
-      cmocka_unit_test_setup_teardown(test_forged, setup, teardown),
-      cmocka_unit_test_setup_teardown(test_nothing_saved, setup, teardown),
+      TEST(test_bits),
+      TEST(test_earlier_checkpoint),
+      TEST(test_more_steps),
+      TEST(test_refusals),
+      TEST(test_older_checkpoint),
+      TEST(test_damage),
+      TEST(test_forged),
+      TEST(test_nothing_saved),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

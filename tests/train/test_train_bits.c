@@ -1,30 +1,6 @@
 /* What must not change the bits of a run (threads, recomputation, a recipe's round trip), what may change
  * them by rounding only (the micro-batch), and that training follows PEFT and learns. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <cmocka.h>
-#include <jansson.h>
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
-#include "support/train_support.h"
-
-static t_world w;
-
-static int setup(void **state) {
-  t_world_open(&w, 1);
-  return 0;
-}
-
-static int teardown(void **state) {
-  t_world_close(&w);
-  return 0;
-}
-
-static void ok(lc_status st) {
-  if (st) fail_msg("%s", lc_error(w.ctx));
-}
+#include "support/world_test.h"
 
 static const struct {
   const char *method, *set;
@@ -276,10 +252,10 @@ static void test_peft(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test_setup_teardown(test_same_bits, setup, teardown),
-      cmocka_unit_test_setup_teardown(test_micro_batches, setup, teardown),
-      cmocka_unit_test_setup_teardown(test_loss_falls, setup, teardown),
-      cmocka_unit_test_setup_teardown(test_peft, setup, teardown),
+      TEST(test_same_bits),
+      TEST(test_micro_batches),
+      TEST(test_loss_falls),
+      TEST(test_peft),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,27 +1,7 @@
 /* Memory: after step 1 nothing is allocated (evaluation, best, checkpoints and reselection included), and the
  * peak is forms + plan + what is trained + tiles, each counted by the allocator. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <cmocka.h>
-#include <string.h>
-#include "support/train_support.h"
-
-static t_world w;
-
-static int setup(void **state) {
-  t_world_open(&w, 2);
-  return 0;
-}
-
-static int teardown(void **state) {
-  t_world_close(&w);
-  return 0;
-}
-
-static void ok(lc_status st) {
-  if (st) fail_msg("%s", lc_error(w.ctx));
-}
+#define WORLD_THREADS 2
+#include "support/world_test.h"
 
 /* Allocations at the end of step 1, and at the last event before the run ends. */
 typedef struct {
@@ -144,9 +124,9 @@ static void test_peak(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test_setup_teardown(test_no_allocation, setup, teardown),
-      cmocka_unit_test_setup_teardown(test_state_bytes, setup, teardown),
-      cmocka_unit_test_setup_teardown(test_peak, setup, teardown),
+      TEST(test_no_allocation),
+      TEST(test_state_bytes),
+      TEST(test_peak),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,37 +1,12 @@
 /* Interruption and failure: a signal at any moment saves, what goes wrong is one sentence, and the checkpoint
  * before it stands. Output directories: what is refused, what --overwrite removes. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <cmocka.h>
-#include <jansson.h>
-#include <math.h>
 #include <signal.h>
-#include <stdlib.h>
-#include <string.h>
-#include "support/train_support.h"
-
-static t_world w;
-
-static int setup(void **state) {
-  t_world_open(&w, 1);
-  return 0;
-}
+#include "support/world_test.h"
 
 static int teardown(void **state) {
   signal(SIGTERM, SIG_DFL);
   t_world_close(&w);
   return 0;
-}
-
-static void ok(lc_status st) {
-  if (st) fail_msg("%s", lc_error(w.ctx));
-}
-
-static void refused(lc_status st, const char *says) {
-  assert_true(st == LC_FAILED || st == LC_USAGE);
-  if (!strstr(lc_error(w.ctx), says)) fail_msg("'%s' lacks '%s'", lc_error(w.ctx), says);
-  lc_error_clear(w.ctx);
 }
 
 /* ---- signals: a real one, from inside a hook
@@ -265,13 +240,13 @@ static void test_options(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test_setup_teardown(test_signals, setup, teardown),
-      cmocka_unit_test_setup_teardown(test_callback_stops, setup, teardown),
-      cmocka_unit_test_setup_teardown(test_not_finite, setup, teardown),
-      cmocka_unit_test_setup_teardown(test_failing_save, setup, teardown),
-      cmocka_unit_test_setup_teardown(test_directories, setup, teardown),
-      cmocka_unit_test_setup_teardown(test_keep, setup, teardown),
-      cmocka_unit_test_setup_teardown(test_options, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_signals, open_world, teardown),
+      cmocka_unit_test_setup_teardown(test_callback_stops, open_world, teardown),
+      cmocka_unit_test_setup_teardown(test_not_finite, open_world, teardown),
+      cmocka_unit_test_setup_teardown(test_failing_save, open_world, teardown),
+      cmocka_unit_test_setup_teardown(test_directories, open_world, teardown),
+      cmocka_unit_test_setup_teardown(test_keep, open_world, teardown),
+      cmocka_unit_test_setup_teardown(test_options, open_world, teardown),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
