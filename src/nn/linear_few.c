@@ -2,12 +2,12 @@
  *
  * The layers that read the same input (q, k and v; gate and up) are one loop over all their rows: what a loop costs (waking, waiting for
  * the last chunk) counts as much as the few microseconds of products between two layers. Where gate and up feed a silu_mul, whoever has both
- * pieces makes it. Chunks do not depend on the number of threads; a row's product does not depend on its chunk. */
+ * pieces makes it. A row's product does not depend on its chunk, so chunks may depend on the number of threads. */
 #include "kernels/kernels.h"
 #include "nn/ops.h"
 #include <string.h>
 
-enum { FEW = 4, PARTS = 4, STRIP = 32, MAX_STRIP = 512 };
+enum { FEW = 4, PARTS = 4, LEAST = 32, MAX_STRIP = 512 };
 
 typedef struct {
   const lc_node *n;
@@ -38,15 +38,20 @@ static bool takes_few(const lc_node *n, const lc_run *run) {
   return true;
 }
 
-/* Rows a chunk. A GGUF's q and k rows are permuted within heads: whole heads. */
-static int64_t strip_of(const lc_form *f, int64_t M) {
-  if (!f->row_map) return STRIP;
-  int64_t most = 0;
-  for (int64_t r = 0; r < lc_min64(M, MAX_STRIP); r++) {
-    most = lc_max64(most, f->row_map[r]);
-    if (most == r && r + 1 >= STRIP && (r + 1) % 2 == 0) return r + 1;
+/* Rows a chunk: an equal part for every worker, since memory is read in few long streams (docs/kernels.md), in several where that is more than
+ * MAX_STRIP. A GGUF's q and k rows are permuted within heads: whole heads. */
+static int64_t strip_of(const lc_form *f, int64_t M, int workers) {
+  int64_t share = lc_ceil_div(M, workers), unit = LEAST;
+  if (f->row_map) {
+    int64_t most = 0, r = 0;
+    for (; r < lc_min64(M, MAX_STRIP); r++) {
+      most = lc_max64(most, f->row_map[r]);
+      if (most == r && r + 1 >= LEAST && (r + 1) % 2 == 0) break;
+    }
+    unit = r < lc_min64(M, MAX_STRIP) ? r + 1 : LEAST;
   }
-  return STRIP;
+  int64_t strip = lc_ceil_div(share, lc_ceil_div(share, MAX_STRIP));
+  return lc_max64(unit, lc_min64(lc_ceil_div(strip, unit) * unit, MAX_STRIP / unit * unit));
 }
 
 static void add_part(few *f, const lc_node *n) {
@@ -58,7 +63,7 @@ static void add_part(few *f, const lc_node *n) {
                       .bias = at->bias ? at->bias->vector : NULL,
                       .residual = n->in[1].id ? lc_data(f->run, n->in[1]) : NULL,
                       .out = lc_data(f->run, n->out[0])};
-  f->strip[i] = strip_of(at->w->form, at->w->M);
+  f->strip[i] = strip_of(at->w->form, at->w->M, lc_threads(f->run->ctx));
   f->chunks[i] = lc_ceil_div(at->w->M, f->strip[i]);
 }
 

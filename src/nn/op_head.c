@@ -337,9 +337,8 @@ static lc_status logits_strip(void *arg, int64_t c, int worker) {
   logits_arg *a = arg;
   int64_t V = a->w->M, C = a->w->N, v0 = c * VSTRIP, v1 = lc_min64(v0 + VSTRIP, V), ld;
   if (a->rows == 1 && a->w->form->ops->gemv && !a->w->n_delta) {
-    for (int64_t v = v0; v < v1; v += 64)
-      LC_TRY(a->int8 ? lc_form_gemv_q8(a->run->ctx, a->w->form, v, lc_min64(v + 64, v1), &a->q8, a->dst + v)
-                     : a->w->form->ops->gemv(a->run->ctx, a->w->form, v, lc_min64(v + 64, v1), a->x, a->dst + v));
+    LC_TRY(a->int8 ? lc_form_gemv_q8(a->run->ctx, a->w->form, v0, v1, &a->q8, a->dst + v0)
+                   : a->w->form->ops->gemv(a->run->ctx, a->w->form, v0, v1, a->x, a->dst + v0));
     return add_bias(a, v0, v1);
   }
   const void *tile;
