@@ -6,8 +6,8 @@ the loss of answers of GSM8K's test split, the accuracy of ARC-Easy's test split
 Shakespeare, which no run sees). Rates are set by kind in the table below; with --pilot a method's is the best of a third, one and three times that, by half
 as many updates on a seed and on rows of the train splits that the comparison does not use.
 
---speed times each method's updates with `lacuna bench train` in turns with shira's (shira, method, shira, method) and gives the ratio beside tokens/s; nothing
-else should run. Its figures are kept, and stand in the table of the next run without it. --around is put before each such group, to pin cores say.
+--speed times five updates of 4 x 512 tokens of Shakespeare of each method (the first is not counted), four methods between two measurements of shira, and gives the ratio to
+their mean; nothing else should run. --around is put before each such group, to pin cores say.
 
     python3 bench/experiments/compare.py [--model SmolLM2.gguf] [--seeds 3] [--only shira,lora] [--speed [--around "taskset -c 0,1"]]
 """
@@ -50,6 +50,7 @@ METHODS = {  # name: method, rate, options; flags beside --density
     "rl-subnetworks": ("rl-subnetworks", SPARSE, []),  # what the full run of the same seed moved most, from the start again
 }
 RATES = (1 / 3, 1, 3)
+FORWARD = ("mezo", "sparse-mezo")  # at their own rates: so few updates by forward passes tell none apart
 
 
 def arc(split, n):
@@ -92,6 +93,7 @@ class Compare:
         p.add_argument("--answers", type=int, default=40, help="of GSM8K's test split [40]")
         p.add_argument("--pilot", action="store_true", help="choose each rate")
         p.add_argument("--speed", action="store_true", help="time the methods instead")
+        p.add_argument("--rounds", type=int, default=2, help="with --speed: measurements of each [2]")
         p.add_argument("--around", default="", help="with --speed: a command to run each group of timings in")
         self.a = a = p.parse_args()
         self.model, self.runs = smollm2(a.model), Runs(a.lacuna, a.work)
@@ -105,6 +107,9 @@ class Compare:
             text = f.read()
         with open(path("other.txt"), "w", encoding="utf-8") as f:
             f.write(text[1_000_000:1_012_000])
+        self.text = path("text.txt")
+        with open(self.text, "w", encoding="utf-8") as f:
+            f.write(text[:200_000])
         methods = {m["name"]: m for m in self.runs.lines("methods")[0]["methods"]}
         self.rates = {n: rate for n, (m, rate, _) in METHODS.items() if m in methods}
         self.names = a.only.split(",") if a.only else list(self.rates)
@@ -150,6 +155,8 @@ class Compare:
         return {"accuracy": acc["value"], "other": ppl["value"]}
 
     def best_rate(self, name):
+        if name in FORWARD:
+            return self.rates[name]
         found = {}
         for f in RATES:
             rate = self.rates[name] * f
@@ -165,37 +172,44 @@ class Compare:
             rate = self.rates[name] = self.best_rate(name) if self.a.pilot else self.rates[name]
             got = [self.run(name, s, rate, self.held, f"{s}-{rate:.3g}", self.a.steps, then=self.measure) for s in range(1, self.a.seeds + 1)]
             before = got[0]["before"]
-            timed = self.runs.kept.get(f"speed-{name}", {}).get("result")
             rows.append((name, f"{got[0]['done']['trainable']:,}", f"{rate:.2g}", cell([g["after"] for g in got], 3), cell([100 * g["accuracy"] for g in got], 1),
-                         cell([g["other"] for g in got], 2), *(self.times(timed) if timed else ("", "", ""))))
-        rows.insert(0, ("base", 0, "–", f"{before:.3f}", f"{100 * base['accuracy']:.1f}", f"{base['other']:.2f}", "", "", ""))
-        table(("method", "trained values", "rate", "GSM8K loss", "ARC-Easy, %", "Shakespeare, perplexity", "tokens/s", "of shira's", "peak, MiB"), rows)
+                         cell([g["other"] for g in got], 2), f"{max(g['done']['peak_rss_mib'] for g in got):,.0f}"))
+        rows.insert(0, ("base", 0, "–", f"{before:.3f}", f"{100 * base['accuracy']:.1f}", f"{base['other']:.2f}", "–"))
+        table(("method", "trained values", "rate", "GSM8K loss", "ARC-Easy, %", "Shakespeare, perplexity", "peak, MiB"), rows)
 
     @staticmethod
-    def times(groups):
-        """-> cells of [(of shira, of the method)]: the median rate, the median ratio and its range, the most memory"""
-        ratio = sorted(m["tokens_per_s"] / s["tokens_per_s"] for s, m in groups)
-        return (f"{statistics.median(m['tokens_per_s'] for _, m in groups):.0f}", f"{statistics.median(ratio):.2f} ({ratio[0]:.2f}–{ratio[-1]:.2f})",
-                f"{max(m['peak_rss_mib'] for _, m in groups):.0f}")
+    def times(rounds):
+        """-> cells of [(method's, shira's before and after)]: the median rate, the ratios to shira's mean, the most memory"""
+        ratio = [m["rate"] / statistics.fmean(x["rate"] for x in s) for m, s in rounds]
+        return f"{statistics.median(m['rate'] for m, _ in rounds):,.0f}", ", ".join(f"{r:.2f}" for r in ratio), f"{max(m['peak'] for m, _ in rounds):,.0f}"
 
-    def timed(self, name):
-        """-> two pairs of measurements, in turns in one group"""
-        argv = ["--seq", "512", "--batch", "4", "--steps", "3", "--dtype", "bf16", "--json", "--quiet"]
-        one = lambda n: shlex.join([self.runs.program, "bench", "train", *self.argv(n), *argv])
-        line = "; ".join([one("shira"), one(name)] * 2)
+    def timed(self, names):
+        """-> one measurement of each method, between two of shira's, in one group"""
+        argv = ["-d", self.text, "--steps", "5", "--batch", "4", "--seq", "512", "--dtype", "bf16", "--keep", "0", "-o", self.runs.path("timed"), "--overwrite", "--json", "--quiet"]
+        one = lambda n: shlex.join([self.runs.program, "train", *self.argv(n), *argv])
+        line = "; ".join(map(one, ["shira", *names, "shira"]))
         r = subprocess.run([*shlex.split(self.a.around), "sh", "-c", "set -e; " + line], capture_output=True, text=True)
         if r.returncode:
             sys.exit(f"{line}: exit {r.returncode}: {r.stderr.strip()}")
-        got = [json.loads(x)["rows"][0] for x in r.stdout.splitlines() if x.strip()]
-        return list(zip(got[::2], got[1::2]))
+        got, steps = [], []
+        for e in map(json.loads, r.stdout.splitlines()):
+            if e["event"] == "step" and e["step"] > 1:  # the first update makes buffers
+                steps.append(e)
+            if e["event"] == "done":
+                got.append({"rate": len(steps) / sum(1 / s["tokens_per_s"] for s in steps), "peak": e["peak_rss_mib"]})
+                steps = []
+        return {n: (m, [got[0], got[-1]]) for n, m in zip(names, got[1:])}
 
     def speed(self):
-        rows = []
-        for name in self.names:
-            groups = self.runs.once(f"speed-{name}", self.argv(name), lambda: self.timed(name))
-            rows.append((name, *self.times(groups)))
-            print(f"  {name}: {' '.join(rows[-1][1:])}", flush=True)
-        table(("method", "tokens/s", "of shira's", "peak, MiB"), rows)
+        rows = {n: [] for n in self.names if n != "rl-subnetworks"}  # as shira's: a fixed mask
+        for k in range(self.a.rounds):
+            for i in range(0, len(rows), 4):
+                names = list(rows)[i:i + 4]
+                got = self.runs.once(f"speed-{k}-{','.join(names)}", [DENSITY], lambda: self.timed(names))
+                for n in names:
+                    rows[n].append(got[n])
+                    print(f"  {n}: {' '.join(self.times(rows[n]))}", flush=True)
+        table(("method", "tokens/s", "of shira's", "peak, MiB"), [(n, *self.times(r)) for n, r in rows.items()])
 
 
 def main():
