@@ -91,6 +91,9 @@ typedef struct lc_kernels {
   void (*silu_mul)(int64_t n, const float *gate, const float *up, float *h); /* h = silu(gate)·up */
   void (*silu_mul_back)(int64_t n, const float *gate, const float *up, const float *dh, float *dgate,
                         float *dup);
+  /* the same of bf16, computed in f32 and rounded */
+  void (*silu_mul_bf16)(int64_t n, const uint16_t *gate, const uint16_t *up, uint16_t *h);
+  void (*silu_mul_back_bf16)(int64_t n, const uint16_t *gate, const uint16_t *up, const uint16_t *dh, uint16_t *dgate, uint16_t *dup);
   void (*gelu_tanh)(int64_t n, const float *x, float *y);
   void (*gelu_tanh_back)(int64_t n, const float *x, const float *dy, float *dx);
   void (*gelu_erf)(int64_t n, const float *x, float *y);

@@ -91,6 +91,36 @@ void row_silu_mul_back(probe *p) {
   }
 }
 
+/* values in bf16, and the same in f32 */
+static uint16_t *narrowed(probe *p, int64_t n, float *x) {
+  uint16_t *h = room(p, n, 2);
+  for (int64_t i = 0; i < n; i++) h[i] = lc_f32_to_bf16(x[i]), x[i] = lc_bf16_to_f32(h[i]);
+  return h;
+}
+
+/* Roundings of what the same instruction set gives in f32. */
+void row_silu_mul_bf16(probe *p) {
+  EACH_SIZE(n) {
+    float *g = gates(p, n), *u = randoms(p, n, 1), *h = zeros(p, n);
+    uint16_t *gh = narrowed(p, n, g), *uh = narrowed(p, n, u), *want = room(p, n, 2), *got = room(p, n, 2);
+    p->fast->silu_mul(n, g, u, h), p->fast->f32_to_bf16(n, h, want);
+    p->fast->silu_mul_bf16(n, gh, uh, got);
+    compare_bits(p, 2 * (size_t)(n + 1), got, want);
+  }
+}
+
+void row_silu_mul_back_bf16(probe *p) {
+  EACH_SIZE(n) {
+    float *g = gates(p, n), *u = randoms(p, n, 1), *d = randoms(p, n, 1), *dg = zeros(p, n), *du = zeros(p, n);
+    uint16_t *gh = narrowed(p, n, g), *uh = narrowed(p, n, u), *dh = narrowed(p, n, d);
+    uint16_t *want[2] = {room(p, n, 2), room(p, n, 2)}, *got[2] = {room(p, n, 2), room(p, n, 2)};
+    p->fast->silu_mul_back(n, g, u, d, dg, du);
+    p->fast->f32_to_bf16(n, dg, want[0]), p->fast->f32_to_bf16(n, du, want[1]);
+    p->fast->silu_mul_back_bf16(n, gh, uh, dh, got[0], got[1]);
+    for (int i = 0; i < 2; i++) compare_bits(p, 2 * (size_t)(n + 1), got[i], want[i]);
+  }
+}
+
 static void row_map(probe *p, void (*fast)(int64_t, const float *, float *),
                     void (*exact)(int64_t, const double *, double *)) {
   EACH_SIZE(n) {

@@ -94,6 +94,8 @@ void row_layernorm_back(probe *p);
 void row_rope(probe *p);
 void row_silu_mul(probe *p);
 void row_silu_mul_back(probe *p);
+void row_silu_mul_bf16(probe *p);
+void row_silu_mul_back_bf16(probe *p);
 void row_gelu_tanh(probe *p);
 void row_gelu_tanh_back(probe *p);
 void row_gelu_erf(probe *p);

@@ -340,6 +340,8 @@ static const row rows[] = {
     ROW(rope, 1e-13),
     ROW(silu_mul, 1e-13),
     ROW(silu_mul_back, 1e-13),
+    ROW(silu_mul_bf16, 0),
+    ROW(silu_mul_back_bf16, 0),
     ROW(gelu_tanh, 1e-13),
     ROW(gelu_tanh_back, 1e-12),
     ROW(gelu_erf, 1e-13),

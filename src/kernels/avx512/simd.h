@@ -115,6 +115,10 @@ static inline vf v_load_bf16(const uint16_t *p) {
 }
 /* lc_f32_to_bf16 in sixteen lanes: add half a unit, to even; a NaN keeps its top bits and becomes quiet. */
 static inline __m256i v_round_bf16(vf x) {
+#ifdef __AVX512BF16__
+  enum { DENORMAL = 0x20 }; /* which the instruction takes for 0 */
+  if (!_mm512_fpclass_ps_mask(x, DENORMAL)) return (__m256i)_mm512_cvtneps_pbh(x);
+#endif
   __m512i u = _mm512_castps_si512(x), top = _mm512_srli_epi32(u, 16);
   __m512i odd = _mm512_and_si512(top, _mm512_set1_epi32(1));
   __m512i rounded =

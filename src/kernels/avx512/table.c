@@ -11,12 +11,3 @@ void lc_kernels_avx512(lc_kernels *t) {
   t->f32_to_f16 = lc_avx512_f32_to_f16;
   t->transpose_bf16 = lc_avx512_transpose_bf16;
 }
-
-void lc_kernels_avx512_bf16(lc_kernels *t) {
-  t->sampled_bf16 = lc_avx512_bf16_sampled;
-  t->attention_pack = lc_avx512_bf16_attention_pack;
-  t->attention_bf16 = lc_avx512_bf16_attention;
-  t->attention_back_bf16 = lc_avx512_bf16_attention_back;
-  t->quantise_q8 = lc_avx512_vnni_quantise_q8;
-  t->gemv_q8 = lc_avx512_vnni_gemv_q8;
-}

@@ -23,6 +23,22 @@ static float lc_ref_cross_entropy_bf16(int64_t V, float *logits, int32_t label, 
   return loss;
 }
 
+static void lc_ref_silu_mul_bf16(int64_t n, const uint16_t *gate, const uint16_t *up, uint16_t *h) {
+  for (int64_t i = 0; i < n; i++) {
+    float g = lc_bf16_to_f32(gate[i]), u = lc_bf16_to_f32(up[i]), y;
+    lc_ref_silu_mul(1, &g, &u, &y);
+    h[i] = lc_f32_to_bf16(y);
+  }
+}
+
+static void lc_ref_silu_mul_back_bf16(int64_t n, const uint16_t *gate, const uint16_t *up, const uint16_t *dh, uint16_t *dgate, uint16_t *dup) {
+  for (int64_t i = 0; i < n; i++) {
+    float g = lc_bf16_to_f32(gate[i]), u = lc_bf16_to_f32(up[i]), d = lc_bf16_to_f32(dh[i]), dg, du;
+    lc_ref_silu_mul_back(1, &g, &u, &d, &dg, &du);
+    dgate[i] = lc_f32_to_bf16(dg), dup[i] = lc_f32_to_bf16(du);
+  }
+}
+
 void lc_kernels_scalar(lc_kernels *t) {
   *t = (lc_kernels){
       .isa = LC_ISA_SCALAR,
@@ -52,6 +68,8 @@ void lc_kernels_scalar(lc_kernels *t) {
       .rope = lc_ref_rope,
       .silu_mul = lc_ref_silu_mul,
       .silu_mul_back = lc_ref_silu_mul_back,
+      .silu_mul_bf16 = lc_ref_silu_mul_bf16,
+      .silu_mul_back_bf16 = lc_ref_silu_mul_back_bf16,
       .gelu_tanh = lc_ref_gelu_tanh,
       .gelu_tanh_back = lc_ref_gelu_tanh_back,
       .gelu_erf = lc_ref_gelu_erf,

@@ -21,6 +21,8 @@ static void LC_SIMD(fill)(lc_kernels *t) {
   t->rope = LC_SIMD(rope);
   t->silu_mul = LC_SIMD(silu_mul);
   t->silu_mul_back = LC_SIMD(silu_mul_back);
+  t->silu_mul_bf16 = LC_SIMD(silu_mul_bf16);
+  t->silu_mul_back_bf16 = LC_SIMD(silu_mul_back_bf16);
   t->gelu_tanh = LC_SIMD(gelu_tanh);
   t->gelu_tanh_back = LC_SIMD(gelu_tanh_back);
   t->gelu_erf = LC_SIMD(gelu_erf);

@@ -34,6 +34,42 @@ static void LC_SIMD(silu_mul_back)(int64_t n, const float *gate, const float *up
   }
 }
 
+/* The same of values in bf16. What does not fill a vector goes through one in memory. */
+typedef struct {
+  uint16_t v[5][LANES];
+} LC_SIMD(edge16);
+
+static void LC_SIMD(silu_mul_bf16)(int64_t n, const uint16_t *gate, const uint16_t *up, uint16_t *h) {
+  int64_t i = 0;
+  for (; i + LANES <= n; i += LANES) {
+    vf minus, g = v_load_bf16(gate + i), s = v_sigmoid_pair(g, &minus);
+    v_store_bf16(h + i, v_mul(v_mul(g, s), v_load_bf16(up + i)));
+  }
+  if (i == n) return;
+  const size_t bytes = (size_t)(n - i) * sizeof *h;
+  LC_SIMD(edge16) e = {0};
+  memcpy(e.v[0], gate + i, bytes), memcpy(e.v[1], up + i, bytes);
+  LC_SIMD(silu_mul_bf16)(LANES, e.v[0], e.v[1], e.v[2]);
+  memcpy(h + i, e.v[2], bytes);
+}
+
+static void LC_SIMD(silu_mul_back_bf16)(int64_t n, const uint16_t *gate, const uint16_t *up, const uint16_t *dh, uint16_t *dgate, uint16_t *dup) {
+  int64_t i = 0;
+  for (; i + LANES <= n; i += LANES) {
+    vf minus, g = v_load_bf16(gate + i), s = v_sigmoid_pair(g, &minus);
+    vf u = v_load_bf16(up + i), d = v_load_bf16(dh + i);
+    vf slope = v_mul(s, v_fma(g, minus, v_set(1.0f)));
+    v_store_bf16(dgate + i, v_mul(v_mul(d, u), slope));
+    v_store_bf16(dup + i, v_mul(d, v_mul(g, s)));
+  }
+  if (i == n) return;
+  const size_t bytes = (size_t)(n - i) * sizeof *dh;
+  LC_SIMD(edge16) e = {0};
+  memcpy(e.v[0], gate + i, bytes), memcpy(e.v[1], up + i, bytes), memcpy(e.v[2], dh + i, bytes);
+  LC_SIMD(silu_mul_back_bf16)(LANES, e.v[0], e.v[1], e.v[2], e.v[3], e.v[4]);
+  memcpy(dgate + i, e.v[3], bytes), memcpy(dup + i, e.v[4], bytes);
+}
+
 /* 2u of the tanh form: 2·√(2/π)·(x + 0.044715x³). */
 static inline vf LC_SIMD(gelu_argument)(vf x) {
   vf x2 = v_mul(x, x);
