@@ -91,19 +91,21 @@ static void tell_cost(const lc_cli *cli, const lc_method *m, const lc_method_cos
   if (cli->common.json && refused)
     json_array_append_new(all, json_pack("{s:s, s:s}", "name", m->name, "refused", refused));
   else if (cli->common.json)
-    json_array_append_new(all, json_pack("{s:s, s:I, s:I, s:I, s:I, s:s, s:f, s:i, s:b}", "name", m->name,
+    json_array_append_new(all, json_pack("{s:s, s:I, s:I, s:I, s:I, s:s, s:f, s:i, s:b, s:b}", "name", m->name,
                                          "trainable", (json_int_t)c->trainable, "state_bytes",
                                          (json_int_t)c->state_bytes, "gradient_bytes",
                                          (json_int_t)c->gradient_bytes, "candidate_bytes",
                                          (json_int_t)c->candidate_bytes, "optimizer", c->optimizer, "step",
-                                         c->step, "phases", c->phases, "mergeable", m->mergeable));
+                                         c->step, "phases", c->phases, "mergeable", m->mergeable, "estimate",
+                                         c->estimate));
   else if (refused)
     printf("%-14s %s\n", m->name, refused);
   else
-    printf("%-14s %12lld %11.3f %11.3f %11.3f %6.2f  %s\n", m->name, (long long)c->trainable,
+    printf("%-14s %12lld %11.3f %11.3f %11.3f %6.2f  %s%s\n", m->name, (long long)c->trainable,
            (double)c->state_bytes / 1e6, (double)c->gradient_bytes / 1e6, (double)c->candidate_bytes / 1e6,
-           c->step, m->mergeable ? "merges" : "does not merge");
-  fflush(stdout); /* what decomposes weights (lift, dsee) takes as long as at the start of its run */
+           c->step, m->mergeable ? "merges" : "does not merge",
+           c->estimate ? "; state: an estimate, it grows by what leaves the mask" : "");
+  fflush(stdout);
 }
 
 /* Of all methods, those that the model or the options do not suit say why. */

@@ -180,7 +180,9 @@ static lc_status attach(void *selfp, lc_training *t) {
   const lc_grebsmo_opts o = {s->outer,     2, 5,
                              s->threshold, 0, {.seed = (uint64_t)t->opts.seed, .purpose = LC_RNG_MASK}};
   if (!s->w) LC_TRY(find_weights(s, t));
-  if (t->phase == 0 && !t->resuming && s->entries > 0)
+  for (int i = 0; i < s->n_change && t->counting && t->phase == 0 && s->entries > 0; i++)
+    LC_TRY(lc_index_first(t->ctx, s->w[i]->M, s->w[i]->N, s->entries, &s->omega[i]));
+  if (t->phase == 0 && !t->resuming && !t->counting && s->entries > 0)
     LC_TRY(lc_select_support(t->ctx, s->w, s->n_change, (lc_support)s->support, &o, s->entries, &s->filled,
                              s->omega));
   s->values = 0;

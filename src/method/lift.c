@@ -78,6 +78,8 @@ typedef struct {
 static lc_status choose(void *arg, int64_t l, int worker) {
   const choice *a = arg;
   const lift *s = a->self;
+  if (a->t->counting)
+    return lc_index_first(a->t->ctx, a->w[l]->M, a->w[l]->N, s->shape == 1 ? a->K[l] / 16 * 16 : a->K[l], &s->mask[l]);
   const lc_rank_opts o = {.rank = s->filter,
                           .exact = s->svd == SVD_EXACT,
                           .power = s->power,
@@ -105,6 +107,7 @@ static lc_status attach(void *selfp, lc_training *t) {
   LC_GO(budget(self, t, &set));
   if (!(self->mask = lc_alloc_n(t->ctx, LC_MEM_OTHER, (size_t)set.n, sizeof *self->mask))) LC_GO(LC_FAILED);
   self->n = set.n;
+  t->grows = self->interval > 0; /* by what leaves */
   choice c = {self, t, set.w, set.K};
   if (!t->resuming) LC_GO(lc_parallel(t->ctx, set.n, choose, &c));
   for (int l = 0; l < set.n; l++) {

@@ -78,6 +78,47 @@ static lc_status write_tokenizer(lc_net *net, const char *dir) {
   return st;
 }
 
+/* One file of an HF base, when it is there. */
+static lc_status copy_one(const lc_model *m, const char *dir, const char *inside, const char *name) {
+  char *from = lc_format(m->ctx, "%s/%s%s%s", m->path, inside, *inside ? "/" : "", name),
+       *to = lc_format(m->ctx, "%s/%s", dir, inside), *file = to ? lc_path_join(m->ctx, to, name) : NULL;
+  lc_status st = from && file ? LC_OK : LC_FAILED;
+  if (!st && lc_path_exists(from)) {
+    st = *inside ? lc_mkdirs(m->ctx, to) : LC_OK;
+    if (!st) st = lc_copy_file(m->ctx, from, file);
+  }
+  lc_free(m->ctx, from);
+  lc_free(m->ctx, to);
+  lc_free(m->ctx, file);
+  return st;
+}
+
+/* What makes an encoder embed sentences (sentence-transformers' files): the list of modules, its settings, and the description of each module in a
+ * folder of its own. */
+static lc_status write_modules(const lc_net *net, const char *dir) {
+  static const char *const files[] = {"modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"};
+  const lc_model *m = net->model;
+  lc_status st = LC_OK;
+  json_t *modules = NULL;
+  char *list = m->is_gguf ? NULL : lc_path_join(m->ctx, m->path, files[0]);
+  if (m->is_gguf) return LC_OK;
+  if (!list) return LC_FAILED;
+  for (size_t i = 0; i < sizeof files / sizeof *files; i++) LC_GO(copy_one(m, dir, "", files[i]));
+  if (!lc_path_exists(list)) goto done;
+  json_error_t e;
+  if (!(modules = json_load_file(list, 0, &e))) LC_GO(lc_fail(m->ctx, "%s: line %d, column %d: no JSON", list, e.line, e.column));
+  for (size_t i = 0; i < json_array_size(modules); i++) {
+    const char *path = json_string_value(json_object_get(json_array_get(modules, i), "path"));
+    if (!path || !*path) continue;
+    if (*path == '/' || strstr(path, "..")) LC_GO(lc_fail(m->ctx, "%s: the path '%.60s' leads out of the model", list, path));
+    LC_GO(copy_one(m, dir, path, "config.json"));
+  }
+done:
+  json_decref(modules);
+  lc_free(m->ctx, list);
+  return st;
+}
+
 static lc_status write_all(lc_net *net, const char *dir, lc_dtype dtype, const json_t *config,
                            lc_merge_report *report) {
   char *weights = lc_path_join(net->ctx, dir, "model.safetensors"),
@@ -86,6 +127,7 @@ static lc_status write_all(lc_net *net, const char *dir, lc_dtype dtype, const j
   if (st) goto done;
   LC_GO(write_weights(net, weights, dtype, report));
   LC_GO(write_tokenizer(net, dir));
+  LC_GO(write_modules(net, dir));
   st = lc_json_write(net->ctx, json, config);
 done:
   lc_free(net->ctx, weights);

@@ -226,11 +226,7 @@ static lc_status make(lc_ctx *ctx, lc_weight *w, const void *options, lc_delta *
   if (t->count > w->M * w->N)
     return lc_fail(ctx, "'%s' has %lld×%lld entries, not %lld", w->name, (long long)w->M, (long long)w->N,
                    (long long)t->count);
-  int64_t *flat = lc_alloc_n(ctx, LC_MEM_SCRATCH, (size_t)t->count, sizeof *flat);
-  if (!flat) return LC_FAILED;
-  for (int64_t k = 0; k < t->count; k++) flat[k] = k;
-  lc_status st = lc_index_new(ctx, w->M, w->N, flat, t->count, &idx);
-  lc_free(ctx, flat);
+  lc_status st = lc_index_first(ctx, w->M, w->N, t->count, &idx);
   if (!st) st = lc_delta_sparse_new(ctx, w, &idx, NULL, trainable, out);
   lc_index_free(ctx, &idx);
   if (!st) lc_delta_sparse_set_factor(*out, t->factor);

@@ -44,6 +44,15 @@ lc_status lc_index_new(lc_ctx *ctx, int64_t M, int64_t N, const int64_t *flat, i
   return st;
 }
 
+lc_status lc_index_first(lc_ctx *ctx, int64_t M, int64_t N, int64_t n, lc_index *out) {
+  int64_t *flat = lc_alloc_n(ctx, LC_MEM_SCRATCH, (size_t)n, sizeof *flat);
+  if (!flat) return LC_FAILED;
+  for (int64_t k = 0; k < n; k++) flat[k] = k;
+  lc_status st = lc_index_new(ctx, M, N, flat, n, out);
+  lc_free(ctx, flat);
+  return st;
+}
+
 lc_status lc_index_dup(lc_ctx *ctx, const lc_index *x, lc_index *out) {
   *out = *x;
   out->at = NULL;

@@ -15,6 +15,7 @@ typedef struct {
 } lc_index;
 /* Checks range [0,M·N), sorts, and refuses repeats; picks the width. `flat` is copied (LC_MEM_TRAINABLE). */
 lc_status lc_index_new(lc_ctx *, int64_t M, int64_t N, const int64_t *flat, int64_t n, lc_index *);
+lc_status lc_index_first(lc_ctx *, int64_t M, int64_t N, int64_t n, lc_index *); /* positions 0 … n−1 */
 lc_status lc_index_dup(lc_ctx *, const lc_index *, lc_index *);
 void lc_index_free(lc_ctx *, lc_index *);
 static inline int64_t lc_index_at(const lc_index *x, int64_t k) {

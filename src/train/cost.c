@@ -109,7 +109,7 @@ static lc_status leave_phase(lc_training *t) {
 lc_status lc_cost(lc_net *net, const lc_method *m, void *self, lc_train_opts *o, lc_method_cost *c) {
   lc_ctx *ctx = net->ctx;
   lc_status st = LC_OK;
-  lc_training t = {.ctx = ctx, .net = net, .method = m, .self = self, .n_phases = 1};
+  lc_training t = {.ctx = ctx, .net = net, .method = m, .self = self, .n_phases = 1, .counting = true};
   const size_t before = lc_mem_bytes(ctx, LC_MEM_TRAINABLE), grad = lc_mem_bytes(ctx, LC_MEM_GRAD),
                candidate = lc_mem_bytes(ctx, LC_MEM_CANDIDATE);
   *c = (lc_method_cost){0};
@@ -136,6 +136,7 @@ lc_status lc_cost(lc_net *net, const lc_method *m, void *self, lc_train_opts *o,
     LC_GO(leave_phase(&t));
   }
   c->optimizer = m->step ? "" : t.optim->name;
+  c->estimate = t.grows;
 done:
   if (m->release) m->release(self, ctx);
   lc_free(ctx, t.param);

@@ -138,6 +138,8 @@ struct lc_training {
   double auxiliary;           /* further losses of the last update, weighted; not part of loss */
   int64_t tokens;             /* so far */
   const char *out;            /* output directory */
+  bool counting; /* attach: only sizes count (cost.c): what would be chosen at a price may be the first positions (lc_index_first) */
+  bool grows;    /* so counted: what the run holds grows while it trains */
   bool resuming; /* attach and calibrate: a checkpoint will overwrite every array that the visitors name */
   struct lc_history *history;
   lc_event_fn event;
@@ -210,6 +212,7 @@ typedef struct {
   double step;         /* products of an update: 1 = the frozen model's forward and dx; the mean of all phases */
   double target_share; /* of those products that are the targets' */
   int phases;
+  bool estimate;         /* state_bytes is how it begins: it grows in training */
   const char *optimizer; /* "": none */
 } lc_method_cost;
 /* Attaches the method to net (one of the caller's own, which it then frees) and makes the optimiser's columns: it takes the

@@ -105,7 +105,7 @@ t "logits: an id beyond the vocabulary" wrong_ids
 methods() { run 0 methods --json && has methods && for m in full lora shira spiel; do says "\"$m\"" out && run 0 methods $m --quiet && says "options (--set key=value)" out && run 0 methods --json; done; }
 t "methods" methods
 costs() {
-  run 0 methods -m $M --json --quiet && has costs && says '"name":"snella"' out && says state_bytes out && says "from=PATH" out &&
+  run 0 methods -m $M --json --quiet && has costs && says '"name":"snella"' out && says '"estimate":true' out && says state_bytes out && says "from=PATH" out &&
     run 0 methods shira -m $M --density 0.05 --json && grep -o '"state_bytes":[0-9]*' out >a &&
     run 0 train -m $M -d text.txt --method shira $small -o co --json && grep '"event":"done"' out | grep -o '"state_bytes":[0-9]*' >b && same a b &&
     run 2 methods -m $M --set r=4 && says "name it" && run 2 methods lora --density 0.1 && says "give -m MODEL"
@@ -384,5 +384,11 @@ embeds() {
   printf 'the cat\nsat\n' >lines.txt && run 0 embed -m $E -f lines.txt && [ "$(wc -l <out)" = 2 ] && run 2 embed -m $E && run 2 embed -m $E x -f lines.txt
 }
 t "embed" embeds
+embeds_again() { # a model of sentence-transformers, written again
+  cp -r "$E" st && mkdir -p st/1_Pooling && echo '{"pooling_mode_cls_token": true}' >st/1_Pooling/config.json
+  echo '[{"type": "Transformer", "path": ""}, {"type": "Pooling", "path": "1_Pooling"}]' >st/modules.json
+  run 0 embed -m st "the cat" --json && cp out first && run 0 convert -m st -o st2 --outtype f32 && run 0 embed -m st2 "the cat" --json && cmp out first
+}
+t "embed, of a model that was written" embeds_again
 
 echo done

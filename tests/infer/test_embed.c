@@ -79,6 +79,35 @@ static void expect(lc_net *net, const char *text, lc_pooling pooling, bool norma
 static const lc_embed_text texts[] = {{"the cat", 7}, {" and on the mat of the hat ", 27}, {"", 0}, {"a", 1}};
 enum { N = sizeof texts / sizeof *texts };
 
+/* A model that is written again embeds as the first one: modules, settings and pooling go along; a path out of modules.json does not lead out. */
+static void written(void **state) {
+  char *out = lc_path_join(ctx, dir, "again");
+  lc_net *net, *net2;
+  lc_model *model2;
+  lc_embed_opts o, o2;
+  float got[N * C], want[N * C];
+  put("sentence_bert_config.json", "{\"max_seq_length\": 7}");
+  put("1_Pooling/config.json", "{\"pooling_mode_max_tokens\": true}");
+  write_modules(", {\"type\": \"Normalize\", \"path\": \"2_Normalize\"}");
+  ok(lc_net_new(model, LC_F32, &net));
+  ok(lc_net_write_hf(net, out, LC_F32, NULL));
+  ok(lc_model_open_for(ctx, out, &(lc_head_opts){.task = LC_TASK_NONE}, &model2));
+  ok(lc_net_new(model2, LC_F32, &net2));
+  ok(lc_embed_config(model, &o));
+  ok(lc_embed_config(model2, &o2));
+  assert_true(o2.from_files && o2.pooling == LC_POOL_MAX && o2.normalize && o2.max == 7);
+  ok(lc_embed(net, tok, &o, texts, N, want));
+  ok(lc_embed(net2, tok, &o2, texts, N, got));
+  assert_memory_equal(got, want, sizeof got);
+  put("modules.json", "[{\"type\": \"Pooling\", \"path\": \"../1_Pooling\"}]");
+  assert_int_not_equal(lc_net_write_hf(net, out, LC_F32, NULL), LC_OK);
+  assert_non_null(strstr(lc_error(ctx), "leads out of the model"));
+  lc_net_free(net2);
+  lc_model_close(model2);
+  lc_net_free(net);
+  lc_free(ctx, out);
+}
+
 static void pooling(void **state) {
   static const struct {
     const char *config;
@@ -197,6 +226,6 @@ static void refused(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(pooling), cmocka_unit_test(neighbours_and_threads),
-                                     cmocka_unit_test(many_and_long), cmocka_unit_test(refused)};
+                                     cmocka_unit_test(many_and_long), cmocka_unit_test(written), cmocka_unit_test(refused)};
   return cmocka_run_group_tests(tests, setup, teardown);
 }

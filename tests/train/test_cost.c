@@ -99,6 +99,7 @@ static void test_state(void **state) {
     if (rows[i].grows ? (size_t)c.state_bytes > h.trainable : (size_t)c.state_bytes != h.trainable)
       fail_msg("%s %s: state of %lld bytes, the run held %zu", rows[i].method, rows[i].set,
                (long long)c.state_bytes, h.trainable);
+    assert_true(c.estimate == rows[i].grows);
     if ((size_t)c.gradient_bytes != h.grad || (size_t)c.candidate_bytes != h.candidate)
       fail_msg("%s %s: gradients of %lld and candidates of %lld bytes, the run held %zu and %zu",
                rows[i].method, rows[i].set, (long long)c.gradient_bytes, (long long)c.candidate_bytes, h.grad,
