@@ -139,8 +139,8 @@ static lc_status labels(lc_cli *cli, const self_t *s, lc_loaded *l, json_t *resu
   LC_TRY(lc_net_labels(l->net, &names, &set));
   LC_GO(lc_rows_open(l->net, l->tok, s->data, &(lc_data_opts){.seq = l->model->config.context, .labels = &set}, &rows));
   LC_GO(lc_eval_labels(l->net, rows, s->limit, s->log_samples, &score));
-  json_object_update_new(result, json_pack("{s:f, s:I, s:f, s:f}", "value", score.accuracy, "n", (json_int_t)score.n,
-                                           "stderr", score.stderr_, "loss", score.loss));
+  json_object_update_new(result, json_pack("{s:f, s:I, s:f, s:f, s:f}", "value", score.accuracy, "n", (json_int_t)score.n,
+                                           "stderr", score.stderr_, "loss", score.loss, "macro_f1", score.macro_f1));
 done:
   if (rows) lc_data_free(rows);
   lc_free(cli->ctx, names);

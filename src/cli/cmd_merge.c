@@ -105,6 +105,18 @@ static lc_status average(const self_t *s, lc_net *net) {
   return LC_OK;
 }
 
+/* A model with a list of modules (sentence-transformers) embeds texts: it has no head, unless an adapter brings one. */
+static lc_status load(lc_cli *cli, const char *model, lc_loaded *l) {
+  lc_head_opts head;
+  char *list = model ? lc_path_join(cli->ctx, model, "modules.json") : NULL;
+  LC_TRY(lc_cli_adapters_head(cli, &head));
+  if (head.task == LC_TASK_OWN && list && lc_path_exists(list)) head.task = LC_TASK_NONE;
+  lc_status st = lc_cli_load_for(cli, model, &head, LC_F32, LC_PATCH, true, l);
+  lc_head_opts_free(cli->ctx, &head);
+  lc_free(cli->ctx, list);
+  return st;
+}
+
 static lc_status run(lc_cli *cli, void *self) {
   self_t *s = self;
   if (!s->out) return lc_usage(cli->ctx, "-o OUT is missing");
@@ -122,7 +134,7 @@ static lc_status run(lc_cli *cli, void *self) {
   if (is_gguf(s->out) ? lc_path_is_dir(s->out) : lc_path_exists(s->out) && !lc_path_is_dir(s->out))
     return lc_usage(cli->ctx, "%s exists and is of the other kind", s->out);
   lc_loaded l;
-  LC_TRY(lc_cli_load(cli, s->model, LC_F32, LC_PATCH, true, &l));
+  LC_TRY(load(cli, s->model, &l));
   lc_status st = average(s, l.net);
   if (dtype == LC_NONE) dtype = base_dtype(l.net);
   lc_merge_report report = {0};

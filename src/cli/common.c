@@ -108,7 +108,7 @@ lc_status lc_cli_adapter_spec(lc_cli *cli, const char *spec, char **path, float 
 }
 
 /* The head that the first adapter with one was trained with. */
-static lc_status adapters_head(lc_cli *cli, lc_head_opts *head) {
+lc_status lc_cli_adapters_head(lc_cli *cli, lc_head_opts *head) {
   lc_status st = LC_OK;
   *head = (lc_head_opts){0};
   for (int i = 0; !st && !head->task && lc_cli_value(cli, "adapter", i); i++) {
@@ -124,7 +124,7 @@ static lc_status adapters_head(lc_cli *cli, lc_head_opts *head) {
 lc_status lc_cli_load(lc_cli *cli, const char *model, lc_dtype compute, lc_apply apply, bool tokenizer,
                       lc_loaded *out) {
   lc_head_opts head;
-  LC_TRY(adapters_head(cli, &head));
+  LC_TRY(lc_cli_adapters_head(cli, &head));
   lc_status st = lc_cli_load_for(cli, model, &head, compute, apply, tokenizer, out);
   lc_head_opts_free(cli->ctx, &head);
   return st;

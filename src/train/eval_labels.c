@@ -1,6 +1,5 @@
 /* How often a classifier is right: rows with labels, several a pass, through a graph that ends in what the head reads.
- * A row's loss is lse − logit[label] in f64; the label with the largest logit is the prediction, the lower of two equal
- * ones. */
+ * A row's loss is lse − logit[label] in f64; predictions are counted in confusion.c. */
 #include "train/internal.h"
 #include <math.h>
 #include <stdlib.h>
@@ -16,10 +15,9 @@ typedef struct {
   lc_segment segment[MAX_BATCH];
   lc_example example[MAX_BATCH];
   int64_t n, rows;
-  float *logits;
   lc_out *log;
   double sum;
-  int64_t right, labels;
+  lc_confusion seen;
 } job;
 
 lc_status lc_net_labels(const lc_net *net, const char ***names, lc_label_set *set) {
@@ -36,20 +34,14 @@ lc_status lc_net_labels(const lc_net *net, const char ***names, lc_label_set *se
 
 /* The prediction of row r; its nll is added. */
 static lc_status read_row(job *j, int64_t r, int32_t label, int64_t *best) {
-  const int64_t K = j->graph.head->M;
-  double top, sum = 0;
-  LC_TRY(lc_head_logits(j->run, j->graph.features, j->graph.head, r, r + 1, j->logits));
-  *best = 0;
-  for (int64_t k = 1; k < K; k++)
-    if (j->logits[k] > j->logits[*best]) *best = k;
-  top = (double)j->logits[*best];
-  for (int64_t k = 0; k < K; k++) sum += exp((double)j->logits[k] - top);
-  const double nll = top + log(sum) - (double)j->logits[label];
-  if (!isfinite(nll))
-    return lc_fail(j->net->ctx, "the loss of label %lld is not finite", (long long)j->labels + 1);
+  lc_confusion *c = &j->seen;
+  LC_TRY(lc_confusion_row(c, j->run, &j->graph, r, label, best));
+  const double top = (double)c->logits[*best];
+  double sum = 0;
+  for (int64_t k = 0; k < c->K; k++) sum += exp((double)c->logits[k] - top);
+  const double nll = top + log(sum) - (double)c->logits[label];
+  if (!isfinite(nll)) return lc_fail(j->net->ctx, "the loss of label %lld is not finite", (long long)c->n);
   j->sum += nll;
-  j->right += *best == label;
-  j->labels++;
   return LC_OK;
 }
 
@@ -134,28 +126,29 @@ lc_status lc_eval_labels(lc_net *net, const lc_dataset *data, int64_t limit, con
   job *j = lc_alloc(ctx, LC_MEM_OTHER, sizeof *j);
   if (!j) return LC_FAILED;
   j->net = net;
+  j->seen.ctx = ctx;
   LC_GO(lc_longest(ctx, data, 1, NULL, &longest));
   const int64_t room = lc_max64(longest, PASS_ROWS);
   LC_GO(lc_net_build(net, false, NULL, NULL, &j->graph));
   LC_GO(lc_plan_new(j->graph.g, &(lc_plan_opts){.rows = room}, &j->plan));
   LC_GO(lc_run_new(ctx, j->plan, &j->run));
-  j->logits = lc_alloc_n(ctx, LC_MEM_OTHER, (size_t)net->model->config.labels, sizeof *j->logits);
-  if (!j->logits) LC_GO(LC_FAILED);
+  LC_GO(lc_confusion_new(net, &j->seen));
   if (log_path) LC_GO(lc_out_open(ctx, log_path, &log));
   open = log_path != NULL;
   if (open) j->log = &log;
   LC_GO(score(j, data, n, room));
-  out->n = j->labels;
-  out->accuracy = (double)j->right / (double)j->labels;
-  out->loss = j->sum / (double)j->labels;
-  out->stderr_ = sqrt(out->accuracy * (1 - out->accuracy) / (double)j->labels);
+  out->n = j->seen.n;
+  out->accuracy = lc_confusion_accuracy(&j->seen);
+  out->macro_f1 = lc_confusion_macro_f1(&j->seen);
+  out->loss = j->sum / (double)out->n;
+  out->stderr_ = sqrt(out->accuracy * (1 - out->accuracy) / (double)out->n);
 done:
   if (open && !st) st = lc_out_commit(&log);
   if (open && st) lc_out_abort(&log);
   lc_run_free(j->run);
   lc_plan_free(j->plan);
   lc_net_graph_free(&j->graph);
-  lc_free(ctx, j->logits);
+  lc_confusion_free(&j->seen);
   lc_free(ctx, j);
   return st;
 }

@@ -21,7 +21,8 @@ static int64_t fill_batch(lc_loop *l, int64_t from, int64_t end) {
   return n - n % lc_max64(1, t->goal.row->together);
 }
 
-static lc_status mean_loss(lc_loop *l, double *loss, int64_t *targets) {
+/* seen: a classifier's answers are counted; or NULL. */
+static lc_status mean_loss(lc_loop *l, double *loss, int64_t *targets, lc_confusion *seen) {
   lc_training *t = &l->t;
   const int64_t group = lc_data_describe(t->eval_data).group;
   int64_t end = lc_data_count(t->eval_data);
@@ -33,6 +34,7 @@ static lc_status mean_loss(lc_loop *l, double *loss, int64_t *targets) {
     int64_t n = fill_batch(l, i, end);
     lc_status st = t->policy ? lc_goal_batch(l, l->eval_batch, n, end / group, &sum, targets)
                              : lc_pass(t, l->eval_batch, n, false, 1, &sum, targets);
+    if (!st && seen) st = lc_confusion_pass(seen, t->run, &t->graph);
     if (st)
       return lc_fail(t->ctx, "evaluation after step %lld, rows from %lld: %s", (long long)t->step,
                      (long long)i + 1, lc_error(t->ctx));
@@ -60,6 +62,18 @@ static lc_status mean_reward(lc_loop *l, double *loss, int64_t *targets, json_t 
   return LC_OK;
 }
 
+/* The loss and, of a classifier, how often it is right. */
+static lc_status losses(lc_loop *l, double *loss, int64_t *targets, json_t *told) {
+  lc_training *t = &l->t;
+  lc_confusion seen;
+  if (t->policy || !lc_task_has_labels(t->net->model->config.task)) return mean_loss(l, loss, targets, NULL);
+  LC_TRY(lc_confusion_new(t->net, &seen));
+  lc_status st = mean_loss(l, loss, targets, &seen);
+  if (!st) json_object_set_new(told, "accuracy", json_real(lc_confusion_accuracy(&seen)));
+  lc_confusion_free(&seen);
+  return st;
+}
+
 /* History, the best so far, the event. */
 static lc_status record(lc_loop *l, double loss, double perplexity, int64_t targets, double began, json_t *told) {
   lc_training *t = &l->t;
@@ -84,7 +98,7 @@ lc_status lc_evaluate(lc_loop *l) {
   int64_t targets = 0;
   if (l->evaluated || !due(l)) return LC_OK;
   json_t *told = json_object();
-  lc_status st = t->policy && t->policy->rollout ? mean_reward(l, &loss, &targets, told) : mean_loss(l, &loss, &targets);
+  lc_status st = t->policy && t->policy->rollout ? mean_reward(l, &loss, &targets, told) : losses(l, &loss, &targets, told);
   if (!st && t->policy && !t->policy->rollout && t->goal.row->tell) t->goal.row->tell(t->goal.self, t->policy, told);
   if (st) {
     json_decref(told);

@@ -151,4 +151,18 @@ json_t *lc_run_summary(const lc_loop *); /* what "done" and the history say of t
 lc_status lc_evaluate(lc_loop *);
 void lc_mend_utf8(char *text, size_t n); /* in place */
 lc_status lc_sample_text(lc_loop *);
+/* confusion.c: a classifier's answers, counted. */
+typedef struct {
+  lc_ctx *ctx;
+  int64_t K, n, right;
+  int64_t *said, *so, *both; /* K each */
+  float *logits;             /* of the last row */
+} lc_confusion;
+lc_status lc_confusion_new(const lc_net *, lc_confusion *);
+void lc_confusion_free(lc_confusion *);
+lc_status lc_confusion_row(lc_confusion *, lc_run *, const lc_net_graph *, int64_t row, int32_t label, int64_t *best);
+lc_status lc_confusion_pass(lc_confusion *, lc_run *, const lc_net_graph *); /* all rows with a label of the pass that was run */
+double lc_confusion_accuracy(const lc_confusion *);
+double lc_confusion_macro_f1(const lc_confusion *);
+
 #endif

@@ -221,7 +221,7 @@ lc_status lc_cost(lc_net *, const lc_method *, void *self, lc_train_opts *, lc_m
 
 /* ---- evaluation: its own run over any net ---- */
 typedef struct {
-  double accuracy, stderr_, loss;
+  double accuracy, stderr_, loss, macro_f1;
   int64_t n; /* labels */
 } lc_label_score;
 /* Rows with labels. log (or NULL): a JSON line a row, {"label" or "tags", "predicted"}. */

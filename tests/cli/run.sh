@@ -352,7 +352,9 @@ for i in $(seq 20); do echo "{\"tokens\": [\"the\", \"cat\"], \"tags\": [0, $((i
 classify() { # MODEL
   run 0 train -m "$1" -d labels.jsonl --task classification --method lora --eval-data labels.jsonl $small -o "$2" --overwrite
   [ -f "$2/adapter_model.safetensors" ] && says modules_to_save "$2/adapter_config.json" && says '"even"' "$2/lacuna_adapter.json"
-  run 0 eval -m "$1" -a "$2" -d labels.jsonl --metric accuracy --json --log-samples log.jsonl && has value n loss stderr
+  run 0 eval -m "$1" -a "$2" -d labels.jsonl --metric accuracy --json --log-samples log.jsonl && has value n loss stderr macro_f1
+  awk -F'"' '{so[$4]++; said[$8]++; both[$4] += $4 == $8} END {for (k in so) said[k] += 0; for (k in said) {n++; f += 2 * both[k] / (so[k] + said[k])} printf "%.6f", f / n}' log.jsonl >f1
+  grep -o '"macro_f1": *[0-9.]*' out | grep -o '[0-9.]*$' | awk '{printf "%.6f", $1}' | cmp - f1
   [ "$(wc -l <log.jsonl)" = 20 ] && says '"predicted"' log.jsonl
   run 2 eval -m "$1" -a "$2" -d labels.jsonl && says "has labels"
   run 0 merge -m "$1" -a "$2" -o "$2-merged" && says ForSequenceClassification "$2-merged/config.json" && says '"odd"' "$2-merged/config.json"
@@ -372,6 +374,7 @@ full_classifier() {
 }
 t "a classifier as a model, and on from it" full_classifier
 label_refusals() {
+  run 1 train -m $E -d labels.jsonl --task classification --method mezo $small -o no && says "mezo has no gradients to train a new head with" && absent no
   run 2 train -m $E -d labels.jsonl --method lora $small -o no && says "predicts no next token" && absent no
   run 1 train -m $E -d rows.jsonl --task classification --method lora $small -o no && says "no row has a label" && absent no
   run 2 train -m $E -d labels.jsonl --task classification --head frozen --method lora $small -o no && says "--head frozen" && absent no

@@ -8,6 +8,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <jansson.h>
 #include "support/train_support.h"
 
 typedef struct {
@@ -167,12 +168,28 @@ static void odd_sizes(void **state) {
   stop(&l);
 }
 
+/* Accuracies of the evaluations in a run. */
+typedef struct {
+  int n;
+  double first, last;
+} told;
+static int hear(void *arg, const char *kind, const json_t *e) {
+  told *to = arg;
+  if (strcmp(kind, "eval")) return 0;
+  to->last = json_real_value(json_object_get(e, "accuracy"));
+  if (!to->n++) to->first = to->last;
+  return 0;
+}
+
 static void learns(void **state) {
   labelled l;
+  told seen = {0};
   start(&l, "roberta", LC_TASK_CLASSIFY, 2);
-  run(&l, (t_spec){.method = "lora", .out = "lora", .opts = "steps=100 batch=16 lr=0.005 keep=0"});
+  run(&l, (t_spec){.method = "lora", .out = "lora", .opts = "steps=100 batch=16 lr=0.005 keep=0", .event = hear, .arg = &seen});
   const lc_label_score s = score_of(&l, "lora");
   if (!(s.accuracy > 0.8)) fail_msg("accuracy %g, loss %g", s.accuracy, s.loss);
+  assert_true(seen.n >= 2 && seen.first < seen.last && seen.last == s.accuracy);
+  assert_true(s.macro_f1 > 0.7 && s.macro_f1 <= 1);
   run(&l, (t_spec){.method = "full",
                    .out = "head",
                    .opts = "steps=10 batch=16 keep=0",
