@@ -58,7 +58,8 @@ void lc_cli_overview(FILE *);
 void lc_cli_option_help(const lc_option *, FILE *); /* the rows of a table */
 
 /* ---- common.c ---- */
-void lc_cli_print_json(json_t *); /* one line on stdout; takes the reference */
+void lc_cli_print_json(json_t *); /* one line on stdout; takes the reference. NULL: see below */
+bool lc_cli_json_lost(void);      /* there was a line that could not be made: the command fails in the end */
 /* Bytes as a JSON string: tokens may hold half a character, and what is no UTF-8 becomes U+FFFD. */
 lc_status lc_cli_json_text(lc_ctx *, const lc_bytes *, json_t **);
 void lc_cli_note(const lc_cli *, const char *fmt, ...)

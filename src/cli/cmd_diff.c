@@ -26,6 +26,11 @@ static double share(int64_t part, int64_t of) {
   return of ? (double)part / (double)of : 0;
 }
 
+/* |change| by |weights|. */
+static double relative(const lc_diff_count *c) {
+  return c->sum_base > 0 || isnan(c->sum_base) ? sqrt(c->sum_delta / c->sum_base) : 0;
+}
+
 /* ---- JSON ---- */
 
 static json_t *tolerances(const int64_t *unchanged, int64_t n) {
@@ -38,11 +43,16 @@ static json_t *tolerances(const int64_t *unchanged, int64_t n) {
   return o;
 }
 
+/* Where weights are not finite, neither is what was computed of them: null. */
+static json_t *number(double x) {
+  return isfinite(x) ? json_real(x) : json_null();
+}
+
 static json_t *row_json(const lc_diff_row *r) {
   const lc_diff_count *c = &r->count;
-  json_t *o = json_pack("{s:I, s:I, s:f, s:f, s:f, s:s, s:b, s:o, s:f}", "entries", (json_int_t)c->n, "changed",
+  json_t *o = json_pack("{s:I, s:I, s:f, s:o, s:o, s:s, s:b, s:o, s:f}", "entries", (json_int_t)c->n, "changed",
                         (json_int_t)c->changed, "share", share(c->changed, c->n), "relative_norm",
-                        c->sum_base > 0 ? sqrt(c->sum_delta / c->sum_base) : 0, "largest", c->largest, "dtype",
+                        number(relative(c)), "largest", number(c->largest), "dtype",
                         lc_dtype_get(r->dtype)->name, "mixed", r->mixed, "sparsity", tolerances(c->unchanged, c->n),
                         "invisible_in_bf16", share(c->invisible, c->differ));
   if (r->full) json_object_update_new(o, json_pack("{s:I, s:I}", "rank", (json_int_t)r->rank, "full_rank", (json_int_t)r->full));
@@ -119,8 +129,7 @@ static void print_text(const self_t *s, const lc_diff *d, const double *none) {
     const lc_diff_row *r = &d->row[i];
     if (!r->count.changed && !r->full) continue;
     printf("%-58s %10lld changed (%.4f)  |d|/|w| %.4g  largest %.4g", r->name, (long long)r->count.changed,
-           share(r->count.changed, r->count.n), r->count.sum_base > 0 ? sqrt(r->count.sum_delta / r->count.sum_base) : 0,
-           r->count.largest);
+           share(r->count.changed, r->count.n), relative(&r->count), r->count.largest);
     if (r->full) printf("  rank %lld of %lld", (long long)r->rank, (long long)r->full);
     putchar('\n');
   }

@@ -128,8 +128,8 @@ static lc_status run(lc_cli *cli, void *self) {
                  (long long)context);
     goto done;
   }
-  if (s->temp > 0 && !cli->seed_given) lc_cli_note(cli, "seed %llu", (unsigned long long)o.seed);
   LC_GO(lc_session_new(l.net, context, lc_min64(512, lc_max64(ids.n, 1)), dtype, &session));
+  if (s->temp > 0 && !cli->seed_given) lc_cli_note(cli, "seed %llu", (unsigned long long)o.seed);
   lc_session_int8(session, !s->exact && strcmp(s->dtype, "f32")); /* who asks for f32 gets it */
   LC_GO(lc_generate_ids(session, l.tok, ids.id, ids.n, &o, keep, &k, &out, &stats));
   if (!cli->common.json) puts(""), fflush(stdout);

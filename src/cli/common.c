@@ -5,9 +5,18 @@
 #include <string.h>
 #include <unistd.h>
 
+static bool lost;
+
+bool lc_cli_json_lost(void) {
+  return lost;
+}
+
 void lc_cli_print_json(json_t *j) {
   char *text = json_dumps(j, JSON_COMPACT | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(9));
-  if (text) printf("%s\n", text);
+  if (text)
+    printf("%s\n", text);
+  else
+    lost = true;
   fflush(stdout);
   free(text);
   json_decref(j);

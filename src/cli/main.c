@@ -98,6 +98,11 @@ int main(int argc, char **argv) {
     fprintf(stderr, "lacuna %s: standard output cannot be written\n", cli.command->name);
     code = 1;
   }
+  if (lc_cli_json_lost() && !code) {
+    fprintf(stderr, "lacuna %s: a line of JSON is missing: a number is not finite, a name is no UTF-8, or memory ran out\n",
+            cli.command->name);
+    code = 1;
+  }
   if (st == LC_FAILED || st == LC_USAGE)
     fprintf(stderr, "lacuna %s: %s\n", cli.command->name, sentence(&cli));
   lc_ctx_free(cli.ctx);

@@ -165,8 +165,14 @@ static lc_status run_batch(job *j) {
       if (types) types[r] = (uint8_t)j->types.data[r];
     }
   LC_TRY(lc_forward(j->run, NULL));
-  for (int64_t i = 0; i < j->n; i++)
-    pool(j->run, j->graph.hidden, &j->segment[i], j->o, j->sum, j->tmp, j->out + (j->done + i) * C);
+  for (int64_t i = 0; i < j->n; i++) {
+    float *out = j->out + (j->done + i) * C;
+    pool(j->run, j->graph.hidden, &j->segment[i], j->o, j->sum, j->tmp, out);
+    for (int64_t c = 0; c < C; c++)
+      if (!isfinite(out[c]))
+        return lc_fail(j->net->ctx, "text %lld: number %lld of its embedding is not finite: a weight or an adapter's value is not",
+                       (long long)(j->done + i) + 1, (long long)c + 1);
+  }
   j->done += j->n;
   j->n = j->ids.n = 0;
   j->types.n = 0;

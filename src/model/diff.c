@@ -79,6 +79,11 @@ static float difference(lc_dtype d, float a, float b) {
   return rounded(d, rounded(d, b) - rounded(d, a));
 }
 
+/* A number that is none is the largest. */
+static double larger(double a, double b) {
+  return isnan(a) || a > b ? a : b;
+}
+
 static void count(const job *j, lc_diff_count *t, const float *a, const float *b, const float *c, int64_t n, float *delta) {
   t->n += n;
   for (int64_t i = 0; i < n; i++) {
@@ -91,7 +96,7 @@ static void count(const job *j, lc_diff_count *t, const float *a, const float *b
     t->invisible += raw != 0 && fabsf(raw) < fabsf(a[i]) / 256;
     t->sum_delta += size * size;
     t->sum_base += (double)a[i] * (double)a[i];
-    if (size > t->largest) t->largest = size;
+    t->largest = larger(t->largest, size);
     if (delta) delta[i] = d;
     if (!c) continue;
     const bool second = !(fabs((double)difference(j->dtype, a[i], c[i])) <= j->tolerance);
@@ -110,7 +115,7 @@ static void add(lc_diff_count *to, const lc_diff_count *t) {
   to->both += t->both;
   to->sum_delta += t->sum_delta;
   to->sum_base += t->sum_base;
-  to->largest = fmax(to->largest, t->largest);
+  to->largest = larger(to->largest, t->largest);
 }
 
 static lc_status copy_strip(lc_ctx *ctx, int worker, int slot, const lc_weight *w, lc_rect q, const float **out) {

@@ -15,6 +15,7 @@ static int make(const char *dir) {
   }
   lc_tiny llama = LC_TINY_LLAMA, gpt2 = LC_TINY_GPT2, missing = LC_TINY_LLAMA, encoder = LC_TINY_ROBERTA;
   missing.drop = "model.layers.1.mlp.up_proj.weight";
+  encoder.config = "{\"architectures\": [\"RobertaModel\"]}"; /* what the file holds: no head */
   lc_status st = lc_mkdirs(ctx, dir);
   if (!st) st = lc_tiny_hf(ctx, &llama, lc_tiny_path(dir, "llama"));
   if (!st) st = lc_tiny_hf(ctx, &gpt2, lc_tiny_path(dir, "gpt2"));

@@ -191,6 +191,10 @@ static void many_and_long(void **state) {
   const lc_embed_text bad = {"\xFF", 1};
   assert_int_equal(lc_embed(net, tok, &o, &bad, 1, out), LC_FAILED);
   assert_non_null(strstr(lc_error(ctx), "text 1 is not UTF-8"));
+  for (int i = 0; i < net->weights.n; i++)
+    if (net->weights.w[i].vector) net->weights.w[i].vector[0] = NAN;
+  assert_int_equal(lc_embed(net, tok, &o, list, 2, out), LC_FAILED);
+  assert_non_null(strstr(lc_error(ctx), "text 1: number 1 of its embedding is not finite"));
   lc_net_free(net);
   free(out);
   free(text);
