@@ -143,6 +143,9 @@ typedef enum {
 } lc_isa;
 lc_isa lc_isa_detect(void);       /* the best that CPU and operating system support */
 lc_isa lc_isa_of(const lc_ctx *); /* the one in use: LACUNA_ISA or the best */
+/* What some processors of an instruction set have beside it: 8-bit dot products, of 256 and of 512 bits. */
+typedef enum { LC_CPU_AVX_VNNI, LC_CPU_AVX512_VNNI, LC_CPU_FLAGS } lc_cpu_flag;
+bool lc_cpu_has(lc_cpu_flag);
 const char *lc_isa_name(lc_isa);  /* "scalar", "avx2", "avx512", "avx512_bf16", "amx" */
 const char *lc_cpu_name(void);    /* model name, for reports */
 double lc_now(void);              /* monotonic seconds */

@@ -6,9 +6,6 @@
 #include <string.h>
 #include <unistd.h>
 #include "kernels/ceilings.h"
-#ifdef __x86_64__
-#include <cpuid.h>
-#endif
 
 enum { ROUND = 200000, READ_BYTES = 512 << 20, FILL = 1 << 20 /* words */, STREAMS = 8, LINE = 8 };
 
@@ -98,16 +95,9 @@ static lc_status measure_reads(lc_ctx *ctx, double seconds, lc_ceilings *out) {
 
 /* ---- the list ---- */
 
-#ifdef __x86_64__
 bool lc_has_vnni(const lc_ctx *ctx) {
-  uint32_t a, b, c, d;
-  return lc_isa_of(ctx) >= LC_ISA_AVX512 && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (c & bit_AVX512VNNI);
+  return lc_isa_of(ctx) >= LC_ISA_AVX512 && lc_cpu_has(LC_CPU_AVX512_VNNI);
 }
-#else
-bool lc_has_vnni(const lc_ctx *ctx) {
-  return false;
-}
-#endif
 
 lc_status lc_ceilings_measure(lc_ctx *ctx, double seconds_each, lc_ceilings *out) {
   lc_isa isa = lc_isa_of(ctx);
@@ -119,6 +109,7 @@ lc_status lc_ceilings_measure(lc_ctx *ctx, double seconds_each, lc_ceilings *out
   if (isa >= LC_ISA_AVX512) f32 = lc_peak_f32_avx512;
   if (isa >= LC_ISA_AVX512_BF16) LC_TRY(measure_peak(ctx, lc_peak_bf16_avx512, seconds_each, &out->bf16));
   if (lc_has_vnni(ctx)) LC_TRY(measure_peak(ctx, lc_peak_int8_vnni, seconds_each, &out->int8));
+  if (isa == LC_ISA_AVX2 && lc_cpu_has(LC_CPU_AVX_VNNI)) LC_TRY(measure_peak(ctx, lc_peak_int8_avxvnni, seconds_each, &out->int8));
   if (isa >= LC_ISA_AMX) {
     LC_TRY(measure_peak(ctx, lc_peak_bf16_amx, seconds_each, &out->amx_bf16));
     LC_TRY(measure_peak(ctx, lc_peak_int8_amx, seconds_each, &out->amx_int8));

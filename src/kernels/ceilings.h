@@ -12,7 +12,7 @@ typedef struct {
   int threads;
   double f32;        /* fused multiply-add, FLOP/s */
   double bf16;       /* bf16 dot products, FLOP/s */
-  double int8;       /* 8-bit dot products, op/s */
+  double int8;       /* 8-bit dot products (VNNI of AVX-512, or AVX-VNNI where AVX2 is in use), op/s */
   double amx_bf16;   /* bf16 tile products, FLOP/s */
   double amx_int8;   /* 8-bit tile products, op/s */
   size_t read_bytes; /* what is read at a time, all threads together: at least four last-level caches */
@@ -32,6 +32,7 @@ double lc_peak_f32_avx2(int64_t rounds);
 double lc_peak_f32_avx512(int64_t rounds);
 double lc_peak_bf16_avx512(int64_t rounds);
 double lc_peak_int8_vnni(int64_t rounds);
+double lc_peak_int8_avxvnni(int64_t rounds);
 double lc_peak_bf16_amx(int64_t rounds);
 double lc_peak_int8_amx(int64_t rounds);
 bool lc_has_vnni(const lc_ctx *); /* AVX-512 VNNI, and the instruction set in use is AVX-512 at least */

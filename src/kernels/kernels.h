@@ -32,6 +32,17 @@ typedef struct lc_q8_vector {
 #define LC_Q8_MOST  3.4e38f
 size_t lc_q8_bytes(int64_t n); /* of a buffer that holds such a vector of n values */
 lc_q8_vector lc_q8_in(void *buffer, int64_t n);
+/* The same for T tokens, block b of token t at t·n/32 + b, with what gemm_q8 makes of the sums. */
+typedef struct {
+  int64_t n;
+  int8_t *q;
+  float *scale, *offset;        /* offset: scale·Σ q */
+  int32_t *start8, *start128; /* −8·Σ q, −128·Σ q */
+} lc_q8_rows;
+enum { LC_Q8_PANEL = 16 /* rows of W that are packed together */ };
+size_t lc_q8_panel_bytes(lc_dtype, int64_t n); /* of a panel of rows of n values */
+size_t lc_q8_rows_bytes(int64_t T, int64_t n); /* of a buffer that holds T tokens */
+lc_q8_rows lc_q8_rows_in(void *buffer, int64_t T, int64_t n);
 
 typedef struct lc_kernels {
   lc_isa isa;
@@ -73,6 +84,12 @@ typedef struct lc_kernels {
    * is a multiple of 32 -- */
   void (*quantise_q8)(int64_t n, const float *x, const lc_q8_vector *q); /* the same bits on every path */
   void (*gemv_q8)(lc_dtype, int64_t m, int64_t n, const void *W, size_t row_bytes, const lc_q8_vector *x, float *y);
+
+  /* -- the same for many tokens. pack_q8: m <= LC_Q8_PANEL rows of W, wherever they are, to a panel (scalar/gemm_q8.c; the same bits on
+   * every path), 64-byte aligned; missing rows are zeros. gemm_q8: tokens t0 … t0+T-1 of x times `panels` panels that lie one after another;
+   * y (T, 16·panels) stride ldy. A token's products with a row do not depend on what comes with them -- */
+  void (*pack_q8)(lc_dtype, int64_t m, int64_t n, const uint8_t *const *row, void *packed);
+  void (*gemm_q8)(lc_dtype, int64_t T, int64_t panels, const void *packed, const lc_q8_rows *x, int64_t t0, float *y, int64_t ldy);
 
   /* -- norms. One row of C; w is never NULL, b, dw and db may be; y may be x, dx may be dy -- */
   void (*rmsnorm)(int64_t C, float eps, const float *x, const float *w, float *y, float *rstd);
@@ -167,6 +184,7 @@ typedef struct lc_kernels {
   void (*adamw)(int64_t n, const lc_adamw_hyper *, float step, float *value, const float *grad, float *m,
                 float *v, float *age);
 } lc_kernels;
+void lc_q8_rows_set(const lc_kernels *, const lc_q8_rows *, int64_t t, const float *row); /* token t */
 
 /* Largest query and key tile that callers use for attention, and the scratch that the kernels may use
  * (floats). */
@@ -214,6 +232,8 @@ enum { LC_SHARED_PACKED = 2 };
 lc_status lc_gemm_pack_shared(lc_ctx *, const lc_gemm_shape *, const void *B, const void **packed);
 /* Packed columns that a chunk of rows should take at a time, so that they stay in the cache from chunk to chunk. */
 int64_t lc_gemm_packed_columns(const lc_ctx *, lc_dtype, int64_t n, int64_t k);
+/* Whether the committed table names integer products (gemm_q8) for many tokens and weights stored as `weight`, beside a dense path in `compute`. */
+bool lc_gemm_takes_q8(const lc_ctx *, lc_dtype weight, lc_dtype compute);
 /* The provider that the committed table names for this ISA and shape: "amx", "openblas", "onednn",
  * "native", "reference". */
 const char *lc_gemm_provider(const lc_ctx *, const lc_gemm_shape *);

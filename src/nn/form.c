@@ -154,6 +154,12 @@ lc_status lc_form_gemv_q8(lc_ctx *ctx, const lc_form *f, int64_t r0, int64_t r1,
   return LC_OK;
 }
 
+void lc_form_pack_q8(lc_ctx *ctx, const lc_form *f, int64_t r0, int64_t r1, void *packed) {
+  const uint8_t *row[LC_Q8_PANEL];
+  for (int64_t r = r0; r < r1; r++) row[r - r0] = stored_row(f, r);
+  lc_kernels_get(ctx)->pack_q8(f->src.dtype, r1 - r0, f->src.shape[f->src.ndim - 1], row, packed);
+}
+
 static size_t dense_bytes(const lc_form *f) {
   size_t n = 0;
   lc_dtype_bytes(f->src.dtype, lc_tensor_count(&f->src), &n);

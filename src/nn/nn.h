@@ -118,6 +118,8 @@ void lc_form_pick(lc_ctx *, const lc_form *, int64_t n, const int64_t *place, fl
 /* Whether one-token products with a vector in bytes (kernels.h, lc_q8_vector) are possible: quantised storage; and such a product. */
 bool lc_form_takes_q8(const lc_form *);
 lc_status lc_form_gemv_q8(lc_ctx *, const lc_form *, int64_t r0, int64_t r1, const struct lc_q8_vector *x, float *y);
+/* Packs rows [r0,r1), 16 at most, for the integer products of prompts (kernels.h, pack_q8). */
+void lc_form_pack_q8(lc_ctx *, const lc_form *, int64_t r0, int64_t r1, void *packed);
 void lc_form_free(lc_ctx *, lc_form *);
 
 /* ---- weight ---- */

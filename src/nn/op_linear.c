@@ -1,7 +1,7 @@
 /* linear: y (T,M) = x (T,N)·Weffᵀ + bias (+ residual). Weights are decoded and patched a tile at a time, in the compute dtype, into the
  * worker's scratch: row strips for y, column blocks for dx = dy·Weff; dW goes to the weight's consumers (gradient.c). Where columns are
  * trained, a third input is x[lines] (op_gather.c), and x itself is not kept for them.
- * A few rows without gradients (decoding): linear_few.c. */
+ * Without gradients: a few rows (decoding), linear_few.c; prompts in integers, linear_prompt.c. */
 #include "kernels/kernels.h"
 #include "nn/ops.h"
 #include <string.h>
@@ -238,12 +238,17 @@ static lc_status backward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1)
   return n->want & LC_IN(1) ? lc_grad_pass(n, run, 1, r0, r1) : LC_OK;
 }
 
+static int joint(const lc_node *const *node, int n, lc_run *run, lc_status *st) {
+  int ran = lc_linear_few(node, n, run, st);
+  return ran ? ran : lc_linear_prompt(node, n, run, st);
+}
+
 const lc_op lc_op_linear = {.name = "linear",
                             .flags = LC_OP_ROWWISE,
                             .grad_alias = 2,
                             .shape = shape,
                             .trains = trains,
                             .saves = saves,
-                            .joint = lc_linear_few,
+                            .joint = joint,
                             .forward = forward,
                             .backward = backward};

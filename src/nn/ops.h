@@ -45,8 +45,9 @@ lc_weight *lc_build_weight(lc_builder *, const char *fmt, int layer, const char 
 static inline size_t lc_size_of(lc_dtype d) {
   return d == LC_BF16 ? 2 : 4;
 }
-/* linear_few.c: lc_op_linear's joint. */
+/* linear_few.c, linear_prompt.c: together lc_op_linear's joint. */
 int lc_linear_few(const lc_node *const *, int n, lc_run *, lc_status *);
+int lc_linear_prompt(const lc_node *const *, int n, lc_run *, lc_status *);
 /* attention_bf16.c: lc_op_attention over values in bf16, without a cache. */
 lc_status lc_attention_bf16_forward(const lc_node *, lc_run *);
 lc_status lc_attention_bf16_backward(const lc_node *, lc_run *);

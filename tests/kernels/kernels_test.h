@@ -85,8 +85,15 @@ static inline void *aligned(probe *p, size_t bytes) {
   return block + (64 - (uintptr_t)block % 64) % 64;
 }
 
+/* n values of random blocks whose scales (the first `scales` f16) are ordinary numbers. */
+uint8_t *random_blocks(probe *p, int64_t n, lc_dtype dtype);
+
 /* ---- the rows that have files of their own ---- */
 
+void row_quantise_q8(probe *p);
+void row_gemv_q8(probe *p);
+void row_pack_q8(probe *p);
+void row_gemm_q8(probe *p);
 void row_rmsnorm(probe *p);
 void row_rmsnorm_back(probe *p);
 void row_layernorm(probe *p);

@@ -3,6 +3,10 @@
  * one figure, the normalised mean square error Σ(got−want)²/Σwant². A tolerance of 0 asks for the same bits.
  * To add a kernel's test, add its row, here or in the kernels_*.c of its topic. */
 #include "kernels_test.h"
+#ifdef __x86_64__
+#include "kernels/avx2/avx2.h"
+#include "kernels/avx512/avx512.h"
+#endif
 #include <stdio.h>
 
 /* ---- conversions ---- */
@@ -68,7 +72,7 @@ static void row_f32_to_f16(probe *p) {
 }
 
 /* n values of random blocks whose scales (the first `scales` f16) are ordinary numbers. */
-static uint8_t *random_blocks(probe *p, int64_t n, lc_dtype dtype) {
+uint8_t *random_blocks(probe *p, int64_t n, lc_dtype dtype) {
   const lc_dtype_info *info = lc_dtype_get(dtype);
   int64_t blocks = n / info->block;
   uint8_t *q = room(p, blocks * info->bytes, 1);
@@ -221,14 +225,6 @@ static void row_gemv(probe *p) {
   }
 }
 
-/* Values as activations are, and blocks of the kinds that need care: zeros, something too small, something not finite. */
-static float *activations(probe *p, int64_t n) {
-  float *x = randoms(p, n, 3);
-  for (int64_t b = 0; b < n / 32; b++)
-    for (int i = 0; i < 32 && b % 7 == 3; i++) x[b * 32 + i] *= b % 2 ? 0.0f : 1e-33f;
-  return x;
-}
-
 static void row_mix_rows(probe *p) {
   static const lc_dtype dtypes[] = {LC_F32, LC_BF16, LC_F16};
   for (size_t d = 0; d < sizeof dtypes / sizeof *dtypes; d++)
@@ -267,49 +263,6 @@ static void row_add_low_rank(probe *p) {
       }
 }
 
-static void row_quantise_q8(probe *p) {
-  EACH_SIZE(n) for (int kind = 0; kind < 4; kind++) {
-    if (n % 32) continue;
-    float *x = activations(p, n);
-    if (kind == 1) x[n / 2] = NAN;
-    if (kind == 2) x[n - 1] = -INFINITY;
-    if (kind == 3) x[0] = 3e38f;
-    lc_q8_vector a = lc_q8_in(room(p, (int64_t)lc_q8_bytes(n), 1), n), b = lc_q8_in(room(p, (int64_t)lc_q8_bytes(n), 1), n);
-    p->fast->quantise_q8(n, x, &a), p->scalar->quantise_q8(n, x, &b);
-    compare_bits(p, (size_t)n, a.q, b.q), compare_bits(p, (size_t)n / 32 * 4, a.sum, b.sum);
-    for (int64_t i = 0; i < n / 32; i++) /* NaN may have either sign */
-      if (memcmp(a.scale + i, b.scale + i, 4) && !(isnan(a.scale[i]) && isnan(b.scale[i]))) p->error = INFINITY;
-    if (kind == 1 && !isnan(a.scale[n / 2 / 32])) p->error = INFINITY;
-    if (kind == 2 && !isnan(a.scale[n / 32 - 1])) p->error = INFINITY;
-    for (int64_t i = 0; i < n && !kind; i++) /* it stands for the vector: half a step of the block's scale */
-      if (fabsf(x[i] - a.scale[i / 32] * a.q[i]) > a.scale[i / 32] * 0.5001f + LC_Q8_LEAST) p->error = INFINITY;
-  }
-}
-
-static void row_gemv_q8(probe *p) {
-  static const lc_dtype dtypes[] = {LC_Q8_0, LC_Q4_0, LC_Q4_1};
-  for (size_t d = 0; d < sizeof dtypes / sizeof *dtypes; d++)
-    for (int64_t m = 1; m <= 67; m += m < 9 ? 1 : m < 16 ? 5 : 24) EACH_SIZE(n) {
-        if (n % 32 || m * n > 40000) continue;
-        size_t used = (size_t)(n / 32 * lc_dtype_get(dtypes[d])->bytes), row_bytes = used + 40;
-        float *x = activations(p, n), *got = zeros(p, m), *want = zeros(p, m);
-        uint8_t *W = room(p, (int64_t)row_bytes * m, 1);
-        for (int64_t i = 0; i < m; i++) memcpy(W + (size_t)i * row_bytes, random_blocks(p, n, dtypes[d]), used);
-        lc_q8_vector q = lc_q8_in(room(p, (int64_t)lc_q8_bytes(n), 1), n);
-        p->fast->quantise_q8(n, x, &q); /* the same bits as the reference's, and packed for this path */
-        p->fast->gemv_q8(dtypes[d], m, n, W, row_bytes, &q, got), p->scalar->gemv_q8(dtypes[d], m, n, W, row_bytes, &q, want);
-        compare_f32(p, m + 1, got, want);
-        for (int64_t i = 0; i < m; i++) { /* a row's sum does not depend on the rows that come with it */
-          float alone = 0;
-          p->fast->gemv_q8(dtypes[d], 1, n, W + (size_t)i * row_bytes, row_bytes, &q, &alone);
-          if (memcmp(&alone, got + i, 4)) p->error = INFINITY;
-        }
-        for (int64_t i = 0; i < n; i++) x[i] = q.scale[i / 32] * q.q[i]; /* the same product, decoded */
-        p->scalar->gemv(dtypes[d], m, n, W, row_bytes, x, want);
-        compare_f32(p, m + 1, got, want);
-      }
-}
-
 /* ---- the list ---- */
 
 typedef struct {
@@ -342,6 +295,8 @@ static const row rows[] = {
     ROW(add_low_rank, 1e-12),
     ROW(quantise_q8, 0),
     ROW(gemv_q8, 1e-12),
+    ROW(pack_q8, 0),
+    ROW(gemm_q8, 1e-12),
     ROW(rmsnorm, 1e-13),
     ROW(rmsnorm_back, 1e-13),
     ROW(layernorm, 1e-13),
@@ -373,26 +328,48 @@ static const row rows[] = {
     ROW(adamw, 1e-13),
 };
 
+/* One row on one table. */
+static bool row_is_right(const lc_kernels *fast, size_t i, const char *label) {
+  static probe p;
+  p = (probe){.fast = fast,
+              .scalar = lc_kernels_for(LC_ISA_SCALAR),
+              .exact = lc_kernels_f64_get(),
+              .rng = {.seed = 11, .tensor = (uint32_t)i, .purpose = LC_RNG_TEST}};
+  rows[i].run(&p);
+  for (int b = 0; b < p.n_blocks; b++) free(p.blocks[b]);
+  double nmse = p.error / p.norm;
+  bool ok = p.norm > 0 && nmse <= rows[i].tolerance;
+  printf("%-12s %-16s NMSE %.1e%s\n", label, rows[i].name, nmse, ok ? "" : "   TOO MUCH");
+  return ok;
+}
+
 static void test_every_kernel(void **state) {
   (void)state;
   int failures = 0;
   for (lc_isa isa = LC_ISA_SCALAR; isa <= lc_isa_detect(); isa++) {
     assert_non_null(lc_kernels_for(isa));
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-      static probe p;
-      p = (probe){.fast = lc_kernels_for(isa),
-                  .scalar = lc_kernels_for(LC_ISA_SCALAR),
-                  .exact = lc_kernels_f64_get(),
-                  .rng = {.seed = 11, .tensor = (uint32_t)i, .purpose = LC_RNG_TEST}};
-      rows[i].run(&p);
-      for (int b = 0; b < p.n_blocks; b++) free(p.blocks[b]);
-      double nmse = p.error / p.norm;
-      bool ok = p.norm > 0 && nmse <= rows[i].tolerance;
-      failures += !ok;
-      printf("%-12s %-16s NMSE %.1e%s\n", lc_isa_name(isa), rows[i].name, nmse, ok ? "" : "   TOO MUCH");
-    }
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) failures += !row_is_right(lc_kernels_for(isa), i, lc_isa_name(isa));
   }
   assert_int_equal(failures, 0);
+}
+
+/* What the tables take on processors that lack what this one has. */
+static void test_lesser_processors(void **state) {
+  (void)state;
+#ifdef __x86_64__
+  size_t i = 0;
+  while (rows[i].run != row_gemm_q8) i++;
+  if (lc_isa_detect() >= LC_ISA_AVX2) {
+    lc_kernels t = *lc_kernels_for(LC_ISA_AVX2);
+    t.gemm_q8 = lc_avx2_gemm_q8;
+    assert_true(row_is_right(&t, i, "avx2, no vnni"));
+  }
+  if (lc_isa_detect() >= LC_ISA_AVX512) {
+    lc_kernels t = *lc_kernels_for(LC_ISA_AVX512);
+    t.gemm_q8 = lc_avx512_gemm_q8;
+    assert_true(row_is_right(&t, i, "512, no vnni"));
+  }
+#endif
 }
 
 /* The table is pointers behind its isa: as many rows as pointers, each pointer with its row and not NULL on
@@ -436,7 +413,7 @@ static void test_exp_keeps_its_digits(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_no_entry_is_forgotten),
-                                     cmocka_unit_test(test_every_kernel),
+                                     cmocka_unit_test(test_every_kernel), cmocka_unit_test(test_lesser_processors),
                                      cmocka_unit_test(test_exp_keeps_its_digits)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

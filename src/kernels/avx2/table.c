@@ -13,4 +13,6 @@ void lc_kernels_avx2(lc_kernels *t) {
   t->transpose_bf16 = lc_avx2_transpose_bf16;
   t->quantise_q8 = lc_avx2_quantise_q8;
   t->gemv_q8 = lc_avx2_gemv_q8;
+  t->pack_q8 = lc_avx2_pack_q8;
+  t->gemm_q8 = lc_cpu_has(LC_CPU_AVX_VNNI) ? lc_avx2_vnni_gemm_q8 : lc_avx2_gemm_q8;
 }

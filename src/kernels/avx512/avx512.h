@@ -22,6 +22,9 @@ void lc_avx512_bf16_attention_back(const lc_attention_shape *, int64_t tq, int64
                                    float *dv, void *scratch);
 void lc_avx512_vnni_quantise_q8(int64_t n, const float *x, const lc_q8_vector *q);
 void lc_avx512_vnni_gemv_q8(lc_dtype, int64_t m, int64_t n, const void *W, size_t row_bytes, const lc_q8_vector *x, float *y);
+void lc_avx512_pack_q8(lc_dtype, int64_t m, int64_t n, const uint8_t *const *row, void *packed);
+void lc_avx512_gemm_q8(lc_dtype, int64_t T, int64_t panels, const void *packed, const lc_q8_rows *x, int64_t t0, float *y, int64_t ldy);
+void lc_avx512_vnni_gemm_q8(lc_dtype, int64_t T, int64_t panels, const void *packed, const lc_q8_rows *x, int64_t t0, float *y, int64_t ldy);
 
 void lc_kernels_avx512(lc_kernels *);
 void lc_kernels_avx512_bf16(lc_kernels *);

@@ -36,6 +36,39 @@ const lc_gemm_provider_row *lc_gemm_choose(const lc_ctx *ctx, const lc_gemm_shap
   return &lc_gemm_native;
 }
 
+/* Prompts in integers (gemm_q8), or decoded: the same kind of table. On one core of an Intel processor with AMX (T = 512, SmolLM2's shapes, Gop/s):
+ *                      Q8_0        Q4_0, Q4_1   f32 peak   bf16
+ *   AVX-512, VNNI      450         420 to 460   169        85 (peak)
+ *   AVX-512, no VNNI   120         170 to 270   169
+ *   AVX2, AVX-VNNI     225 to 245  220 to 240   84
+ *   AVX2, no VNNI      90          150          84
+ *   AMX                                                    1,000 and more, in tiles
+ * so that where there are tiles for the compute dtype, integers lose, and without dot products Q8_0 gains nothing. */
+typedef struct {
+  lc_isa from, to;
+  lc_dtype compute; /* of the dense path beside it */
+  int needs;        /* an lc_cpu_flag; -1: nothing */
+  bool q8_0, q4;    /* which are taken */
+} q8_choice;
+
+static const q8_choice q8_choices[] = {
+    {LC_ISA_AMX, LC_ISA_AMX, LC_BF16, -1, false, false},
+    {LC_ISA_AVX512, LC_ISA_AMX, LC_NONE, LC_CPU_AVX512_VNNI, true, true},
+    {LC_ISA_AVX512, LC_ISA_AVX512, LC_NONE, -1, false, true},
+    {LC_ISA_AVX2, LC_ISA_AVX2, LC_NONE, LC_CPU_AVX_VNNI, true, true},
+    {LC_ISA_AVX2, LC_ISA_AVX2, LC_NONE, -1, false, true},
+};
+
+bool lc_gemm_takes_q8(const lc_ctx *ctx, lc_dtype weight, lc_dtype compute) {
+  lc_isa isa = lc_isa_of(ctx);
+  for (size_t i = 0; i < sizeof q8_choices / sizeof *q8_choices; i++) {
+    const q8_choice *c = &q8_choices[i];
+    if (isa < c->from || isa > c->to || (c->compute != LC_NONE && c->compute != compute)) continue;
+    if (c->needs < 0 || lc_cpu_has((lc_cpu_flag)c->needs)) return weight == LC_Q8_0 ? c->q8_0 : c->q4 && (weight == LC_Q4_0 || weight == LC_Q4_1);
+  }
+  return false;
+}
+
 const lc_gemm_provider_row *lc_gemm_provider_by_name(const char *name) {
   static const lc_gemm_provider_row *const rows[] = {&lc_gemm_openblas, &lc_gemm_onednn, &lc_gemm_native,
                                                      &lc_gemm_reference,

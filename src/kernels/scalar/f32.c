@@ -62,6 +62,8 @@ void lc_kernels_scalar(lc_kernels *t) {
       .add_low_rank = lc_ref_add_low_rank,
       .quantise_q8 = lc_ref_quantise_q8,
       .gemv_q8 = lc_ref_gemv_q8,
+      .pack_q8 = lc_ref_pack_q8,
+      .gemm_q8 = lc_ref_gemm_q8,
       .rmsnorm = lc_ref_rmsnorm,
       .rmsnorm_back = lc_ref_rmsnorm_back,
       .layernorm = lc_ref_layernorm,
