@@ -20,6 +20,7 @@ typedef struct {
 double lc_bench_median(double *x, int n);       /* sorts x */
 void lc_bench_row(lc_bench_run *, json_t *row); /* keeps it and, without --json, prints it */
 lc_status lc_bench_gemm(lc_bench_run *);
+lc_status lc_bench_gemm_int8(lc_bench_run *); /* bench_gemm_int8.c: its rows of integer products */
 lc_status lc_bench_attention(lc_bench_run *);
 lc_status lc_bench_sampled(lc_bench_run *);
 lc_status lc_bench_train(lc_bench_run *);

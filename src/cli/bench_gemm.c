@@ -1,5 +1,6 @@
 /* bench gemm: y = x·Wᵀ, dx = dy·W and dW = dyᵀ·x at SmolLM2's shapes, cut into chunks as the ops do (op_linear.c: the weight packed
- * first where products gain by it, and chunks of rows; or strips of the weight), against the register peak of the dtype. */
+ * first where products gain by it, and chunks of rows; or strips of the weight), against the register peak of the dtype. Then the integer products of
+ * prompts (bench_gemm_int8.c). */
 #include "cli/bench.h"
 
 typedef enum { FORWARD, DX, DW } product;
@@ -132,5 +133,5 @@ lc_status lc_bench_gemm(lc_bench_run *b) {
         }
   }
   lc_free(ctx, x), lc_free(ctx, w), lc_free(ctx, dy), lc_free(ctx, out), lc_free(ctx, packed);
-  return st;
+  return st ? st : lc_bench_gemm_int8(b);
 }

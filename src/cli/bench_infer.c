@@ -38,6 +38,10 @@ static const char *form_of(const lc_net *net) {
   return "?";
 }
 
+static bool wants_int8(const lc_bench_run *b) {
+  return !b->opts->exact && strcmp(b->opts->train.dtype, "f32");
+}
+
 static lc_status session(lc_bench_run *b, subject *x) {
   lc_ctx *ctx = b->cli->ctx;
   int64_t V = x->l.model->config.V;
@@ -50,7 +54,7 @@ static lc_status session(lc_bench_run *b, subject *x) {
   lc_rng r = {.seed = 1, .purpose = LC_RNG_TEST};
   for (int64_t i = 0; i < x->context; i++) x->ids[i] = (int32_t)lc_rng_below(&r, (uint64_t)i, (uint64_t)V);
   LC_TRY(lc_session_new(x->l.net, x->context, lc_min64(x->context, 512), x->dtype, &x->s));
-  lc_session_int8(x->s, !b->opts->exact && strcmp(b->opts->train.dtype, "f32"));
+  lc_session_int8(x->s, wants_int8(b));
   return LC_OK;
 }
 
@@ -147,9 +151,16 @@ static double linear_flops(const lc_net *net) {
   return n;
 }
 
-static lc_status measure_prefill(lc_bench_run *b, subject *x) {
+/* Of what multiplies. */
+static double product_peak(const lc_bench_run *b, const subject *x) {
   const lc_ceilings *c = &b->ceilings;
-  double peak = x->dtype == LC_F32 ? c->f32 : c->amx_bf16 > 0 ? c->amx_bf16 : c->bf16 > 0 ? c->bf16 : c->f32, t[64];
+  bool int8 = wants_int8(b) && lc_gemm_takes_q8(b->cli->ctx, lc_dtype_by_name(x->form), x->dtype);
+  if (int8 && c->int8 > 0) return c->int8;
+  return x->dtype == LC_F32 ? c->f32 : c->amx_bf16 > 0 ? c->amx_bf16 : c->bf16 > 0 ? c->bf16 : c->f32;
+}
+
+static lc_status measure_prefill(lc_bench_run *b, subject *x) {
+  double peak = product_peak(b, x), t[64];
   int times = (int)lc_min64(64, b->opts->repeat);
   for (int64_t T = 32; T <= x->context; T *= 2) {
     for (int i = -1; i < times; i++) {

@@ -22,8 +22,9 @@ typedef struct {
 typedef struct lc_session lc_session;
 lc_status lc_session_new(lc_net *, int64_t context, int64_t prefill_rows, lc_dtype kv, lc_session **);
 void lc_session_free(lc_session *);
-/* From here on one-token products of quantised weights take the token's vector in bytes, a scale for 32 values, as llama.cpp does: several times
- * faster, and not the exact numbers. Off in a new session: evaluation and training never have it. */
+/* From here on products of quantised weights take tokens in bytes, a scale for 32 values, as llama.cpp does: one token at a time always, prompts where
+ * the committed table names it (lc_gemm_takes_q8). Several times faster, and not the exact numbers. Off in a new session: evaluation and training
+ * never have it. */
 void lc_session_int8(lc_session *, bool on);
 void lc_session_truncate(lc_session *, int64_t n); /* keeps the first n positions */
 int64_t lc_session_length(const lc_session *);

@@ -125,7 +125,7 @@ struct lc_run {
   float example_scale; /* 1 / the update's number of examples: the share of one in an auxiliary loss */
   struct lc_kv *kv; /* attention reads and appends here when not NULL (src/infer) */
   const struct lc_kv_ops *kv_ops; /* its functions (nn/nn.h) */
-  bool int8; /* one-token products of quantised weights may round the token's vector to bytes: generation only */
+  bool int8; /* products of quantised weights may round tokens to bytes: generation only */
   uint64_t seed;
   uint32_t step, micro; /* for counter-based draws inside ops */
 };
