@@ -60,7 +60,7 @@ static lc_status quantise_rows(void *arg, int64_t c, int worker) {
   return LC_OK;
 }
 
-/* One token's results y of rows [m0,m0+n) of a part -> its output; y: the same in f32, as the output holds them. */
+/* One token's results y of rows [m0,m0+n) of a part -> its output. */
 static void put(const prompt *p, const part *a, int64_t t, int64_t m0, int64_t n, float *y) {
   const lc_kernels *k = lc_kernels_get(p->run->ctx);
   int64_t at = t * a->at->w->M + m0;
@@ -71,19 +71,18 @@ static void put(const prompt *p, const part *a, int64_t t, int64_t m0, int64_t n
     memcpy((float *)a->out + at, y, (size_t)n * sizeof *y);
   } else {
     k->f32_to_bf16(n, y, (uint16_t *)a->out + at);
-    if (p->silu) k->bf16_to_f32(n, (uint16_t *)a->out + at, y);
   }
 }
 
-static void put_silu(const prompt *p, int64_t t, int64_t m0, int64_t n, const float *gate, const float *up, float *h) {
+static void put_silu(const prompt *p, int64_t t, int64_t m0, int64_t n, const float *gate, const float *up) {
   const lc_kernels *k = lc_kernels_get(p->run->ctx);
   const lc_linear_attr *at = p->part[0].at;
+  const int64_t i = t * at->w->M + m0;
   void *out = lc_data(p->run, p->silu->out[0]);
-  k->silu_mul(n, gate, up, h);
   if (at->compute == LC_F32)
-    memcpy((float *)out + t * at->w->M + m0, h, (size_t)n * sizeof *h);
+    k->silu_mul(n, gate, up, (float *)out + i);
   else
-    k->f32_to_bf16(n, h, (uint16_t *)out + t * at->w->M + m0);
+    k->silu_mul_bf16(n, (const uint16_t *)p->part[0].out + i, (const uint16_t *)p->part[1].out + i, (uint16_t *)out + i);
 }
 
 /* The strip's rows of W, packed, of n parts from the i-th: one, or gate and up. */
@@ -106,7 +105,7 @@ static lc_status strip(prompt *p, int i, int n, int64_t m0, int worker) {
       k->gemm_q8(p->part[i + j].at->w->form->src.dtype, T, panels, at[j], &p->x, t0, y[j][0], STRIP);
       for (int64_t t = 0; t < T; t++) put(p, &p->part[i + j], t0 + t, m0, m1 - m0, y[j][t]);
     }
-    for (int64_t t = 0; t < T && n == 2; t++) put_silu(p, t0 + t, m0, m1 - m0, y[0][t], y[1][t], y[0][t]);
+    for (int64_t t = 0; t < T && n == 2; t++) put_silu(p, t0 + t, m0, m1 - m0, y[0][t], y[1][t]);
   }
   return LC_OK;
 }

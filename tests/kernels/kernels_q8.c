@@ -59,12 +59,6 @@ static const uint8_t **random_rows(probe *p, int64_t m, int64_t n, lc_dtype dtyp
   return row;
 }
 
-/* Scratch begins at a multiple of 64 bytes, as lc_scratch's does. */
-static void *aligned(probe *p, size_t bytes) {
-  char *block = room(p, (int64_t)bytes + 64, 1);
-  return block + (64 - (uintptr_t)block % 64) % 64;
-}
-
 static const lc_dtype quantised[] = {LC_Q8_0, LC_Q4_0, LC_Q4_1};
 
 void row_pack_q8(probe *p) {
