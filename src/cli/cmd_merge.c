@@ -5,7 +5,7 @@
 
 typedef struct {
   char *model, *adapter, *out, *outtype, *base_name;
-  int layout;
+  int layout, as;
   bool average;
 } self_t;
 #define MODEL_ROW                                                                                            \
@@ -30,6 +30,8 @@ static const lc_option merge_options[] = {MODEL_ROW,
                                           TYPE_ROW,
                                           {"average", LC_OPT_BOOL, offsetof(self_t, average), "false", 0, 0, NULL, NULL,
                                            "the mean of the adapters' changes (each at its scale), not their sum"},
+                                          {"as", LC_OPT_CHOICE, offsetof(self_t, as), "model", 0, 0, "model|adapter", NULL,
+                                           "adapter: one adapter that is the sum (lists of entries, slices; or LoRAs, whose ranks add)"},
                                           {0}};
 static const lc_option convert_options[] = {
     MODEL_ROW,
@@ -136,6 +138,12 @@ static lc_status run(lc_cli *cli, void *self) {
   lc_loaded l;
   LC_TRY(load(cli, s->model, &l));
   lc_status st = average(s, l.net);
+  if (s->as) {
+    if (!st && lc_cli_given(cli, "outtype")) st = lc_usage(cli->ctx, "--outtype is of a model; an adapter's values stay f32");
+    if (!st) st = lc_cli_sum_adapters(cli, &l, s->out);
+    lc_cli_unload(&l);
+    return st;
+  }
   if (dtype == LC_NONE) dtype = base_dtype(l.net);
   lc_merge_report report = {0};
   if (!st)

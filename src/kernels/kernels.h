@@ -66,7 +66,6 @@ typedef struct lc_kernels {
   void (*axpy)(int64_t n, float a, const float *x, float *y);       /* y += a·x */
   void (*add)(int64_t n, const float *a, const float *b, float *y); /* y = a+b; y may be a or b */
   void (*scale)(int64_t n, float a, float *x);
-  void (*stream)(int64_t n, const float *x, float *y); /* y = x, past the caches: y is not read soon */
   double (*sum_squares)(int64_t n, const float *x); /* in f64 */
 
   /* -- one token times rows of W, straight from storage: y[i] = Σ_c W[i,c]·x[c], rows m of n values each (n

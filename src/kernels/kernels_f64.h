@@ -11,7 +11,6 @@ typedef struct lc_kernels_f64 {
   void (*axpy)(int64_t n, double a, const double *x, double *y);
   void (*add)(int64_t n, const double *a, const double *b, double *y);
   void (*scale)(int64_t n, double a, double *x);
-  void (*stream)(int64_t n, const double *x, double *y);
   double (*sum_squares)(int64_t n, const double *x);
   void (*rmsnorm)(int64_t C, double eps, const double *x, const double *w, double *y, double *rstd);
   void (*rmsnorm_back)(int64_t C, const double *x, const double *w, double rstd, const double *dy,

@@ -236,6 +236,8 @@ typedef struct {
   bool dry;
 } lc_adapter_meta;
 lc_status lc_adapter_save(const lc_adapter *, lc_layout, const char *dir, const lc_adapter_meta *);
+/* All adapters of a net at their scales as one more, which is not applied: lists of entries (slices too), or LoRAs; else refused. */
+lc_status lc_adapter_sum(lc_net *, lc_adapter **, bool *low_rank);
 /* Why PEFT's SHiRA layout cannot hold this adapter (the rest of a sentence), or NULL when it can. */
 const char *lc_adapter_shira_refusal(const lc_adapter *);
 /* How much two adapters interfere where both change a weight (SHiRA, arXiv 2406.13175): of S1ᵀS2 (N,N),

@@ -84,9 +84,8 @@ static lc_status refresh_chunk(void *arg, int64_t chunk, int worker) {
   int64_t n = (q.r1 - q.r0) * w->N;
   lc_dtype dtype = w->form->src.dtype;
   uint8_t *dst = (uint8_t *)lc_form_data(w->form) + (size_t)(q.r0 * w->N) * (dtype == LC_F32 ? 4u : 2u);
-  /* an f32 copy is computed where it lies, but one of blocks, which are a small part of it, past the caches */
-  const bool wide = lc_dtype_get(w->base->src.dtype)->quantised && dtype == LC_F32;
-  float *f = dtype == LC_F32 && !wide ? (float *)(void *)dst : lc_scratch(a->ctx, worker, 1, (size_t)n * sizeof *f);
+  /* an f32 copy is computed where it lies */
+  float *f = dtype == LC_F32 ? (float *)(void *)dst : lc_scratch(a->ctx, worker, 1, (size_t)n * sizeof *f);
   if (!f) return LC_FAILED;
   LC_TRY(w->base->ops->decode(a->ctx, w->base, q, LC_F32, f, w->N));
   for (int i = 0; i < w->n_delta; i++)
@@ -96,8 +95,6 @@ static lc_status refresh_chunk(void *arg, int64_t chunk, int worker) {
     k->f32_to_bf16(n, f, (uint16_t *)dst);
   else if (dtype == LC_F16)
     k->f32_to_f16(n, f, (uint16_t *)dst);
-  else if (wide)
-    k->stream(n, f, (float *)(void *)dst);
   return LC_OK;
 }
 

@@ -171,6 +171,24 @@ exported() { # spiel's own layout to PEFT's SHiRA, and back: the same model
   run 2 convert -m $M --layout native -o x.gguf; absent x.gguf
 }
 t "spiel travels to SHiRA's layout and back" exported
+near() { awk -v a="$(cat "$1")" -v b="$(cat "$2")" 'BEGIN { d = (a - b) / a; exit !(d < 1e-6 && d > -1e-6) }' || { echo "$(cat "$1") and $(cat "$2") differ"; return 1; }; }
+perplexity() { run 0 eval -m $M "$@" -d held.txt --context 32 --json; value; }
+slices() { # S2FT's blocks as lists of entries, bit for bit; low rank and entries on one weight are two kinds
+  run 0 train -m $M -d text.txt --method s2ft $small -o run-s2ft; run 0 convert -m $M -a run-s2ft --layout native -o slices; run 0 convert -m $M -a run-s2ft -o slices-shira
+  run 0 merge -m $M -a run-s2ft -o slices-a --outtype f32 --quiet; run 0 merge -m $M -a slices -o slices-b --outtype f32 --quiet; same slices-a/model.safetensors slices-b/model.safetensors
+  run 0 merge -m $M -a slices-shira -o slices-c --outtype f32 --quiet; same slices-a/model.safetensors slices-c/model.safetensors
+  run 0 train -m $M -d text.txt --method dsee $small -o run-dsee; run 1 convert -m $M -a run-dsee -o no; says "has a mask change"; absent no
+}
+t "slices become entries; what is of two kinds is refused" slices
+one_adapter() { # the sum of adapters is one, with its values
+  run 0 merge -m $M -a run-shira:0.5 -a run-spiel:-2 --as adapter -o both --json; has output layout; perplexity -a run-shira:0.5 -a run-spiel:-2 >a; perplexity -a both >b; near a b
+  perplexity >c; not cmp -s a c
+  run 0 merge -m $M -a run-lora:0.5 -a run-lora:0.25 --as adapter -o loras; says '"r": 16' loras/adapter_config.json; perplexity -a run-lora:0.75 >a; perplexity -a loras >b; near a b
+  run 0 merge -m $M -a run-shira -a run-shira:0 --average --as adapter -o mean-adapter; perplexity -a run-shira:0.5 >a; perplexity -a mean-adapter >b; same a b
+  run 1 merge -m $M -a run-lora -a run-shira --as adapter -o no; says "cannot hold both"; absent no
+  run 1 merge -m $M -a run-shira --as adapter -o both; says exists; run 2 merge -m $M -a run-shira --as adapter --outtype f32 -o no; absent no
+}
+t "merge writes one adapter" one_adapter
 together() { run 0 eval -m $M -a run-shira -a "second=run-spiel:0.5" --adapter run-lora:0 -d held.txt --context 32 --json; value >a; run 0 eval -m $M -a run-shira -d held.txt --context 32 --json; value >b; not cmp -s a b; }
 t "several adapters, a name, a scale" together
 other_method() { run 0 train --recipe run-shira/recipe.yaml --method lora -o recipe-lora; grep -q '^steps: 4' recipe-lora/recipe.yaml; grep -q '^method: lora' recipe-lora/recipe.yaml; }

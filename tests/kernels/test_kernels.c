@@ -174,14 +174,6 @@ static void row_scale(probe *p) {
   }
 }
 
-static void row_stream(probe *p) {
-  EACH_SIZE(n) for (int off = 0; off < 3; off++) {
-    float *x = randoms(p, n, 1), *got = zeros(p, n + off), *want = zeros(p, n + off);
-    p->fast->stream(n, x, got + off), p->scalar->stream(n, x, want + off);
-    compare_bits(p, sizeof(float) * (size_t)(n + off + 1), got, want);
-  }
-}
-
 static void row_sum_squares(probe *p) {
   EACH_SIZE(n) {
     float *a = randoms(p, n, 1);
@@ -288,7 +280,6 @@ static const row rows[] = {
     ROW(axpy, 1e-13),
     ROW(add, 0),
     ROW(scale, 0),
-    ROW(stream, 0),
     ROW(sum_squares, 1e-13),
     ROW(gemv, 1e-12),
     ROW(mix_rows, 1e-12),

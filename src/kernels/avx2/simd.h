@@ -23,9 +23,6 @@ static inline vf v_load(const float *p) {
 static inline void v_store(float *p, vf x) {
   _mm256_storeu_ps(p, x);
 }
-static inline void v_stream(float *p, vf x) { /* p on a vector's boundary */
-  _mm256_stream_ps(p, x);
-}
 static inline vf v_load_part(const float *p, int64_t n) {
   return _mm256_maskload_ps(p, v_mask(n));
 }

@@ -24,9 +24,6 @@ static inline vf v_load(const float *p) {
 static inline void v_store(float *p, vf x) {
   _mm512_storeu_ps(p, x);
 }
-static inline void v_stream(float *p, vf x) { /* p on a vector's boundary */
-  _mm512_stream_ps(p, x);
-}
 static inline vf v_load_part(const float *p, int64_t n) {
   return _mm512_maskz_loadu_ps(v_mask(n), p);
 }

@@ -55,7 +55,6 @@ void lc_kernels_scalar(lc_kernels *t) {
       .axpy = lc_ref_axpy,
       .add = lc_ref_add,
       .scale = lc_ref_scale,
-      .stream = lc_ref_stream,
       .sum_squares = lc_ref_sum_squares,
       .gemv = lc_ref_gemv,
       .mix_rows = lc_ref_mix_rows,

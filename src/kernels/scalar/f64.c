@@ -16,7 +16,6 @@ const lc_kernels_f64 *lc_kernels_f64_get(void) {
       .axpy = lc_f64_axpy,
       .add = lc_f64_add,
       .scale = lc_f64_scale,
-      .stream = lc_f64_stream,
       .sum_squares = lc_f64_sum_squares,
       .rmsnorm = lc_f64_rmsnorm,
       .rmsnorm_back = lc_f64_rmsnorm_back,

@@ -19,10 +19,6 @@ static void LC_REF(scale)(int64_t n, real a, real *x) {
   for (int64_t i = 0; i < n; i++) x[i] *= a;
 }
 
-static void LC_REF(stream)(int64_t n, const real *x, real *y) {
-  for (int64_t i = 0; i < n; i++) y[i] = x[i];
-}
-
 static double LC_REF(sum_squares)(int64_t n, const real *x) {
   double sum = 0;
   for (int64_t i = 0; i < n; i++) sum += (double)x[i] * (double)x[i];

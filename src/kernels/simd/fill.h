@@ -10,7 +10,6 @@ static void LC_SIMD(fill)(lc_kernels *t) {
   t->axpy = LC_SIMD(axpy);
   t->add = LC_SIMD(add);
   t->scale = LC_SIMD(scale);
-  t->stream = LC_SIMD(stream);
   t->sum_squares = LC_SIMD(sum_squares);
   t->gemv = LC_SIMD(gemv_any);
   t->mix_rows = LC_SIMD(mix_rows);

@@ -34,14 +34,6 @@ static void LC_SIMD(scale)(int64_t n, float a, float *x) {
   if (i < n) v_store_part(x + i, v_mul(va, v_load_part(x + i, n - i)), n - i);
 }
 
-static void LC_SIMD(stream)(int64_t n, const float *x, float *y) {
-  int64_t i = 0;
-  for (; i < n && (uintptr_t)(y + i) % (LANES * sizeof *y); i++) y[i] = x[i];
-  for (; i + LANES <= n; i += LANES) v_stream(y + i, v_load(x + i));
-  for (; i < n; i++) y[i] = x[i];
-  _mm_sfence(); /* before another thread is told */
-}
-
 static double LC_SIMD(sum_squares)(int64_t n, const float *x) {
   vd low = vd_zero(), high = vd_zero();
   int64_t i = 0;
