@@ -61,7 +61,8 @@ static bool keep_block(lc_ctx *ctx, header *h) {
 /* Large blocks ask for large pages: products walk over thousands of small ones, whose addresses no processor remembers. */
 static void *from_system(size_t whole) {
   if (whole < LARGE) return aligned_alloc(FRONT, whole);
-  void *p = aligned_alloc(LARGE, whole);
+  void *p = NULL;
+  if (posix_memalign(&p, LARGE, whole)) return NULL; /* aligned_alloc wants multiples of LARGE, and the sanitizer insists */
 #ifdef MADV_HUGEPAGE
   if (p) madvise(p, whole, MADV_HUGEPAGE); /* advice: a system that has none is as before */
 #endif
