@@ -64,6 +64,9 @@ typedef struct lc_kernels {
   /* -- vectors -- */
   float (*dot)(int64_t n, const float *a, const float *b);
   void (*axpy)(int64_t n, float a, const float *x, float *y);       /* y += a·x */
+  /* out = y + a·x, and y's own bits where x is 0; out may be y */
+  void (*add_nonzero)(int64_t n, float a, const float *x, const float *y, float *out);
+  void (*add_nonzero_bf16)(int64_t n, float a, const float *x, const uint16_t *y, uint16_t *out);
   void (*add)(int64_t n, const float *a, const float *b, float *y); /* y = a+b; y may be a or b */
   void (*scale)(int64_t n, float a, float *x);
   double (*sum_squares)(int64_t n, const float *x); /* in f64 */

@@ -12,7 +12,8 @@
  * With a gain g (lc_gain) dA and dB take g∘dout for dout; dx does not, so that lower layers get true gradients. A g
  * that depends on the output is made again from h: z = s·h·Bᵀ.
  *
- * All products are f32: A and B are f32 masters, and s is applied to f32 sums. Sums over T stay inside one
+ * All products are f32: A and B are f32 masters, and s is applied to f32 sums (x in bf16 without dropout and gain: low_rank_bf16.c, where they
+ * enter in two parts). Sums over T stay inside one
  * chunk, and chunks are cut by shape alone. The dropout mask is a function of (seed, step, micro-batch,
  * weight, row·N + column), so it is made again, never stored. A delta that is off (scale 0) or merged into
  * its weight (in place) hands y on bit for bit; so does B = 0, for a sum that is zero is not added (it would
@@ -205,8 +206,7 @@ static lc_status forward_rows(const lc_node *n, lc_run *run, int64_t r0, int64_t
                       .c_dtype = LC_F32};
   LC_TRY(lc_gemm(run->ctx, worker, &up, h, d->param[1]->value, add));
   for (int64_t r = 0; r < rows; r++) {
-    const float *y = lc_row_get(run, n->in[0], r0 + r, row), *t = add + r * M;
-    for (int64_t i = 0; i < M; i++) row[i] = t[i] != 0 ? y[i] + s * t[i] : y[i];
+    lc_kernels_get(run->ctx)->add_nonzero(M, s, add + r * M, lc_row_get(run, n->in[0], r0 + r, row), row);
     lc_row_put(run, n->out[0], r0 + r, row);
   }
   return LC_OK;
@@ -214,6 +214,7 @@ static lc_status forward_rows(const lc_node *n, lc_run *run, int64_t r0, int64_t
 
 static lc_status forward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1) {
   const lc_low_rank_attr *a = n->attr;
+  if (is_on(a->delta) && lc_low_rank_narrow(n, run)) return lc_low_rank_bf16_forward(n, run, r0, r1);
   if (is_on(a->delta)) return lc_for_rows(n, run, r0, r1, ROWS, forward_rows);
   const size_t row = (size_t)a->delta->w->M * (a->y_dtype == LC_F32 ? 4 : 2);
   const int64_t R = lc_delta_lora_opts(a->delta)->rank;
@@ -315,7 +316,9 @@ static lc_status back_a(void *arg, int64_t chunk, int worker) {
 static lc_status backward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1) {
   const lc_delta *d = delta_of(n);
   const int64_t R = lc_delta_lora_opts(d)->rank;
-  if (is_on(d) && n->want & (LC_PARAMS | LC_IN(1))) {
+  if (is_on(d) && n->want & (LC_PARAMS | LC_IN(1)) && lc_low_rank_narrow(n, run)) {
+    LC_TRY(lc_low_rank_bf16_backward(n, run, r0, r1));
+  } else if (is_on(d) && n->want & (LC_PARAMS | LC_IN(1))) {
     const int64_t size = (r1 - r0) * R;
     back_arg a = {.n = n, .run = run, .r0 = r0, .r1 = r1};
     a.dh = lc_scratch(run->ctx, 0, SLOT_DH, (size_t)(2 * size) * sizeof(float));

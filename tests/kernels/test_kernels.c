@@ -156,6 +156,35 @@ static void row_axpy(probe *p) {
   }
 }
 
+/* Zeros of both signs, and the least number above them. */
+static void sparse_pair(int64_t n, float *x, float *y) {
+  for (int64_t i = 0; i < n; i++) {
+    if (i % 3 == 0) x[i] = i % 2 ? -0.0f : 0.0f;
+    if (i % 5 == 0) y[i] = -0.0f;
+  }
+  if (n > 7) x[7] = 1e-45f;
+}
+
+static void row_add_nonzero(probe *p) {
+  EACH_SIZE(n) {
+    float *x = randoms(p, n, 1), *y = randoms(p, n, 1), *a = zeros(p, n), *b = zeros(p, n);
+    sparse_pair(n, x, y);
+    p->fast->add_nonzero(n, 0.7f, x, y, a), p->scalar->add_nonzero(n, 0.7f, x, y, b);
+    compare_bits(p, sizeof *a * (size_t)(n + 1), a, b);
+  }
+}
+
+static void row_add_nonzero_bf16(probe *p) {
+  EACH_SIZE(n) {
+    float *x = randoms(p, n, 1), *y = randoms(p, n, 1);
+    sparse_pair(n, x, y);
+    uint16_t *h = room(p, n, 2), *a = room(p, n, 2), *b = room(p, n, 2);
+    p->scalar->f32_to_bf16(n, y, h);
+    p->fast->add_nonzero_bf16(n, 0.7f, x, h, a), p->scalar->add_nonzero_bf16(n, 0.7f, x, h, b);
+    compare_bits(p, 2 * (size_t)(n + 1), a, b);
+  }
+}
+
 static void row_add(probe *p) {
   EACH_SIZE(n) {
     float *a = randoms(p, n, 1), *b = randoms(p, n, 1), *got = zeros(p, n), *want = zeros(p, n);
@@ -278,6 +307,8 @@ static const row rows[] = {
     ROW(decode_q4_1, 0),
     ROW(dot, 1e-12),
     ROW(axpy, 1e-13),
+    ROW(add_nonzero, 0),
+    ROW(add_nonzero_bf16, 0),
     ROW(add, 0),
     ROW(scale, 0),
     ROW(sum_squares, 1e-13),

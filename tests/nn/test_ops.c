@@ -216,17 +216,26 @@ static void hang(rig *k, lc_weight *w, lc_delta *d) {
   k->n_delta_params += d->n_param;
 }
 
-static lc_val b_low_rank(rig *k) {
+static lc_val low_rank(rig *k, float dropout, lc_val (*base)(rig *)) {
   lc_delta *d;
   lc_weight *w = lc_weights_find(&k->set, "fc.weight");
   float A[5 * 33], B[70 * 5];
   lc_rng r = {.seed = 8, .purpose = LC_RNG_TEST};
   lc_rng_normal_fill(&r, 0, 5 * 33, A);
   lc_rng_normal_fill(&r, 1000, 70 * 5, B);
-  lc_lora_opts o = {.rank = 5, .alpha = 2.5f, .dropout = 0.25f, .seed = 4};
+  lc_lora_opts o = {.rank = 5, .alpha = 2.5f, .dropout = dropout, .seed = 4};
   assert_int_equal(lc_delta_lora_new(k->ctx, w, &o, A, B, true, &d), LC_OK);
   hang(k, w, d);
-  return b_residual(k);
+  return base(k);
+}
+static lc_val b_low_rank_dropout(rig *k) {
+  return low_rank(k, 0.25f, b_residual);
+}
+static lc_val b_low_rank(rig *k) {
+  return low_rank(k, 0, b_linear);
+}
+static lc_val b_low_rank_residual(rig *k) {
+  return low_rank(k, 0, b_residual);
 }
 
 /* A route at fc and experts beside it. */
@@ -324,7 +333,9 @@ static const test_case cases[] = {
     {"linear", "rows trained", w_residual, b_slice_rows, false, 2e-3f},
     {"gather", "columns trained", w_residual, b_slice_columns, false, 2e-3f},
     {"input_squares", "", w_residual, b_squares, false, 2e-3f},
-    {"low_rank", "dropout", w_residual, b_low_rank, false, 2e-3f},
+    {"low_rank", "", w_linear, b_low_rank, false, 2e-3f},
+    {"low_rank", "residual", w_residual, b_low_rank_residual, false, 2e-3f},
+    {"low_rank", "dropout", w_residual, b_low_rank_dropout, false, 2e-3f},
     {"route", "all experts by it", w_residual, b_dense, false, 3e-3f},
     {"experts", "gate prob, one in use", w_residual, b_prob, false, 2e-2f},
     {"balance_sum", "layer", w_residual, b_balance, true, 4e-2f},
@@ -444,7 +455,7 @@ static void many_rows(void **state) {
   (void)state;
   T = MANY_ROWS;
   for (int c = 0; c < N_CASES; c++) {
-    if (strcmp(cases[c].op, "linear") != 0) continue;
+    if (strcmp(cases[c].op, "linear") != 0 && strcmp(cases[c].op, "low_rank") != 0) continue;
     rig exact, two, one;
     rig_open(&exact, &cases[c], LC_F32, 2, false, false);
     rig_open(&two, &cases[c], LC_BF16, 2, false, false);

@@ -23,6 +23,14 @@ static float lc_ref_cross_entropy_bf16(int64_t V, float *logits, int32_t label, 
   return loss;
 }
 
+static void lc_ref_add_nonzero(int64_t n, float a, const float *x, const float *y, float *out) {
+  for (int64_t i = 0; i < n; i++) out[i] = x[i] != 0 ? y[i] + a * x[i] : y[i];
+}
+
+static void lc_ref_add_nonzero_bf16(int64_t n, float a, const float *x, const uint16_t *y, uint16_t *out) {
+  for (int64_t i = 0; i < n; i++) out[i] = x[i] != 0 ? lc_f32_to_bf16(lc_bf16_to_f32(y[i]) + a * x[i]) : y[i];
+}
+
 static void lc_ref_silu_mul_bf16(int64_t n, const uint16_t *gate, const uint16_t *up, uint16_t *h) {
   for (int64_t i = 0; i < n; i++) {
     float g = lc_bf16_to_f32(gate[i]), u = lc_bf16_to_f32(up[i]), y;
@@ -53,6 +61,8 @@ void lc_kernels_scalar(lc_kernels *t) {
       .pick = lc_ref_pick,
       .dot = lc_ref_dot,
       .axpy = lc_ref_axpy,
+      .add_nonzero = lc_ref_add_nonzero,
+      .add_nonzero_bf16 = lc_ref_add_nonzero_bf16,
       .add = lc_ref_add,
       .scale = lc_ref_scale,
       .sum_squares = lc_ref_sum_squares,

@@ -8,6 +8,8 @@ static void LC_SIMD(fill)(lc_kernels *t) {
   t->pick = LC_SIMD(pick);
   t->dot = LC_SIMD(dot);
   t->axpy = LC_SIMD(axpy);
+  t->add_nonzero = LC_SIMD(add_nonzero);
+  t->add_nonzero_bf16 = LC_SIMD(add_nonzero_bf16);
   t->add = LC_SIMD(add);
   t->scale = LC_SIMD(scale);
   t->sum_squares = LC_SIMD(sum_squares);
