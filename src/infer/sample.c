@@ -19,10 +19,17 @@ static uint32_t key_of(float f) {
   return v.u & 0x80000000u ? ~v.u : v.u | 0x80000000u;
 }
 
+/* The first of the largest; NaN counts only where nothing else is. Lanes first: this runs once a token while the other threads wait. */
 static float largest(const float *l, int64_t V, int64_t *id) {
-  *id = 0;
-  for (int64_t i = 1; i < V; i++)
-    if (l[i] > l[*id] || l[*id] != l[*id]) *id = i;
+  enum { AT_ONCE = 16 };
+  float lane[AT_ONCE], most = -INFINITY;
+  int64_t i = 0;
+  for (int j = 0; j < AT_ONCE; j++) lane[j] = -INFINITY;
+  for (; i + AT_ONCE <= V; i += AT_ONCE)
+    for (int j = 0; j < AT_ONCE; j++) lane[j] = l[i + j] > lane[j] ? l[i + j] : lane[j];
+  for (int j = 0; j < AT_ONCE; j++) most = lane[j] > most ? lane[j] : most;
+  for (; i < V; i++) most = l[i] > most ? l[i] : most;
+  for (*id = 0; *id < V - 1 && l[*id] != most; ++*id) {}
   return l[*id];
 }
 
