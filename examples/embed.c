@@ -35,10 +35,13 @@ static lc_status use(lc_net *net, lc_options *options, const char *data, const c
   if ((st = lc_perplexity(net, text, n, 128, &before))) goto done;
   job.data = data;
   job.out = out;
-  if ((st = lc_options_put(options, "steps", "5")) || (st = lc_options_put(options, "density", "0.01")) || (st = lc_options_put(options, "seq", "64"))) goto done;
+  if ((st = lc_options_put(options, "steps", "5")) || (st = lc_options_put(options, "density", "0.01")) ||
+      (st = lc_options_put(options, "seq", "64")))
+    goto done;
   if ((st = lc_fine_tune(net, options, &job, on_event, NULL))) goto done;
   if ((st = lc_perplexity(net, text, n, 128, &after))) goto done;
-  printf("perplexity %.3f -> %.3f over %lld tokens\n", before.perplexity, after.perplexity, (long long)after.tokens);
+  printf("perplexity %.3f -> %.3f over %lld tokens\n", before.perplexity, after.perplexity,
+         (long long)after.tokens);
   how.temperature = 0;
   how.max_tokens = 24;
   if ((st = lc_session_open(net, 128, &session))) goto done;

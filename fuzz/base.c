@@ -24,7 +24,8 @@ base_file base_config(void) {
   static const char text[] =
       "{\"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"llama\", \"hidden_size\": 8, "
       "\"num_hidden_layers\": 1, \"num_attention_heads\": 2, \"num_key_value_heads\": 1, \"head_dim\": 4, "
-      "\"intermediate_size\": 8, \"vocab_size\": 8, \"max_position_embeddings\": 16, \"rms_norm_eps\": 1e-05, "
+      "\"intermediate_size\": 8, \"vocab_size\": 8, \"max_position_embeddings\": 16, \"rms_norm_eps\": "
+      "1e-05, "
       "\"tie_word_embeddings\": true}";
   return (base_file){text, sizeof text - 1};
 }
@@ -42,7 +43,8 @@ base_file base_tensors(void) {
       snprintf(shape, sizeof shape, "[%d,%d]", rows, cols);
     else
       snprintf(shape, sizeof shape, "[%d]", cols);
-    n += (size_t)snprintf(at + n, ROOM - n, "%s\"%s\":{\"dtype\":\"F32\",\"shape\":%s,\"data_offsets\":[%zu,%zu]}",
+    n += (size_t)snprintf(at + n, ROOM - n,
+                          "%s\"%s\":{\"dtype\":\"F32\",\"shape\":%s,\"data_offsets\":[%zu,%zu]}",
                           i ? "," : "{", tensors[i].name, shape, offset, offset + (size_t)values * 4);
     offset += (size_t)values * 4;
   }

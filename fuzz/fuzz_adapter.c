@@ -6,9 +6,9 @@
 #include "base.h"
 #include "model/model.h"
 
-static const char *const names[] = {"/adapter/adapter_config.json",       "/adapter/adapter_model.safetensors",
-                                    "/adapter/lacuna_adapter.json",       "/adapter/lacuna_adapter.safetensors",
-                                    "/adapter/lacuna_adapter.log",        "/adapter/lacuna_head.safetensors"};
+static const char *const names[] = {"/adapter/adapter_config.json", "/adapter/adapter_model.safetensors",
+                                    "/adapter/lacuna_adapter.json", "/adapter/lacuna_adapter.safetensors",
+                                    "/adapter/lacuna_adapter.log",  "/adapter/lacuna_head.safetensors"};
 
 /* Sum over the bits of all matrices as a product would read them; 0: memory ran out. */
 static uint64_t bits(lc_ctx *ctx, const lc_net *net) {

@@ -47,7 +47,8 @@ static void processor(lc_ctx *ctx, const uint8_t *data, size_t n) {
   if (lc_image_processor_read(ctx, "a/model", 8, &p))
     fuzz_refused(ctx);
   else
-    FUZZ_CHECK(p.width > 0 && p.width <= LC_IMAGE_SIDE && p.height > 0 && p.height <= LC_IMAGE_SIDE && p.std[0] > 0);
+    FUZZ_CHECK(p.width > 0 && p.width <= LC_IMAGE_SIDE && p.height > 0 && p.height <= LC_IMAGE_SIDE &&
+               p.std[0] > 0);
   fuzz_no_files();
 }
 

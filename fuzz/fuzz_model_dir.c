@@ -20,7 +20,8 @@ static void read_weights(lc_ctx *ctx, const lc_net *net) {
     const void *tile;
     int64_t ld;
     if (w->ndim == 1) fuzz_touch(w->vector, (size_t)w->N * sizeof *w->vector);
-    if (w->ndim == 2 && fuzz_ok(ctx, lc_weight_tile(ctx, 0, w, (lc_rect){0, w->M, 0, w->N}, LC_F32, &tile, &ld)))
+    if (w->ndim == 2 &&
+        fuzz_ok(ctx, lc_weight_tile(ctx, 0, w, (lc_rect){0, w->M, 0, w->N}, LC_F32, &tile, &ld)))
       fuzz_touch(tile, (size_t)w->N * sizeof(float));
   }
 }
@@ -35,7 +36,8 @@ static void open_for(lc_ctx *ctx, lc_task task, int64_t labels) {
     fuzz_refused(ctx);
     return;
   }
-  FUZZ_CHECK(m->config.C > 0 && m->config.L > 0 && m->n > 0 && (task == LC_TASK_OWN || m->config.task == task));
+  FUZZ_CHECK(m->config.C > 0 && m->config.L > 0 && m->n > 0 &&
+             (task == LC_TASK_OWN || m->config.task == task));
   if (lc_embed_config(m, &embed)) fuzz_refused(ctx);
   if (lc_image_processor_read(ctx, m->path, 8, &processor)) fuzz_refused(ctx);
   if (lc_net_new(m, LC_F32, &net))

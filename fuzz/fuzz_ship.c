@@ -39,11 +39,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
   fit_previous(ctx);
   if (lc_ship_read(ctx, "/x/changes.safetensors", &s)) fuzz_refused(ctx);
   for (int alone = 0; alone < 2; alone++) {
-    const lc_status st = lc_ship_apply(ctx, alone ? NULL : "/x/before.safetensors", "/x/changes.safetensors", out, &s);
+    const lc_status st =
+        lc_ship_apply(ctx, alone ? NULL : "/x/before.safetensors", "/x/changes.safetensors", out, &s);
     struct stat info;
     const bool there = stat(out, &info) == 0;
     if (st) fuzz_refused(ctx);
-    FUZZ_CHECK(there == !st || fuzz_ok(ctx, st) == 0); /* whole, but memory ran out before its directory was flushed */
+    FUZZ_CHECK(there == !st ||
+               fuzz_ok(ctx, st) == 0); /* whole, but memory ran out before its directory was flushed */
     if (there) unlink(out);
   }
   fuzz_no_files();

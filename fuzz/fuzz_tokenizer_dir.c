@@ -3,8 +3,9 @@
 #include <jansson.h>
 #include "use_tokenizer.h"
 
-static const char *const names[] = {"/tok/vocab.txt",   "/tok/tokenizer_config.json", "/tok/tokenizer.json",
-                                    "/tok/config.json", "/tok/generation_config.json", "/tok/chat_template.jinja"};
+static const char *const names[] = {
+    "/tok/vocab.txt",   "/tok/tokenizer_config.json",  "/tok/tokenizer.json",
+    "/tok/config.json", "/tok/generation_config.json", "/tok/chat_template.jinja"};
 
 static void frames(lc_ctx *ctx, const lc_tokenizer *t) {
   lc_bytes types = {0};

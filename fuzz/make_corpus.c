@@ -213,16 +213,23 @@ static void add_file(pieces *p, char letter, const char *dir, const char *name) 
 
 static void model_dirs(void) {
   static const char *const config[][2] = {
-      {"gpt2", "{\"architectures\":[\"GPT2LMHeadModel\"],\"n_embd\":8,\"n_layer\":1,\"n_head\":2,\"n_positions\":16,"
-               "\"vocab_size\":8,\"activation_function\":\"gelu_new\"}"},
-      {"bert", "{\"architectures\":[\"BertForTokenClassification\"],\"hidden_size\":8,\"num_hidden_layers\":1,"
-               "\"num_attention_heads\":2,\"intermediate_size\":8,\"vocab_size\":8,\"id2label\":{\"0\":\"a\",\"1\":\"b\"}}"},
-      {"roberta", "{\"model_type\":\"roberta\",\"hidden_size\":8,\"num_hidden_layers\":1,\"num_attention_heads\":2,"
-                  "\"intermediate_size\":8,\"vocab_size\":8,\"max_position_embeddings\":18,\"pad_token_id\":1}"},
+      {"gpt2",
+       "{\"architectures\":[\"GPT2LMHeadModel\"],\"n_embd\":8,\"n_layer\":1,\"n_head\":2,\"n_positions\":16,"
+       "\"vocab_size\":8,\"activation_function\":\"gelu_new\"}"},
+      {"bert",
+       "{\"architectures\":[\"BertForTokenClassification\"],\"hidden_size\":8,\"num_hidden_layers\":1,"
+       "\"num_attention_heads\":2,\"intermediate_size\":8,\"vocab_size\":8,\"id2label\":{\"0\":\"a\",\"1\":"
+       "\"b\"}}"},
+      {"roberta",
+       "{\"model_type\":\"roberta\",\"hidden_size\":8,\"num_hidden_layers\":1,\"num_attention_heads\":2,"
+       "\"intermediate_size\":8,\"vocab_size\":8,\"max_position_embeddings\":18,\"pad_token_id\":1}"},
       {"vit", "{\"architectures\":[\"ViTForImageClassification\"],\"hidden_size\":8,\"num_hidden_layers\":1,"
-              "\"num_attention_heads\":2,\"intermediate_size\":8,\"image_size\":8,\"patch_size\":4,\"num_channels\":1}"},
-      {"yarn", "{\"architectures\":[\"LlamaForCausalLM\"],\"hidden_size\":8,\"num_hidden_layers\":1,\"num_attention_heads\":2,"
-               "\"intermediate_size\":8,\"vocab_size\":8,\"max_position_embeddings\":64,\"rope_parameters\":{\"rope_type\":"
+              "\"num_attention_heads\":2,\"intermediate_size\":8,\"image_size\":8,\"patch_size\":4,\"num_"
+              "channels\":1}"},
+      {"yarn", "{\"architectures\":[\"LlamaForCausalLM\"],\"hidden_size\":8,\"num_hidden_layers\":1,\"num_"
+               "attention_heads\":2,"
+               "\"intermediate_size\":8,\"vocab_size\":8,\"max_position_embeddings\":64,\"rope_parameters\":{"
+               "\"rope_type\":"
                "\"yarn\",\"factor\":4,\"original_max_position_embeddings\":16,\"rope_theta\":10000}}"}};
   const base_file c = base_config(), t = base_tensors();
   pieces p = {0};
@@ -234,10 +241,13 @@ static void model_dirs(void) {
   add_piece(&p, 'A', c.data, c.n, false);
   add_piece(&p, 'B', t.data, t.n, true);
   add_text(&p, 'C', "{\"eos_token_id\":[2,3]}");
-  add_text(&p, 'D', "[{\"type\":\"x.Transformer\",\"path\":\"\"},{\"type\":\"x.Pooling\",\"path\":\"1_Pooling\"}]");
+  add_text(&p, 'D',
+           "[{\"type\":\"x.Transformer\",\"path\":\"\"},{\"type\":\"x.Pooling\",\"path\":\"1_Pooling\"}]");
   add_text(&p, 'E', "{\"max_seq_length\":8,\"do_lower_case\":true}");
   add_text(&p, 'F', "{\"pooling_mode_mean_tokens\":true,\"word_embedding_dimension\":8}");
-  add_text(&p, 'G', "{\"size\":{\"height\":8,\"width\":8},\"resample\":3,\"image_mean\":[0.5],\"image_std\":[0.5,1,2]}");
+  add_text(
+      &p, 'G',
+      "{\"size\":{\"height\":8,\"width\":8},\"resample\":3,\"image_mean\":[0.5],\"image_std\":[0.5,1,2]}");
   finish(&p, "model_dir", "llama");
 }
 
@@ -247,20 +257,26 @@ static void tokenizer_dirs(void) {
   add_text(&p, 'A', vocab);
   finish(&p, "tokenizer_dir", "vocab");
   add_text(&p, 'A', vocab);
-  add_text(&p, 'B', "{\"do_lower_case\":false,\"cls_token\":{\"content\":\"[CLS]\"},\"model_max_length\":1000000000000000019884624838656}");
+  add_text(&p, 'B',
+           "{\"do_lower_case\":false,\"cls_token\":{\"content\":\"[CLS]\"},\"model_max_length\":"
+           "1000000000000000019884624838656}");
   add_text(&p, 'D', "{\"vocab_size\":14,\"pad_token_id\":0}");
   add_text(&p, 'E', "{\"eos_token_id\":3}");
   finish(&p, "tokenizer_dir", "cased");
-  add_text(&p, 'C', "{\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false},\"model\":{\"type\":\"BPE\",\"vocab\":"
-                    "{\"a\":0,\"b\":1,\"ab\":2,\"<s>\":3},\"merges\":[\"a b\"]}}");
-  add_text(&p, 'B', "{\"bos_token\":\"<s>\",\"chat_template\":[{\"name\":\"default\",\"template\":\"{{x}}\"}]}");
+  add_text(&p, 'C',
+           "{\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false},\"model\":{\"type\":"
+           "\"BPE\",\"vocab\":"
+           "{\"a\":0,\"b\":1,\"ab\":2,\"<s>\":3},\"merges\":[\"a b\"]}}");
+  add_text(&p, 'B',
+           "{\"bos_token\":\"<s>\",\"chat_template\":[{\"name\":\"default\",\"template\":\"{{x}}\"}]}");
   add_text(&p, 'F', "{% for m in messages %}{{ m }}{% endfor %}");
   finish(&p, "tokenizer_dir", "bpe");
 }
 
 static void recipes(void) {
   static const char *const text[][2] = {
-      {"lora", "model: m\ndata: d\nmethod: lora\nobjective: dpo\nsteps: 3\nlr: 0.01\nset:\n  r: 4\nwith:\n  beta: 0.2\n"},
+      {"lora", "model: m\ndata: d\nmethod: lora\nobjective: dpo\nsteps: 3\nlr: 0.01\nset:\n  r: 4\nwith:\n  "
+               "beta: 0.2\n"},
       {"plain", "method: shira\ndensity: 0.05\ntargets: \"re:.*\"\nset: {mask: random}\n"},
       {"unknown", "method: lora\nset:\n  rr: 4\n"},
       {"aliases", "method: &m lora\nmodel: *m\n"}};
@@ -337,7 +353,8 @@ static void make_adapter(int kind) {
     d = entries(Q, 4);
     lc_delta_sparse_set_factor(d, 2);
     attach(Q, d);
-    check(lc_delta_slice_new(ctx, down, &(lc_slice_opts){LC_SLICE_COLUMNS, 2}, (const int32_t[]){1, 5}, false, &d));
+    check(lc_delta_slice_new(ctx, down, &(lc_slice_opts){LC_SLICE_COLUMNS, 2}, (const int32_t[]){1, 5}, false,
+                             &d));
     attach(D, d);
   } else if (kind == 4) {
     const lc_kernel_opts o = {2, 1, LC_KERNEL_SNELLA, 0};
@@ -347,13 +364,16 @@ static void make_adapter(int kind) {
     check(lc_delta_bottleneck_new(ctx, down, &(lc_bottleneck_opts){.width = 2, .scale = 1}, false, &d));
     attach(D, d);
   } else if (kind == 5) {
-    check(lc_delta_route_new(ctx, lc_net_weight(net, "model.layers.0.mlp.gate_proj.weight"), &(lc_route_opts){.experts = 2}, false, &route));
+    check(lc_delta_route_new(ctx, lc_net_weight(net, "model.layers.0.mlp.gate_proj.weight"),
+                             &(lc_route_opts){.experts = 2}, false, &route));
     attach("model.layers.0.mlp.gate_proj.weight", route);
-    check(lc_delta_experts_new(ctx, down, route, &(lc_experts_opts){.experts = 2, .rank = 2, .alpha = 2}, false, &d));
+    check(lc_delta_experts_new(ctx, down, route, &(lc_experts_opts){.experts = 2, .rank = 2, .alpha = 2},
+                               false, &d));
     attach(D, d);
   } else { /* a log of steps */
     lc_noise_log *log;
-    check(lc_noise_log_new(ctx, &(lc_noise_opts){.seed = 3, .sparsity = 0.5, .mask = LC_NOISE_SMALL}, 4, &log));
+    check(
+        lc_noise_log_new(ctx, &(lc_noise_opts){.seed = 3, .sparsity = 0.5, .mask = LC_NOISE_SMALL}, 4, &log));
     for (uint32_t s = 0; s < 3; s++) check(lc_noise_log_add(log, s, 0.5f, 0.01f));
     check(lc_delta_noise_new(ctx, q, log, &d));
     attach(Q, d);
@@ -362,11 +382,13 @@ static void make_adapter(int kind) {
 }
 
 static void adapters(const char *dir) {
-  static const lc_layout layout[] = {LC_LAYOUT_PEFT_LORA, LC_LAYOUT_PEFT_SHIRA, LC_LAYOUT_NATIVE, LC_LAYOUT_MODULES,
-                                     LC_LAYOUT_MODULES,   LC_LAYOUT_MODULES,    LC_LAYOUT_LOG};
+  static const lc_layout layout[] = {LC_LAYOUT_PEFT_LORA, LC_LAYOUT_PEFT_SHIRA, LC_LAYOUT_NATIVE,
+                                     LC_LAYOUT_MODULES,   LC_LAYOUT_MODULES,    LC_LAYOUT_MODULES,
+                                     LC_LAYOUT_LOG};
   static const char *const name[] = {"lora", "shira", "native", "modules", "kernel", "experts", "log"};
-  static const char *const files[] = {"adapter_config.json",         "adapter_model.safetensors", "lacuna_adapter.json",
-                                      "lacuna_adapter.safetensors", "lacuna_adapter.log",        "lacuna_head.safetensors"};
+  static const char *const files[] = {"adapter_config.json", "adapter_model.safetensors",
+                                      "lacuna_adapter.json", "lacuna_adapter.safetensors",
+                                      "lacuna_adapter.log",  "lacuna_head.safetensors"};
   const lc_adapter_meta meta = {.base_name = "base", .targets = "all-linear", .method = "fuzz", .seed = 1};
   const lc_head_opts head = {.task = LC_TASK_CLASSIFY, .labels = 2, .fresh = true, .seed = 1};
   char *base = lc_path_join(ctx, dir, "base"), *config = lc_path_join(ctx, base, "config.json"),

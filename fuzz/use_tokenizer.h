@@ -5,7 +5,8 @@
 #include "fuzz.h"
 #include "text/tokenizer.h"
 
-static inline void use_tokenizer(lc_ctx *ctx, const lc_tokenizer *t, const char *text, size_t n, bool special) {
+static inline void use_tokenizer(lc_ctx *ctx, const lc_tokenizer *t, const char *text, size_t n,
+                                 bool special) {
   lc_ids ids = {0};
   lc_bytes ends = {0}, back = {0};
   size_t bad;

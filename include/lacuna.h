@@ -99,8 +99,9 @@ lc_status lc_options_put(lc_options *, const char *key, const char *value);
  * does. */
 typedef int (*lc_progress_fn)(void *arg, const char *kind, const char *json);
 typedef struct {
-  size_t size;           /* sizeof this struct: set by the _INIT */
-  const char *data;      /* text, or JSONL with text, prompt+completion, messages, prompt+chosen+rejected or prompt+answer; for a
+  size_t size; /* sizeof this struct: set by the _INIT */
+  const char *
+      data; /* text, or JSONL with text, prompt+completion, messages, prompt+chosen+rejected or prompt+answer; for a
                             model with labels ("task") text+label or tokens+tags, or pictures (docs/formats.md) */
   const char *eval_data; /* held-out rows, or NULL */
   const char *out;       /* directory of the result: adapter or model, recipe, history, checkpoints */

@@ -122,7 +122,8 @@ static lc_status put_objective(lc_options *o, const char *name) {
 static lc_status put_with(lc_options *o, const char *key, const char *value) {
   char what[96];
   if (!o->goal.row || !o->goal.row->options)
-    return lc_usage(o->ctx, "with.%s: %s", key, o->goal.row ? "the objective has no options" : "put the objective first");
+    return lc_usage(o->ctx, "with.%s: %s", key,
+                    o->goal.row ? "the objective has no options" : "put the objective first");
   snprintf(what, sizeof what, "objective %s", o->goal.row->name);
   return lc_options_set(o->ctx, o->goal.row->options, what, o->goal.self, key, value);
 }

@@ -24,7 +24,8 @@ lc_status lc_bench_gemm_int8(lc_bench_run *); /* bench_gemm_int8.c: its rows of 
 lc_status lc_bench_attention(lc_bench_run *);
 lc_status lc_bench_sampled(lc_bench_run *);
 lc_status lc_bench_train(lc_bench_run *);
-lc_status lc_bench_train_on(lc_bench_run *, lc_loaded *); /* bench_run.c: one measurement of training on this net */
+lc_status lc_bench_train_on(lc_bench_run *,
+                            lc_loaded *); /* bench_run.c: one measurement of training on this net */
 lc_status lc_bench_sweep(lc_bench_run *);
 lc_status lc_bench_decode(lc_bench_run *);
 lc_status lc_bench_prefill(lc_bench_run *);

@@ -37,11 +37,13 @@ static lc_status chunk(void *arg, int64_t c, int worker) {
     g.m = a->T, g.n = n, g.k = a->N, g.lda = a->N, g.ldb = a->N, g.ldc = a->M, g.trans_b = true;
     return lc_gemm(a->ctx, worker, &g, x, w + (size_t)(i0 * a->N) * e, out + (size_t)i0 * e);
   }
-  if (a->what == DX && a->M > HEAD_DEPTH) { /* as the output head does: f32 sums over parts of the depth (op_head.c) */
+  if (a->what == DX &&
+      a->M > HEAD_DEPTH) { /* as the output head does: f32 sums over parts of the depth (op_head.c) */
     g.m = a->T, g.n = n, g.lda = a->M, g.ldb = a->N, g.ldc = a->N, g.c_dtype = LC_F32;
     for (int64_t l = 0; l < a->M; l += HEAD_DEPTH, g.beta = 1) {
       g.k = lc_min64(HEAD_DEPTH, a->M - l);
-      LC_TRY(lc_gemm(a->ctx, worker, &g, dy + (size_t)l * e, w + (size_t)(l * a->N + i0) * e, out + (size_t)i0 * 4));
+      LC_TRY(lc_gemm(a->ctx, worker, &g, dy + (size_t)l * e, w + (size_t)(l * a->N + i0) * e,
+                     out + (size_t)i0 * 4));
     }
     return LC_OK;
   }
@@ -67,20 +69,33 @@ static size_t packed_at(const gemm_arg *a, int64_t column) {
 static lc_status pack_chunk(void *arg, int64_t c, int worker) {
   const gemm_arg *a = arg;
   int64_t j = c * PACK_STRIP, n = lc_min64(PACK_STRIP, columns(a) - j);
-  lc_gemm_shape g = {.n = n, .k = depth(a), .ldb = a->N, .trans_b = a->what == FORWARD, .dtype = a->dtype, .c_dtype = a->dtype};
-  lc_gemm_pack(a->ctx, &g, (const uint8_t *)a->w + (size_t)(a->what == DX ? j : j * a->N) * size_of(a->dtype), a->packed + packed_at(a, j));
+  lc_gemm_shape g = {.n = n,
+                     .k = depth(a),
+                     .ldb = a->N,
+                     .trans_b = a->what == FORWARD,
+                     .dtype = a->dtype,
+                     .c_dtype = a->dtype};
+  lc_gemm_pack(a->ctx, &g, (const uint8_t *)a->w + (size_t)(a->what == DX ? j : j * a->N) * size_of(a->dtype),
+               a->packed + packed_at(a, j));
   return LC_OK;
 }
 
 static lc_status packed_chunk(void *arg, int64_t c, int worker) {
   const gemm_arg *a = arg;
-  int64_t n = columns(a), k = depth(a), s = lc_gemm_packed_columns(a->ctx, a->dtype, n, k), rows = lc_ceil_div(a->T, PACKED_ROWS),
-          t = c % rows * PACKED_ROWS, j = c / rows * s;
+  int64_t n = columns(a), k = depth(a), s = lc_gemm_packed_columns(a->ctx, a->dtype, n, k),
+          rows = lc_ceil_div(a->T, PACKED_ROWS), t = c % rows * PACKED_ROWS, j = c / rows * s;
   size_t e = size_of(a->dtype);
-  lc_gemm_shape g = {.m = lc_min64(PACKED_ROWS, a->T - t), .n = lc_min64(s, n - j), .k = k, .lda = k, .ldc = n, .dtype = a->dtype,
-                     .c_dtype = a->dtype, .packed_b = true};
+  lc_gemm_shape g = {.m = lc_min64(PACKED_ROWS, a->T - t),
+                     .n = lc_min64(s, n - j),
+                     .k = k,
+                     .lda = k,
+                     .ldc = n,
+                     .dtype = a->dtype,
+                     .c_dtype = a->dtype,
+                     .packed_b = true};
   const uint8_t *left = a->what == DX ? a->dy : a->x;
-  return lc_gemm(a->ctx, worker, &g, left + (size_t)(t * k) * e, a->packed + packed_at(a, j), (uint8_t *)a->out + (size_t)(t * n + j) * e);
+  return lc_gemm(a->ctx, worker, &g, left + (size_t)(t * k) * e, a->packed + packed_at(a, j),
+                 (uint8_t *)a->out + (size_t)(t * n + j) * e);
 }
 
 static lc_status product_once(gemm_arg *a) {
@@ -112,7 +127,8 @@ lc_status lc_bench_gemm(lc_bench_run *b) {
   uint8_t *x = lc_alloc(ctx, LC_MEM_OTHER, (size_t)MAX_T * 1536 * 4),
           *w = lc_alloc(ctx, LC_MEM_OTHER, (size_t)49152 * 576 * 4),
           *dy = lc_alloc(ctx, LC_MEM_OTHER, (size_t)MAX_T * 49152 * 4),
-          *out = lc_alloc(ctx, LC_MEM_OTHER, (size_t)MAX_T * 49152 * 4), *packed = lc_alloc(ctx, LC_MEM_OTHER, PACK_MOST);
+          *out = lc_alloc(ctx, LC_MEM_OTHER, (size_t)MAX_T * 49152 * 4),
+          *packed = lc_alloc(ctx, LC_MEM_OTHER, PACK_MOST);
   lc_status st = x && w && dy && out && packed ? LC_OK : LC_FAILED;
   for (int d = 0; !st && d < 2; d++) {
     lc_dtype dtype = d ? LC_F32 : LC_BF16;
@@ -121,7 +137,8 @@ lc_status lc_bench_gemm(lc_bench_run *b) {
     for (int64_t T = 512; !st && T <= MAX_T; T *= 2)
       for (size_t s = 0; !st && s < sizeof shapes / sizeof *shapes; s++)
         for (int p = FORWARD; !st && p <= DW; p++) {
-          gemm_arg a = {ctx, (product)p, T, shapes[s][0], shapes[s][1], dtype, x, w, dy, out, packed, PACK_MOST};
+          gemm_arg a = {ctx, (product)p, T,  shapes[s][0], shapes[s][1], dtype,
+                        x,   w,          dy, out,          packed,       PACK_MOST};
           double seconds = 0;
           st = measure(b, &a, &seconds);
           double rate = 2.0 * (double)T * (double)a.M * (double)a.N / seconds;

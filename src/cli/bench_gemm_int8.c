@@ -18,14 +18,16 @@ typedef struct {
 
 static lc_status quantise_chunk(void *arg, int64_t c, int worker) {
   const int8_arg *a = arg;
-  for (int64_t t = c * QUANTISED_ROWS; t < lc_min64((c + 1) * QUANTISED_ROWS, a->T); t++) lc_q8_rows_set(a->k, &a->q, t, a->x + t * a->N);
+  for (int64_t t = c * QUANTISED_ROWS; t < lc_min64((c + 1) * QUANTISED_ROWS, a->T); t++)
+    lc_q8_rows_set(a->k, &a->q, t, a->x + t * a->N);
   return LC_OK;
 }
 
 static lc_status strip_chunk(void *arg, int64_t c, int worker) {
   const int8_arg *a = arg;
   const lc_dtype_info *d = lc_dtype_get(a->dtype);
-  const int64_t row_bytes = a->N / d->block * d->bytes, m0 = c * STRIP, panels = lc_min64(STRIP, a->M - m0) / LC_Q8_PANEL;
+  const int64_t row_bytes = a->N / d->block * d->bytes, m0 = c * STRIP,
+                panels = lc_min64(STRIP, a->M - m0) / LC_Q8_PANEL;
   size_t panel = lc_q8_panel_bytes(a->dtype, a->N);
   uint8_t *packed = lc_scratch(a->ctx, worker, 0, STRIP / LC_Q8_PANEL * panel);
   float *y = lc_scratch(a->ctx, worker, 1, ROWS * STRIP * sizeof *y);
@@ -38,7 +40,8 @@ static lc_status strip_chunk(void *arg, int64_t c, int worker) {
   for (int64_t t = 0; t < a->T; t += ROWS) {
     int64_t n = lc_min64(ROWS, a->T - t);
     a->k->gemm_q8(a->dtype, n, panels, packed, &a->q, t, y, STRIP);
-    for (int64_t i = 0; i < n; i++) memcpy(a->y + (t + i) * a->M + m0, y + i * STRIP, (size_t)(panels * LC_Q8_PANEL) * sizeof *y);
+    for (int64_t i = 0; i < n; i++)
+      memcpy(a->y + (t + i) * a->M + m0, y + i * STRIP, (size_t)(panels * LC_Q8_PANEL) * sizeof *y);
   }
   return LC_OK;
 }
@@ -72,21 +75,33 @@ lc_status lc_bench_gemm_int8(lc_bench_run *b) {
   static const lc_dtype types[] = {LC_Q8_0, LC_Q4_0, LC_Q4_1};
   lc_ctx *ctx = b->cli->ctx;
   size_t w_bytes = (size_t)MAX_M * 576 / 32 * 34;
-  float *x = lc_alloc(ctx, LC_MEM_OTHER, (size_t)MAX_T * MAX_N * sizeof *x), *y = lc_alloc(ctx, LC_MEM_OTHER, (size_t)MAX_T * MAX_M * sizeof *y);
-  uint8_t *w = lc_alloc(ctx, LC_MEM_OTHER, w_bytes), *q = lc_alloc(ctx, LC_MEM_OTHER, lc_q8_rows_bytes(MAX_T, MAX_N));
+  float *x = lc_alloc(ctx, LC_MEM_OTHER, (size_t)MAX_T * MAX_N * sizeof *x),
+        *y = lc_alloc(ctx, LC_MEM_OTHER, (size_t)MAX_T * MAX_M * sizeof *y);
+  uint8_t *w = lc_alloc(ctx, LC_MEM_OTHER, w_bytes),
+          *q = lc_alloc(ctx, LC_MEM_OTHER, lc_q8_rows_bytes(MAX_T, MAX_N));
   lc_status st = x && y && w && q ? LC_OK : LC_FAILED;
   for (int64_t i = 0; !st && i < MAX_T * MAX_N; i++) x[i] = (float)(i % 251) - 125;
   for (int d = 0; !st && d < 3; d++) {
     fill(w, w_bytes, types[d]);
     for (int64_t T = 512; !st && T <= MAX_T; T *= 2)
       for (size_t s = 0; !st && s < sizeof shapes / sizeof *shapes; s++) {
-        int8_arg a = {ctx, lc_kernels_get(ctx), types[d], T, shapes[s][0], shapes[s][1], w, x, lc_q8_rows_in(q, T, shapes[s][1]), y};
+        int8_arg a = {ctx,
+                      lc_kernels_get(ctx),
+                      types[d],
+                      T,
+                      shapes[s][0],
+                      shapes[s][1],
+                      w,
+                      x,
+                      lc_q8_rows_in(q, T, shapes[s][1]),
+                      y};
         double seconds = 0, peak = b->ceilings.int8 > 0 ? b->ceilings.int8 : b->ceilings.f32;
         st = measure(b, &a, &seconds);
         double rate = 2.0 * (double)T * (double)a.M * (double)a.N / seconds;
         if (!st)
-          lc_bench_row(b, json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:f, s:f, s:s, s:f}", "what", "forward", "form", lc_dtype_get(types[d])->name,
-                                    "dtype", "int8", "T", (json_int_t)T, "M", (json_int_t)a.M, "N", (json_int_t)a.N, "seconds", seconds, "rate",
+          lc_bench_row(b, json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:f, s:f, s:s, s:f}", "what", "forward",
+                                    "form", lc_dtype_get(types[d])->name, "dtype", "int8", "T", (json_int_t)T,
+                                    "M", (json_int_t)a.M, "N", (json_int_t)a.N, "seconds", seconds, "rate",
                                     rate, "unit", "op/s", "of_ceiling", rate / peak));
       }
   }

@@ -34,7 +34,8 @@ static void put_away(lc_ctx *ctx, subject *x) {
 
 static const char *form_of(const lc_net *net) {
   for (int i = 0; i < net->weights.n; i++)
-    if (net->weights.w[i].kind == LC_KIND_LINEAR) return lc_dtype_get(net->weights.w[i].base->src.dtype)->name;
+    if (net->weights.w[i].kind == LC_KIND_LINEAR)
+      return lc_dtype_get(net->weights.w[i].base->src.dtype)->name;
   return "?";
 }
 
@@ -126,14 +127,14 @@ static lc_status measure_decode(lc_bench_run *b, subject *x) {
     if (i >= 0) prefill[i] = t1 - t0, decode[i] = lc_now() - t1;
   }
   double p = lc_bench_median(prefill, times), d = lc_bench_median(decode, times);
-  lc_bench_row(b, json_pack("{s:s, s:s, s:s, s:I, s:f, s:f, s:s}", "what", "prefill", "form", x->form, "dtype",
-                            lc_dtype_get(x->dtype)->name, "tokens", (json_int_t)n, "seconds", p, "rate",
-                            (double)n / p, "unit", "tokens/s"));
-  lc_bench_row(b, json_pack("{s:s, s:s, s:s, s:I, s:f, s:f, s:s, s:f, s:f, s:f}", "what", "decode", "form", x->form,
-                            "dtype", lc_dtype_get(x->dtype)->name, "tokens", (json_int_t)tokens, "seconds", d,
-                            "rate", (double)tokens / d, "unit", "tokens/s", "bytes", bytes, "of_cache",
-                            lc_last_level_cache() ? bytes / (double)lc_last_level_cache() : 0.0, "of_ceiling",
-                            bytes * (double)tokens / d / read_rate(b)));
+  lc_bench_row(b, json_pack("{s:s, s:s, s:s, s:I, s:f, s:f, s:s}", "what", "prefill", "form", x->form,
+                            "dtype", lc_dtype_get(x->dtype)->name, "tokens", (json_int_t)n, "seconds", p,
+                            "rate", (double)n / p, "unit", "tokens/s"));
+  lc_bench_row(b, json_pack("{s:s, s:s, s:s, s:I, s:f, s:f, s:s, s:f, s:f, s:f}", "what", "decode", "form",
+                            x->form, "dtype", lc_dtype_get(x->dtype)->name, "tokens", (json_int_t)tokens,
+                            "seconds", d, "rate", (double)tokens / d, "unit", "tokens/s", "bytes", bytes,
+                            "of_cache", lc_last_level_cache() ? bytes / (double)lc_last_level_cache() : 0.0,
+                            "of_ceiling", bytes * (double)tokens / d / read_rate(b)));
   return LC_OK;
 }
 
@@ -147,7 +148,8 @@ lc_status lc_bench_decode(lc_bench_run *b) {
 static double linear_flops(const lc_net *net) {
   double n = 0;
   for (int i = 0; i < net->weights.n; i++)
-    if (net->weights.w[i].kind == LC_KIND_LINEAR) n += 2 * (double)net->weights.w[i].M * (double)net->weights.w[i].N;
+    if (net->weights.w[i].kind == LC_KIND_LINEAR)
+      n += 2 * (double)net->weights.w[i].M * (double)net->weights.w[i].N;
   return n;
 }
 
@@ -170,9 +172,10 @@ static lc_status measure_prefill(lc_bench_run *b, subject *x) {
       if (i >= 0) t[i] = lc_now() - t0;
     }
     double seconds = lc_bench_median(t, times), rate = (double)T / seconds;
-    lc_bench_row(b, json_pack("{s:s, s:s, s:s, s:I, s:f, s:f, s:s, s:f}", "what", "prefill", "form", x->form, "dtype",
-                              lc_dtype_get(x->dtype)->name, "T", (json_int_t)T, "seconds", seconds, "rate", rate,
-                              "unit", "tokens/s", "of_ceiling", rate * linear_flops(x->l.net) / peak));
+    lc_bench_row(b, json_pack("{s:s, s:s, s:s, s:I, s:f, s:f, s:s, s:f}", "what", "prefill", "form", x->form,
+                              "dtype", lc_dtype_get(x->dtype)->name, "T", (json_int_t)T, "seconds", seconds,
+                              "rate", rate, "unit", "tokens/s", "of_ceiling",
+                              rate * linear_flops(x->l.net) / peak));
   }
   return LC_OK;
 }
@@ -184,7 +187,8 @@ lc_status lc_bench_prefill(lc_bench_run *b) {
 /* ---- load ---- */
 
 enum { OPEN, NET, TOKENIZER, SESSION, FIRST, WITHIN, PROGRAM, PARTS };
-static const char *const part_names[PARTS] = {"open", "net", "tokenizer", "session", "first-token", "all", "program"};
+static const char *const part_names[PARTS] = {"open",        "net", "tokenizer", "session",
+                                              "first-token", "all", "program"};
 
 /* Each part's seconds of one start inside this process, with a prompt of a few tokens. */
 static lc_status start_once(lc_bench_run *b, lc_dtype dtype, double *seconds, double *bytes) {
@@ -202,7 +206,8 @@ static lc_status start_once(lc_bench_run *b, lc_dtype dtype, double *seconds, do
   if (!st) st = lc_tokenize(l.tok, "Once upon a time", 16, true, &ids);
   t[3] = lc_now();
   if (!st) st = lc_session_new(l.net, lc_min64(l.model->config.context, ids.n + 128), ids.n, dtype, &s);
-  if (!st && !(logits = lc_alloc_n(ctx, LC_MEM_OTHER, (size_t)l.model->config.V, sizeof *logits))) st = LC_FAILED;
+  if (!st && !(logits = lc_alloc_n(ctx, LC_MEM_OTHER, (size_t)l.model->config.V, sizeof *logits)))
+    st = LC_FAILED;
   t[4] = lc_now();
   if (!st) lc_session_int8(s, !b->opts->exact && dtype != LC_F32);
   if (!st) st = lc_session_feed(s, ids.id, ids.n, false, logits);
@@ -224,8 +229,22 @@ static lc_status start_once(lc_bench_run *b, lc_dtype dtype, double *seconds, do
 static lc_status start_program(lc_bench_run *b, double *seconds) {
   char threads[24];
   snprintf(threads, sizeof threads, "%d", lc_threads(b->cli->ctx));
-  char *argv[] = {"lacuna", "generate", "-m", b->opts->model, "-p", "Once upon a time", "--max-tokens", "1", "--temp", "0",
-                  "--quiet", "--threads", threads, "--dtype", (char *)b->opts->train.dtype, NULL};
+  char *argv[] = {"lacuna",
+                  "generate",
+                  "-m",
+                  b->opts->model,
+                  "-p",
+                  "Once upon a time",
+                  "--max-tokens",
+                  "1",
+                  "--temp",
+                  "0",
+                  "--quiet",
+                  "--threads",
+                  threads,
+                  "--dtype",
+                  (char *)b->opts->train.dtype,
+                  NULL};
   posix_spawn_file_actions_t quiet;
   pid_t child;
   int status = -1;
@@ -236,7 +255,8 @@ static lc_status start_program(lc_bench_run *b, double *seconds) {
   if (!failed) waitpid(child, &status, 0);
   *seconds = lc_now() - t0;
   posix_spawn_file_actions_destroy(&quiet);
-  return !failed && !status ? LC_OK : lc_fail(b->cli->ctx, "%s: `generate` could not be run on it", b->opts->model);
+  return !failed && !status ? LC_OK
+                            : lc_fail(b->cli->ctx, "%s: `generate` could not be run on it", b->opts->model);
 }
 
 lc_status lc_bench_load(lc_bench_run *b) {
@@ -252,7 +272,8 @@ lc_status lc_bench_load(lc_bench_run *b) {
   }
   for (int p = 0; p < PARTS; p++) {
     double seconds = lc_bench_median(t[p], times);
-    json_t *row = json_pack("{s:s, s:s, s:f}", "what", part_names[p], "dtype", lc_dtype_get(dtype)->name, "seconds", seconds);
+    json_t *row = json_pack("{s:s, s:s, s:f}", "what", part_names[p], "dtype", lc_dtype_get(dtype)->name,
+                            "seconds", seconds);
     if (p == FIRST) json_object_set_new(row, "of_ceiling", json_real(bytes / seconds / read_rate(b)));
     lc_bench_row(b, row);
   }

@@ -32,7 +32,8 @@ static lc_status random_rows(lc_bench_run *b, int64_t V, lc_dataset **out) {
   for (int64_t i = 0; !st && i < rows * o->seq; i++)
     id[i] = (int32_t)lc_rng_below(&r, (uint64_t)i, (uint64_t)V), target[i] = 1;
   for (int64_t i = 0; !st && i < rows; i++)
-    ex[i] = (lc_example){.id = id + i * o->seq, .target = target + i * o->seq, .n = o->seq, .n_targets = o->seq - 1};
+    ex[i] = (lc_example){
+        .id = id + i * o->seq, .target = target + i * o->seq, .n = o->seq, .n_targets = o->seq - 1};
   if (!st) st = lc_data_from_ids(ctx, ex, rows, out);
   lc_free(ctx, id), lc_free(ctx, target), lc_free(ctx, ex);
   return st;

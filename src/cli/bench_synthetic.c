@@ -9,17 +9,32 @@ enum { VOCABULARY = 32768, CONTEXT = 8192, ROWS = 64 /* of a tensor a chunk */ }
 static lc_status read_shape(lc_ctx *ctx, const char *text, lc_config *c) {
   long long v[5];
   int used = 0;
-  if (!text || sscanf(text, "%lld,%lld,%lld,%lld,%lld%n", &v[0], &v[1], &v[2], &v[3], &v[4], &used) != 5 || text[used])
+  if (!text || sscanf(text, "%lld,%lld,%lld,%lld,%lld%n", &v[0], &v[1], &v[2], &v[3], &v[4], &used) != 5 ||
+      text[used])
     return lc_usage(ctx, "--shape %s: L,C,F,H,KV is needed, as 24,2048,8192,32,8", text ? text : "");
   for (int i = 0; i < 5; i++)
     if (v[i] < 1 || v[i] > 1 << 20) return lc_usage(ctx, "--shape %s: %lld is out of range", text, v[i]);
   if (v[1] % v[3] || v[3] % v[4] || v[1] / v[3] % 2 || v[1] % 32 || v[2] % 32 || v[1] / v[3] > LC_ATTN_MAX_D)
-    return lc_usage(ctx, "--shape %s: C must be H even heads of at most %d columns, H a multiple of KV, C and F multiples of 32", text,
-                    LC_ATTN_MAX_D);
-  *c = (lc_config){.family = &lc_family_llama, .task = LC_TASK_LM, .L = v[0], .C = v[1], .F = v[2], .H = v[3], .G = v[4], .D = v[1] / v[3]};
+    return lc_usage(ctx,
+                    "--shape %s: C must be H even heads of at most %d columns, H a multiple of KV, C and F "
+                    "multiples of 32",
+                    text, LC_ATTN_MAX_D);
+  *c = (lc_config){.family = &lc_family_llama,
+                   .task = LC_TASK_LM,
+                   .L = v[0],
+                   .C = v[1],
+                   .F = v[2],
+                   .H = v[3],
+                   .G = v[4],
+                   .D = v[1] / v[3]};
   c->V = VOCABULARY, c->context = CONTEXT, c->norm_eps = 1e-5f, c->tied = true;
   c->bos = c->eos = c->pad = -1;
-  c->rope = (lc_rope){.type = LC_ROPE_DEFAULT, .dim = c->D, .theta = 10000, .factor = 1, .original_context = CONTEXT, .context = CONTEXT};
+  c->rope = (lc_rope){.type = LC_ROPE_DEFAULT,
+                      .dim = c->D,
+                      .theta = 10000,
+                      .factor = 1,
+                      .original_context = CONTEXT,
+                      .context = CONTEXT};
   return LC_OK;
 }
 
@@ -56,7 +71,10 @@ static lc_status fill(lc_ctx *ctx, lc_model *m, lc_dtype form, uint8_t *data) {
   for (int i = 0; i < m->n; i++) {
     lc_tensor *t = &m->src[i];
     fill_arg a = {.t = t, .data = data, .seed = (uint64_t)i + 1};
-    *t = (lc_tensor){.data = data, .dtype = m->decl[i].ndim == 1 ? LC_F32 : form, .ndim = m->decl[i].ndim, .shape = {m->decl[i].M, m->decl[i].N}};
+    *t = (lc_tensor){.data = data,
+                     .dtype = m->decl[i].ndim == 1 ? LC_F32 : form,
+                     .ndim = m->decl[i].ndim,
+                     .shape = {m->decl[i].M, m->decl[i].N}};
     size_t bytes;
     if (t->ndim == 1) {
       t->shape[0] = m->decl[i].N;
@@ -75,8 +93,8 @@ static bool total_bytes(const lc_model *m, lc_dtype form, size_t *total) {
   *total = 0;
   for (int i = 0; i < m->n; i++) {
     size_t bytes;
-    if (!lc_dtype_bytes(m->decl[i].ndim == 1 ? LC_F32 : form, m->decl[i].N, &bytes) || !lc_mul(bytes, (size_t)m->decl[i].M, &bytes) ||
-        bytes > SIZE_MAX / 4 || *total > SIZE_MAX / 4)
+    if (!lc_dtype_bytes(m->decl[i].ndim == 1 ? LC_F32 : form, m->decl[i].N, &bytes) ||
+        !lc_mul(bytes, (size_t)m->decl[i].M, &bytes) || bytes > SIZE_MAX / 4 || *total > SIZE_MAX / 4)
       return false;
     *total += (bytes + 63) / 64 * 64;
   }

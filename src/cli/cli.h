@@ -80,10 +80,12 @@ typedef struct {
 } lc_loaded;
 lc_status lc_cli_load(lc_cli *, const char *model, lc_dtype compute, lc_apply, bool tokenizer, lc_loaded *);
 /* The same with a head of the caller's choice. */
-lc_status lc_cli_sum_adapters(lc_cli *, lc_loaded *, const char *out); /* all adapters of the net as one (convert_adapter.c) */
-lc_status lc_cli_adapters_head(lc_cli *, lc_head_opts *); /* that the first adapter with one was trained with; lc_head_opts_free */
-lc_status lc_cli_load_for(lc_cli *, const char *model, const lc_head_opts *, lc_dtype compute, lc_apply, bool tokenizer,
-                          lc_loaded *);
+lc_status lc_cli_sum_adapters(lc_cli *, lc_loaded *,
+                              const char *out); /* all adapters of the net as one (convert_adapter.c) */
+lc_status lc_cli_adapters_head(
+    lc_cli *, lc_head_opts *); /* that the first adapter with one was trained with; lc_head_opts_free */
+lc_status lc_cli_load_for(lc_cli *, const char *model, const lc_head_opts *, lc_dtype compute, lc_apply,
+                          bool tokenizer, lc_loaded *);
 void lc_cli_unload(lc_loaded *);
 lc_status lc_cli_adapter_spec(lc_cli *, const char *spec, char **path, float *scale); /* lc_free path */
 lc_status lc_cli_outtype(lc_cli *, const char *name,

@@ -4,29 +4,30 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const lc_option options[] = {{"model", LC_OPT_STRING, offsetof(lc_bench, model), NULL, 0, 0, NULL,
-                                     "MODEL", "train, decode, prefill, load, switch: a Hugging Face directory or a GGUF file"},
-                                    {"adapter", LC_OPT_STRING, offsetof(lc_bench, adapter), NULL, 0, 0, NULL,
-                                     "[NAME=]DIR[:SCALE]", "decode, prefill: apply an adapter (repeatable)"},
-                                    {"shape", LC_OPT_STRING, offsetof(lc_bench, shape), NULL, 0, 0, NULL,
-                                     "L,C,F,H,KV", "decode, prefill: random weights of this shape instead of a model"},
-                                    {"forms", LC_OPT_STRING, offsetof(lc_bench, forms), "bf16,q8_0,q4_0", 0, 0, NULL,
-                                     "A,B", "with --shape: how its weights are stored, one after another"},
-                                    {"method", LC_OPT_STRING, offsetof(lc_bench, method), "shira", 0, 0, NULL,
-                                     "NAME", "train: see `lacuna methods`"},
-                                    {"set", LC_OPT_STRING, offsetof(lc_bench, set), NULL, 0, 0, NULL,
-                                     "KEY=VALUE", "train: an option of the method (repeatable)"},
-                                    {"repeat", LC_OPT_INT, offsetof(lc_bench, repeat), "5", 1, 1000, NULL,
-                                     "N", "measurements a figure; the median counts"},
-                                    {"tokens", LC_OPT_INT, offsetof(lc_bench, tokens), "64", 1, 1 << 20, NULL,
-                                     "N", "decode: tokens a measurement"},
-                                    {"prompt-tokens", LC_OPT_INT, offsetof(lc_bench, prompt_tokens), "512", 1,
-                                     1 << 20, NULL, "N", "decode: tokens of the prompt"},
-                                    {"sweep", LC_OPT_STRING, offsetof(lc_bench, sweep), NULL, 0, 0, NULL, "AXIS",
-                                     "train: how time and memory grow with seq, density, batch or layers, or all"},
-                                    {"exact", LC_OPT_BOOL, offsetof(lc_bench, exact), "false", 0, 0, NULL, NULL,
-                                     "decode, prefill, load: without activations in 8 bits"},
-                                    {0}};
+static const lc_option options[] = {
+    {"model", LC_OPT_STRING, offsetof(lc_bench, model), NULL, 0, 0, NULL, "MODEL",
+     "train, decode, prefill, load, switch: a Hugging Face directory or a GGUF file"},
+    {"adapter", LC_OPT_STRING, offsetof(lc_bench, adapter), NULL, 0, 0, NULL, "[NAME=]DIR[:SCALE]",
+     "decode, prefill: apply an adapter (repeatable)"},
+    {"shape", LC_OPT_STRING, offsetof(lc_bench, shape), NULL, 0, 0, NULL, "L,C,F,H,KV",
+     "decode, prefill: random weights of this shape instead of a model"},
+    {"forms", LC_OPT_STRING, offsetof(lc_bench, forms), "bf16,q8_0,q4_0", 0, 0, NULL, "A,B",
+     "with --shape: how its weights are stored, one after another"},
+    {"method", LC_OPT_STRING, offsetof(lc_bench, method), "shira", 0, 0, NULL, "NAME",
+     "train: see `lacuna methods`"},
+    {"set", LC_OPT_STRING, offsetof(lc_bench, set), NULL, 0, 0, NULL, "KEY=VALUE",
+     "train: an option of the method (repeatable)"},
+    {"repeat", LC_OPT_INT, offsetof(lc_bench, repeat), "5", 1, 1000, NULL, "N",
+     "measurements a figure; the median counts"},
+    {"tokens", LC_OPT_INT, offsetof(lc_bench, tokens), "64", 1, 1 << 20, NULL, "N",
+     "decode: tokens a measurement"},
+    {"prompt-tokens", LC_OPT_INT, offsetof(lc_bench, prompt_tokens), "512", 1, 1 << 20, NULL, "N",
+     "decode: tokens of the prompt"},
+    {"sweep", LC_OPT_STRING, offsetof(lc_bench, sweep), NULL, 0, 0, NULL, "AXIS",
+     "train: how time and memory grow with seq, density, batch or layers, or all"},
+    {"exact", LC_OPT_BOOL, offsetof(lc_bench, exact), "false", 0, 0, NULL, NULL,
+     "decode, prefill, load: without activations in 8 bits"},
+    {0}};
 
 static int ascending(const void *a, const void *b) {
   double x = *(const double *)a, y = *(const double *)b;
@@ -91,21 +92,18 @@ static lc_status bench_ceilings(lc_bench_run *b) {
 static const struct {
   const char *name;
   lc_status (*run)(lc_bench_run *);
-} benches[] = {{"ceilings", bench_ceilings},
-               {"gemm", lc_bench_gemm},
-               {"attention", lc_bench_attention},
-               {"sampled", lc_bench_sampled},
-               {"train", lc_bench_train},
-               {"decode", lc_bench_decode},
-               {"prefill", lc_bench_prefill},
-               {"load", lc_bench_load},
-               {"switch", lc_bench_switch}};
+} benches[] = {{"ceilings", bench_ceilings},  {"gemm", lc_bench_gemm},   {"attention", lc_bench_attention},
+               {"sampled", lc_bench_sampled}, {"train", lc_bench_train}, {"decode", lc_bench_decode},
+               {"prefill", lc_bench_prefill}, {"load", lc_bench_load},   {"switch", lc_bench_switch}};
 enum { N_BENCHES = sizeof benches / sizeof *benches };
 
 static lc_status run(lc_cli *cli, void *self) {
   const char *names[N_BENCHES];
   for (int i = 0; i < N_BENCHES; i++) names[i] = benches[i].name;
-  if (cli->n_word != 1) return lc_usage(cli->ctx, "one of ceilings, gemm, attention, sampled, train, decode, prefill, load, switch is needed");
+  if (cli->n_word != 1)
+    return lc_usage(
+        cli->ctx,
+        "one of ceilings, gemm, attention, sampled, train, decode, prefill, load, switch is needed");
   lc_bench_run b = {.cli = cli, .opts = self, .rows = json_array()};
   for (int i = 0; i < N_BENCHES; i++) {
     if (strcmp(benches[i].name, cli->word[0])) continue;
@@ -125,13 +123,14 @@ static lc_status run(lc_cli *cli, void *self) {
                   near ? near : "", near ? "'?" : "");
 }
 
-const lc_command lc_cmd_bench = {.name = "bench",
-                                 .usage = "ceilings|gemm|attention|sampled|train|decode|prefill|load|switch [FLAGS]",
-                                 .title = "measure the machine, and what we get of it",
-                                 .options = options,
-                                 .self_size = sizeof(lc_bench),
-                                 .words = 1,
-                                 .more = lc_train_options,
-                                 .more_offset = offsetof(lc_bench, train),
-                                 .repeatable = "adapter set",
-                                 .run = run};
+const lc_command lc_cmd_bench = {
+    .name = "bench",
+    .usage = "ceilings|gemm|attention|sampled|train|decode|prefill|load|switch [FLAGS]",
+    .title = "measure the machine, and what we get of it",
+    .options = options,
+    .self_size = sizeof(lc_bench),
+    .words = 1,
+    .more = lc_train_options,
+    .more_offset = offsetof(lc_bench, train),
+    .repeatable = "adapter set",
+    .run = run};

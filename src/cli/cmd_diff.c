@@ -14,7 +14,8 @@ static const lc_option options[] = {
     {"tolerance", LC_OPT_FLOAT, offsetof(self_t, tolerance), "0", 0, 1e30, NULL, "X",
      "entries that differ by more count as changed"},
     {"dtype", LC_OPT_STRING, offsetof(self_t, dtype), "auto", 0, 0, NULL, "T",
-     "compare in f32, bf16 or f16; auto: as the files are, the narrower of two; f32 for adapters and quantised files"},
+     "compare in f32, bf16 or f16; auto: as the files are, the narrower of two; f32 for adapters and "
+     "quantised files"},
     {"rank", LC_OPT_INT, offsetof(self_t, ranks), "0", -1, 1 << 20, NULL, "N",
      "rank of the change of N matrices, spread evenly; -1: all"},
     {"null-lr", LC_OPT_FLOAT, offsetof(self_t, null_lr), "0", 0, 1e6, NULL, "R",
@@ -50,12 +51,14 @@ static json_t *number(double x) {
 
 static json_t *row_json(const lc_diff_row *r) {
   const lc_diff_count *c = &r->count;
-  json_t *o = json_pack("{s:I, s:I, s:f, s:o, s:o, s:s, s:b, s:o, s:f}", "entries", (json_int_t)c->n, "changed",
-                        (json_int_t)c->changed, "share", share(c->changed, c->n), "relative_norm",
+  json_t *o = json_pack("{s:I, s:I, s:f, s:o, s:o, s:s, s:b, s:o, s:f}", "entries", (json_int_t)c->n,
+                        "changed", (json_int_t)c->changed, "share", share(c->changed, c->n), "relative_norm",
                         number(relative(c)), "largest", number(c->largest), "dtype",
-                        lc_dtype_get(r->dtype)->name, "mixed", r->mixed, "sparsity", tolerances(c->unchanged, c->n),
-                        "invisible_in_bf16", share(c->invisible, c->differ));
-  if (r->full) json_object_update_new(o, json_pack("{s:I, s:I}", "rank", (json_int_t)r->rank, "full_rank", (json_int_t)r->full));
+                        lc_dtype_get(r->dtype)->name, "mixed", r->mixed, "sparsity",
+                        tolerances(c->unchanged, c->n), "invisible_in_bf16", share(c->invisible, c->differ));
+  if (r->full)
+    json_object_update_new(
+        o, json_pack("{s:I, s:I}", "rank", (json_int_t)r->rank, "full_rank", (json_int_t)r->full));
   if (r->tensors > 1) json_object_set_new(o, "mean_density", json_real(r->mean_density));
   return o;
 }
@@ -84,8 +87,8 @@ static void print_json(const self_t *s, const lc_diff *d, const double *none) {
   json_t *o = row_json(&d->all), *apart = json_array();
   for (int i = 0; i < d->n_apart; i++) json_array_append_new(apart, json_string(d->apart[i]));
   json_object_update_new(o, json_pack("{s:I, s:f, s:f, s:o, s:o, s:o, s:o}", "parameters", (json_int_t)c->n,
-                                      "update_sparsity", 1 - share(c->changed, c->n), "tolerance", s->tolerance,
-                                      "tensors", rows_json(d->row, d->n, "name"), "layers",
+                                      "update_sparsity", 1 - share(c->changed, c->n), "tolerance",
+                                      s->tolerance, "tensors", rows_json(d->row, d->n, "name"), "layers",
                                       rows_json(d->layer, d->n_layer, "layer"), "kinds",
                                       rows_json(d->kind, d->n_kind, "name"), "apart", apart));
   if (d->n_ranks) json_object_set_new(o, "rank_share", json_real(d->rank_share));
@@ -106,9 +109,10 @@ static void print_json(const self_t *s, const lc_diff *d, const double *none) {
 
 static void print_group(const lc_diff_row *r, const char *label) {
   const lc_diff_count *c = &r->count;
-  printf("  %-24s %12lld entries  changed %.4f  (mean over %d tensors %.4f)  unchanged at 0 / 1e-5: %.4f / %.4f\n", label,
-         (long long)c->n, share(c->changed, c->n), r->tensors, r->mean_density, share(c->unchanged[0], c->n),
-         share(c->unchanged[LC_DIFF_TOLERANCES - 1], c->n));
+  printf("  %-24s %12lld entries  changed %.4f  (mean over %d tensors %.4f)  unchanged at 0 / 1e-5: %.4f / "
+         "%.4f\n",
+         label, (long long)c->n, share(c->changed, c->n), r->tensors, r->mean_density,
+         share(c->unchanged[0], c->n), share(c->unchanged[LC_DIFF_TOLERANCES - 1], c->n));
 }
 
 static void print_overlap(const lc_diff_count *c) {
@@ -116,7 +120,8 @@ static void print_overlap(const lc_diff_count *c) {
     printf("overlap: not defined, %s changed nothing\n", c->changed ? "C" : "B");
     return;
   }
-  printf("overlap: B changed %lld, C %lld, both %lld: %.4f of B's (chance %.4f), %.4f of C's (chance %.4f), Jaccard %.4f\n",
+  printf("overlap: B changed %lld, C %lld, both %lld: %.4f of B's (chance %.4f), %.4f of C's (chance %.4f), "
+         "Jaccard %.4f\n",
          (long long)c->changed, (long long)c->second, (long long)c->both, share(c->both, c->changed),
          share(c->second, c->n), share(c->both, c->second), share(c->changed, c->n),
          share(c->both, c->changed + c->second - c->both));
@@ -140,7 +145,8 @@ static void print_text(const self_t *s, const lc_diff *d, const double *none) {
   }
   printf("by kind\n");
   for (int i = 0; i < d->n_kind; i++) print_group(&d->kind[i], d->kind[i].name);
-  for (int i = 0; i < d->n_apart; i++) printf("not compared (on one side only, or of another shape): %s\n", d->apart[i]);
+  for (int i = 0; i < d->n_apart; i++)
+    printf("not compared (on one side only, or of another shape): %s\n", d->apart[i]);
   printf("compared in %s%s; a difference of at most %g counts as none\n", lc_dtype_get(d->all.dtype)->name,
          d->all.mixed ? " and other types (the files' types are mixed)" : "", s->tolerance);
   printf("unchanged at ");
@@ -149,10 +155,12 @@ static void print_text(const self_t *s, const lc_diff *d, const double *none) {
   printf("; of the changes in f32, %.4f are invisible in bf16\n", share(c->invisible, c->differ));
   if (none) {
     printf("rounding alone (steps of ±%g, %lld times): ", s->null_lr, (long long)s->null_steps);
-    for (int k = 0; k < LC_DIFF_TOLERANCES; k++) printf("%s%g: %.4f", k ? ", " : "", lc_diff_tolerances[k], none[k]);
+    for (int k = 0; k < LC_DIFF_TOLERANCES; k++)
+      printf("%s%g: %.4f", k ? ", " : "", lc_diff_tolerances[k], none[k]);
     putchar('\n');
   }
-  if (d->n_ranks) printf("rank of the change: %.4f of the highest, mean of %d matrices\n", d->rank_share, d->n_ranks);
+  if (d->n_ranks)
+    printf("rank of the change: %.4f of the highest, mean of %d matrices\n", d->rank_share, d->n_ranks);
   if (d->third) print_overlap(c);
   printf("%lld of %lld entries changed (update sparsity %.6f)\n", (long long)c->changed, (long long)c->n,
          1 - share(c->changed, c->n));
@@ -188,7 +196,8 @@ static lc_status run(lc_cli *cli, void *self) {
   if (cli->n_word > 2) LC_GO(result(cli, &a, 2, &c));
   LC_GO(lc_diff_nets(a.net, b.net, c.net, &o, &d));
   const bool with_null = s->null_lr > 0;
-  if (with_null) LC_GO(lc_diff_null(cli->ctx, d.all.dtype, s->null_lr, s->null_steps, (uint64_t)cli->common.seed, none));
+  if (with_null)
+    LC_GO(lc_diff_null(cli->ctx, d.all.dtype, s->null_lr, s->null_steps, (uint64_t)cli->common.seed, none));
   if (cli->common.json)
     print_json(s, &d, with_null ? none : NULL);
   else

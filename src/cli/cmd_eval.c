@@ -134,13 +134,16 @@ static lc_status labels(lc_cli *cli, const self_t *s, lc_loaded *l, json_t *resu
   lc_label_score score;
   lc_status st = LC_OK;
   if (s->metric != ACCURACY || s->fewshot || s->chat || s->system)
-    return lc_usage(cli->ctx, "a %s has labels: --metric accuracy, without examples or a chat, is what can be measured",
+    return lc_usage(cli->ctx,
+                    "a %s has labels: --metric accuracy, without examples or a chat, is what can be measured",
                     lc_architecture(&l->model->config));
   LC_TRY(lc_net_labels(l->net, &names, &set));
-  LC_GO(lc_rows_open(l->net, l->tok, s->data, &(lc_data_opts){.seq = l->model->config.context, .labels = &set}, &rows));
+  LC_GO(lc_rows_open(l->net, l->tok, s->data,
+                     &(lc_data_opts){.seq = l->model->config.context, .labels = &set}, &rows));
   LC_GO(lc_eval_labels(l->net, rows, s->limit, s->log_samples, &score));
-  json_object_update_new(result, json_pack("{s:f, s:I, s:f, s:f, s:f}", "value", score.accuracy, "n", (json_int_t)score.n,
-                                           "stderr", score.stderr_, "loss", score.loss, "macro_f1", score.macro_f1));
+  json_object_update_new(result, json_pack("{s:f, s:I, s:f, s:f, s:f}", "value", score.accuracy, "n",
+                                           (json_int_t)score.n, "stderr", score.stderr_, "loss", score.loss,
+                                           "macro_f1", score.macro_f1));
 done:
   if (rows) lc_data_free(rows);
   lc_free(cli->ctx, names);
@@ -208,7 +211,8 @@ static lc_status run(lc_cli *cli, void *self) {
   json_t *result = json_pack("{s:s}", "metric", metric_names[s->metric]);
   double t0 = lc_now();
   lc_status st = lc_task_has_labels(l.model->config.task) ? labels(cli, s, &l, result)
-                 : s->metric == PERPLEXITY                ? perplexity(cli, s, &l, result) : questions(cli, s, &l, result);
+                 : s->metric == PERPLEXITY                ? perplexity(cli, s, &l, result)
+                                                          : questions(cli, s, &l, result);
   if (!st) {
     json_object_set_new(result, "seconds", json_real(lc_now() - t0));
     if (cli->common.json)

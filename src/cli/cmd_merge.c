@@ -23,16 +23,17 @@ typedef struct {
     "outtype", LC_OPT_STRING, offsetof(self_t, outtype), "auto", 0, 0, NULL, "T",                            \
         "f32, f16, bf16, q8_0 (GGUF only); auto: the base's, bf16 from a quantised one"                      \
   }
-static const lc_option merge_options[] = {MODEL_ROW,
-                                          {"adapter", LC_OPT_STRING, offsetof(self_t, adapter), NULL, 0, 0,
-                                           NULL, "[NAME=]DIR[:SCALE]", "an adapter (repeatable: deltas add; a negative scale takes away)"},
-                                          OUT_ROW,
-                                          TYPE_ROW,
-                                          {"average", LC_OPT_BOOL, offsetof(self_t, average), "false", 0, 0, NULL, NULL,
-                                           "the mean of the adapters' changes (each at its scale), not their sum"},
-                                          {"as", LC_OPT_CHOICE, offsetof(self_t, as), "model", 0, 0, "model|adapter", NULL,
-                                           "adapter: one adapter that is the sum (lists of entries, slices; or LoRAs, whose ranks add)"},
-                                          {0}};
+static const lc_option merge_options[] = {
+    MODEL_ROW,
+    {"adapter", LC_OPT_STRING, offsetof(self_t, adapter), NULL, 0, 0, NULL, "[NAME=]DIR[:SCALE]",
+     "an adapter (repeatable: deltas add; a negative scale takes away)"},
+    OUT_ROW,
+    TYPE_ROW,
+    {"average", LC_OPT_BOOL, offsetof(self_t, average), "false", 0, 0, NULL, NULL,
+     "the mean of the adapters' changes (each at its scale), not their sum"},
+    {"as", LC_OPT_CHOICE, offsetof(self_t, as), "model", 0, 0, "model|adapter", NULL,
+     "adapter: one adapter that is the sum (lists of entries, slices; or LoRAs, whose ranks add)"},
+    {0}};
 static const lc_option convert_options[] = {
     MODEL_ROW,
     {"adapter", LC_OPT_STRING, offsetof(self_t, adapter), NULL, 0, 0, NULL, "DIR",
@@ -91,7 +92,8 @@ static void print_report(lc_cli *cli, const lc_merge_report *r, const char *out,
   }
   if (filled > 0)
     fprintf(stderr,
-            "warning: sparsity is lost: %lld of the %lld entries that a mask had dropped are not zero in the merged model "
+            "warning: sparsity is lost: %lld of the %lld entries that a mask had dropped are not zero in the "
+            "merged model "
             "(%.2f %%); unmerged, the adapter keeps them zero\n",
             (long long)filled, (long long)masked, 100 * (double)filled / (double)masked);
   if (changed > 0 && share < 0.9)
@@ -139,7 +141,8 @@ static lc_status run(lc_cli *cli, void *self) {
   LC_TRY(load(cli, s->model, &l));
   lc_status st = average(s, l.net);
   if (s->as) {
-    if (!st && lc_cli_given(cli, "outtype")) st = lc_usage(cli->ctx, "--outtype is of a model; an adapter's values stay f32");
+    if (!st && lc_cli_given(cli, "outtype"))
+      st = lc_usage(cli->ctx, "--outtype is of a model; an adapter's values stay f32");
     if (!st) st = lc_cli_sum_adapters(cli, &l, s->out);
     lc_cli_unload(&l);
     return st;

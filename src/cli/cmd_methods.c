@@ -91,13 +91,12 @@ static void tell_cost(const lc_cli *cli, const lc_method *m, const lc_method_cos
   if (cli->common.json && refused)
     json_array_append_new(all, json_pack("{s:s, s:s}", "name", m->name, "refused", refused));
   else if (cli->common.json)
-    json_array_append_new(all, json_pack("{s:s, s:I, s:I, s:I, s:I, s:s, s:f, s:i, s:b, s:b}", "name", m->name,
-                                         "trainable", (json_int_t)c->trainable, "state_bytes",
-                                         (json_int_t)c->state_bytes, "gradient_bytes",
-                                         (json_int_t)c->gradient_bytes, "candidate_bytes",
-                                         (json_int_t)c->candidate_bytes, "optimizer", c->optimizer, "step",
-                                         c->step, "phases", c->phases, "mergeable", m->mergeable, "estimate",
-                                         c->estimate));
+    json_array_append_new(
+        all, json_pack("{s:s, s:I, s:I, s:I, s:I, s:s, s:f, s:i, s:b, s:b}", "name", m->name, "trainable",
+                       (json_int_t)c->trainable, "state_bytes", (json_int_t)c->state_bytes, "gradient_bytes",
+                       (json_int_t)c->gradient_bytes, "candidate_bytes", (json_int_t)c->candidate_bytes,
+                       "optimizer", c->optimizer, "step", c->step, "phases", c->phases, "mergeable",
+                       m->mergeable, "estimate", c->estimate));
   else if (refused)
     printf("%-14s %s\n", m->name, refused);
   else

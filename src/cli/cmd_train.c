@@ -14,7 +14,8 @@ static const lc_option options[] = {
     {"model", LC_OPT_STRING, offsetof(self_t, model), NULL, 0, 0, NULL, "MODEL",
      "a Hugging Face directory or a GGUF file"},
     {"data", LC_OPT_STRING, offsetof(self_t, data), NULL, 0, 0, NULL, "FILE",
-     "text, or JSONL with text, prompt+completion, messages, prompt+chosen+rejected or prompt+answer; of tasks with "
+     "text, or JSONL with text, prompt+completion, messages, prompt+chosen+rejected or prompt+answer; of "
+     "tasks with "
      "labels text+label or tokens+tags, or pictures: a folder of one a label, or an IDX file"},
     {"method", LC_OPT_STRING, offsetof(self_t, method), NULL, 0, 0, NULL, "NAME", "see `lacuna methods`"},
     {"set", LC_OPT_STRING, offsetof(self_t, set), NULL, 0, 0, NULL, "KEY=VALUE",
@@ -57,7 +58,8 @@ static void held_out(int64_t step, const json_t *e) {
   static const char *const more[] = {"perplexity", "reward", "accuracy"};
   fprintf(stderr, "eval at %lld: loss %.4f", (long long)step, json_number_value(json_object_get(e, "loss")));
   for (int i = 0; i < 3; i++)
-    if (json_object_get(e, more[i])) fprintf(stderr, "  %s %.4g", more[i], json_number_value(json_object_get(e, more[i])));
+    if (json_object_get(e, more[i]))
+      fprintf(stderr, "  %s %.4g", more[i], json_number_value(json_object_get(e, more[i])));
   fputc('\n', stderr);
 }
 
@@ -72,7 +74,8 @@ static void line(progress *p, const char *kind, const json_t *e) {
       return; /* a pipe gets a line every two seconds */
     p->last_line = lc_now();
     if (json_object_get(e, "reward"))
-      fprintf(stderr, "reward %.3f  answers of %.1f tokens  ", json_number_value(json_object_get(e, "reward")),
+      fprintf(stderr, "reward %.3f  answers of %.1f tokens  ",
+              json_number_value(json_object_get(e, "reward")),
               json_number_value(json_object_get(e, "answer_tokens")));
     fprintf(stderr, "step %lld/%lld  loss %.4f  lr %.3g  |g| %.3g  %.0f tokens/s  %.0f MiB\n",
             (long long)step, (long long)p->planned, json_number_value(json_object_get(e, "loss")),
@@ -134,13 +137,14 @@ const lc_objective *lc_cli_objective(lc_cli *cli, const char *name) {
   const lc_objective *o = lc_objective_find(name);
   const char *near = o ? NULL : lc_objective_nearest(name);
   if (!o)
-    lc_usage(cli->ctx, "there is no objective '%s'%s%s%s", name, near ? "; did you mean '" : "", near ? near : "",
-             near ? "'?" : "");
+    lc_usage(cli->ctx, "there is no objective '%s'%s%s%s", name, near ? "; did you mean '" : "",
+             near ? near : "", near ? "'?" : "");
   return o;
 }
 
 /* Every --flag KEY=VALUE through a table. */
-static lc_status set_pairs(lc_cli *cli, const char *flag, const lc_option *table, const char *what, void *self) {
+static lc_status set_pairs(lc_cli *cli, const char *flag, const lc_option *table, const char *what,
+                           void *self) {
   for (int i = 0; lc_cli_value(cli, flag, i); i++) {
     const char *pair = lc_cli_value(cli, flag, i), *eq = strchr(pair, '=');
     if (!eq) return lc_usage(cli->ctx, "--%s %s: KEY=VALUE is expected", flag, pair);
@@ -191,9 +195,10 @@ static lc_status load(lc_cli *cli, const self_t *s, const char *model, const cha
   if (keeps) return lc_cli_load_for(cli, model, &own, LC_F32, LC_PATCH, true, l);
   fresh.labels = lc_max64(2, labels.n);
   fresh.label = labels.n >= 2 ? (const char *const *)labels.name : NULL;
-  lc_status st = labels.n < 2 && labels.name
-                     ? lc_fail(cli->ctx, "%s: all labels are '%s': there is nothing to tell apart", data, labels.name[0])
-                     : lc_cli_load_for(cli, model, &fresh, LC_F32, LC_PATCH, true, l);
+  lc_status st =
+      labels.n < 2 && labels.name
+          ? lc_fail(cli->ctx, "%s: all labels are '%s': there is nothing to tell apart", data, labels.name[0])
+          : lc_cli_load_for(cli, model, &fresh, LC_F32, LC_PATCH, true, l);
   lc_label_names_free(cli->ctx, &labels);
   return st;
 }
@@ -221,10 +226,11 @@ static lc_status train(lc_cli *cli, self_t *s, const lc_method *m, void *method_
   lc_cli_note(cli,
               "%s: %s, %lld rows of at most %lld tokens, %lld tokens, %lld targets; %lld cut, %lld without a "
               "target dropped, %lld malformed",
-              data_path, lc_row_kind_name(d.kind), (long long)d.rows, (long long)s->train.seq, (long long)d.tokens,
-              (long long)d.targets, (long long)d.cut, (long long)d.dropped, (long long)d.bad);
-  lc_cli_note(cli, "method %s, objective %s, %s, %s kernels, %d threads", m->name, goal->row->name, s->train.dtype,
-              lc_isa_name(lc_isa_of(cli->ctx)), lc_threads(cli->ctx));
+              data_path, lc_row_kind_name(d.kind), (long long)d.rows, (long long)s->train.seq,
+              (long long)d.tokens, (long long)d.targets, (long long)d.cut, (long long)d.dropped,
+              (long long)d.bad);
+  lc_cli_note(cli, "method %s, objective %s, %s, %s kernels, %d threads", m->name, goal->row->name,
+              s->train.dtype, lc_isa_name(lc_isa_of(cli->ctx)), lc_threads(cli->ctx));
   progress p = {.cli = cli, .terminal = isatty(STDERR_FILENO)};
   lc_train_io io = {.out = s->out,
                     .resume = lc_cli_given(cli, "resume"),
@@ -283,12 +289,14 @@ done:
   return st;
 }
 
-const lc_command lc_cmd_train = {.name = "train",
-                                 .usage = "-m MODEL -d DATA --method NAME [--set key=value]... [--objective NAME [--with key=value]...] -o OUT",
-                                 .title = "fine-tune a model sparsely",
-                                 .options = options,
-                                 .self_size = sizeof(self_t),
-                                 .more = lc_train_options,
-                                 .more_offset = offsetof(self_t, train),
-                                 .repeatable = "set with",
-                                 .run = run};
+const lc_command lc_cmd_train = {
+    .name = "train",
+    .usage =
+        "-m MODEL -d DATA --method NAME [--set key=value]... [--objective NAME [--with key=value]...] -o OUT",
+    .title = "fine-tune a model sparsely",
+    .options = options,
+    .self_size = sizeof(self_t),
+    .more = lc_train_options,
+    .more_offset = offsetof(self_t, train),
+    .repeatable = "set with",
+    .run = run};

@@ -139,8 +139,8 @@ lc_status lc_cli_load(lc_cli *cli, const char *model, lc_dtype compute, lc_apply
   return st;
 }
 
-lc_status lc_cli_load_for(lc_cli *cli, const char *model, const lc_head_opts *head, lc_dtype compute, lc_apply apply,
-                          bool tokenizer, lc_loaded *out) {
+lc_status lc_cli_load_for(lc_cli *cli, const char *model, const lc_head_opts *head, lc_dtype compute,
+                          lc_apply apply, bool tokenizer, lc_loaded *out) {
   *out = (lc_loaded){0};
   if (!model) return lc_usage(cli->ctx, "-m MODEL is missing (a Hugging Face directory or a GGUF file)");
   lc_status st = lc_model_open_for(cli->ctx, model, head, &out->model);

@@ -19,8 +19,8 @@ done:
   return lc_in_file(ctx, path, st);
 }
 
-static lc_status write(lc_cli *cli, const lc_loaded *l, const lc_adapter *a, const char *from, lc_layout layout, const char *base_name,
-                       const char *out) {
+static lc_status write(lc_cli *cli, const lc_loaded *l, const lc_adapter *a, const char *from,
+                       lc_layout layout, const char *base_name, const char *out) {
   lc_ctx *ctx = cli->ctx;
   lc_adapter_meta meta = {.dry = true};
   json_t *sidecar = NULL;
@@ -48,18 +48,21 @@ static lc_status as_entries(const lc_net *net, const lc_adapter **a) {
   lc_adapter *sum;
   bool low_rank = false, plain = true;
   *a = net->adapter[0];
-  for (int i = 0; i < (*a)->n; i++) plain &= (*a)->delta[i]->ops == &lc_delta_sparse && lc_delta_sparse_factor((*a)->delta[i]) == 1;
+  for (int i = 0; i < (*a)->n; i++)
+    plain &= (*a)->delta[i]->ops == &lc_delta_sparse && lc_delta_sparse_factor((*a)->delta[i]) == 1;
   if (plain) return LC_OK;
   LC_TRY(lc_adapter_sum((lc_net *)(uintptr_t)net, &sum, &low_rank));
   if (low_rank)
-    return lc_fail(net->ctx, "adapter '%s' is of low rank: its changes are no entries, which these layouts hold", (*a)->name);
+    return lc_fail(net->ctx,
+                   "adapter '%s' is of low rank: its changes are no entries, which these layouts hold",
+                   (*a)->name);
   *a = sum;
   return LC_OK;
 }
 
 /* Writes into a new directory; nothing half-written stays. */
-static lc_status write_new(lc_cli *cli, lc_loaded *l, const lc_adapter *a, const char *from, lc_layout layout, const char *base_name,
-                           const char *out) {
+static lc_status write_new(lc_cli *cli, lc_loaded *l, const lc_adapter *a, const char *from, lc_layout layout,
+                           const char *base_name, const char *out) {
   lc_status st = write(cli, l, a, from, layout, base_name, out);
   if (st && lc_path_exists(out)) {
     char *why = lc_strdup(cli->ctx, lc_error(cli->ctx));
@@ -80,7 +83,8 @@ static void tell(const lc_cli *cli, const char *out, const char *layout) {
 lc_status lc_cli_sum_adapters(lc_cli *cli, lc_loaded *l, const char *out) {
   lc_adapter *sum;
   bool low_rank;
-  if (lc_path_exists(out)) return lc_fail(cli->ctx, "%s exists: an adapter is written into a new directory", out);
+  if (lc_path_exists(out))
+    return lc_fail(cli->ctx, "%s exists: an adapter is written into a new directory", out);
   const char *from = l->net->adapter[0]->path;
   LC_TRY(lc_adapter_sum(l->net, &sum, &low_rank));
   LC_TRY(write_new(cli, l, sum, from, low_rank ? LC_LAYOUT_PEFT_LORA : LC_LAYOUT_NATIVE, NULL, out));

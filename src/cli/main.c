@@ -7,10 +7,11 @@
 #include <string.h>
 
 /* In the order of `lacuna --help`. */
-#define COMMANDS(ROW)                                                                                        \
-  ROW(info)                                                                                                  \
-  ROW(train) ROW(eval) ROW(generate) ROW(embed) ROW(merge) ROW(convert) ROW(diff) ROW(ship) ROW(methods) ROW(objectives) ROW(bench) ROW(report)   \
-      ROW(tokenize) ROW(logits)
+/* clang-format off */
+#define COMMANDS(ROW) \
+  ROW(info) ROW(train) ROW(eval) ROW(generate) ROW(embed) ROW(merge) ROW(convert) ROW(diff) \
+  ROW(ship) ROW(methods) ROW(objectives) ROW(bench) ROW(report) ROW(tokenize) ROW(logits)
+/* clang-format on */
 #define DECLARE(name) extern const lc_command lc_cmd_##name;
 #define ROW(name)     &lc_cmd_##name,
 COMMANDS(DECLARE)
@@ -99,7 +100,9 @@ int main(int argc, char **argv) {
     code = 1;
   }
   if (lc_cli_json_lost() && !code) {
-    fprintf(stderr, "lacuna %s: a line of JSON is missing: a number is not finite, a name is no UTF-8, or memory ran out\n",
+    fprintf(stderr,
+            "lacuna %s: a line of JSON is missing: a number is not finite, a name is no UTF-8, or memory ran "
+            "out\n",
             cli.command->name);
     code = 1;
   }

@@ -146,9 +146,9 @@ lc_isa lc_isa_of(const lc_ctx *); /* the one in use: LACUNA_ISA or the best */
 /* What some processors of an instruction set have beside it: 8-bit dot products, of 256 and of 512 bits. */
 typedef enum { LC_CPU_AVX_VNNI, LC_CPU_AVX512_VNNI, LC_CPU_FLAGS } lc_cpu_flag;
 bool lc_cpu_has(lc_cpu_flag);
-const char *lc_isa_name(lc_isa);  /* "scalar", "avx2", "avx512", "avx512_bf16", "amx" */
-const char *lc_cpu_name(void);    /* model name, for reports */
-double lc_now(void);              /* monotonic seconds */
+const char *lc_isa_name(lc_isa); /* "scalar", "avx2", "avx512", "avx512_bf16", "amx" */
+const char *lc_cpu_name(void);   /* model name, for reports */
+double lc_now(void);             /* monotonic seconds */
 
 /* ---- random numbers: a file format (ARCHITECTURE.md) ---- */
 
@@ -228,7 +228,7 @@ lc_status lc_remove_tree(lc_ctx *, const char *dir);
 lc_status lc_rename_dir(lc_ctx *, const char *from, const char *to); /* flushes the parent */
 /* Both names at once, so that b is there at every moment; *can is false where the file system cannot (nothing is done). */
 lc_status lc_exchange_dirs(lc_ctx *, const char *a, const char *b, bool *can);
-lc_status lc_copy_file(lc_ctx *, const char *from, const char *to);  /* atomically */
+lc_status lc_copy_file(lc_ctx *, const char *from, const char *to); /* atomically */
 
 /* ---- numbers in 16 bits ---- */
 

@@ -54,7 +54,8 @@ static uint32_t detect_flags(void) {
   uint32_t a, b, c7 = 0, d, a71 = 0, x, y, z;
   if (detect() < LC_ISA_AVX2 || !__get_cpuid_count(7, 0, &a, &b, &c7, &d)) return 0;
   __get_cpuid_count(7, 1, &a71, &x, &y, &z);
-  return (a71 & 1u << 4 ? 1u << LC_CPU_AVX_VNNI : 0) | (detect() >= LC_ISA_AVX512 && (c7 & bit_AVX512VNNI) ? 1u << LC_CPU_AVX512_VNNI : 0);
+  return (a71 & 1u << 4 ? 1u << LC_CPU_AVX_VNNI : 0) |
+         (detect() >= LC_ISA_AVX512 && (c7 & bit_AVX512VNNI) ? 1u << LC_CPU_AVX512_VNNI : 0);
 }
 #else
 static uint32_t detect_flags(void) {

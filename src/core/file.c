@@ -258,7 +258,9 @@ lc_status lc_exchange_dirs(lc_ctx *ctx, const char *a, const char *b, bool *can)
   flush_dir(a);
   *can = renameat2(AT_FDCWD, a, AT_FDCWD, b, RENAME_EXCHANGE) == 0;
   if (*can) return flush_parent(ctx, b);
-  return errno == EINVAL || errno == ENOSYS ? LC_OK : lc_fail(ctx, "%s: cannot be exchanged with %s: %s", a, b, strerror(errno));
+  return errno == EINVAL || errno == ENOSYS
+             ? LC_OK
+             : lc_fail(ctx, "%s: cannot be exchanged with %s: %s", a, b, strerror(errno));
 }
 
 lc_status lc_rename_dir(lc_ctx *ctx, const char *from, const char *to) {

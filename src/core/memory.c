@@ -62,7 +62,8 @@ static bool keep_block(lc_ctx *ctx, header *h) {
 static void *from_system(size_t whole) {
   if (whole < LARGE) return aligned_alloc(FRONT, whole);
   void *p = NULL;
-  if (posix_memalign(&p, LARGE, whole)) return NULL; /* aligned_alloc wants multiples of LARGE, and the sanitizer insists */
+  if (posix_memalign(&p, LARGE, whole))
+    return NULL; /* aligned_alloc wants multiples of LARGE, and the sanitizer insists */
 #ifdef MADV_HUGEPAGE
   if (p) madvise(p, whole, MADV_HUGEPAGE); /* advice: a system that has none is as before */
 #endif

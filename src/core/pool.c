@@ -34,7 +34,7 @@ struct lc_pool {
   char pad0[LINE - sizeof(int64_t)];
   int64_t done;
   char pad1[LINE - sizeof(int64_t)];
-  uint32_t wake, sleepers;   /* threads sleep on wake */
+  uint32_t wake, sleepers;       /* threads sleep on wake */
   uint32_t ended, caller_sleeps; /* the caller sleeps on ended */
   char pad2[LINE - 4 * sizeof(uint32_t)];
   lc_pool_fn fn;
@@ -93,7 +93,8 @@ static void work(lc_pool *p, int worker) {
   int64_t left = __atomic_load_n(&p->left, __ATOMIC_ACQUIRE);
   while (left > 0) {
     int64_t take = lc_max64(1, left / (8 * p->workers));
-    if (!__atomic_compare_exchange_n(&p->left, &left, left - take, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) continue;
+    if (!__atomic_compare_exchange_n(&p->left, &left, left - take, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+      continue;
     int64_t n = p->n;
     p->fn(p->arg, n - left, take, worker);
     bool last = __atomic_add_fetch(&p->done, take, __ATOMIC_SEQ_CST) == n;

@@ -27,8 +27,8 @@ static lc_status header(lc_ctx *ctx, gzFile f, const char *path, int *ndim, int6
     LC_TRY(fill(ctx, f, path, d, 4));
     size[i] = (int64_t)((uint32_t)d[0] << 24 | (uint32_t)d[1] << 16 | (uint32_t)d[2] << 8 | d[3]);
     if (!size[i] || !lc_mul(*total, (size_t)size[i], total) || *total > (size_t)1 << 34)
-      return lc_fail(ctx, "%s: size %d of %d is %lld, which cannot be: 1 to 2^34 values in all are possible", path, i + 1,
-                     *ndim, (long long)size[i]);
+      return lc_fail(ctx, "%s: size %d of %d is %lld, which cannot be: 1 to 2^34 values in all are possible",
+                     path, i + 1, *ndim, (long long)size[i]);
   }
   return LC_OK;
 }

@@ -88,16 +88,19 @@ lc_status lc_embed_config(const lc_model *m, lc_embed_opts *o) {
   if (m->is_gguf) return LC_OK;
   LC_GO(read_file(m, NULL, "modules.json", &modules));
   LC_GO(read_file(m, NULL, "sentence_bert_config.json", &sentence));
-  if (modules && !json_is_array(modules)) LC_GO(lc_fail(m->ctx, "%s/modules.json is no list of modules", m->path));
+  if (modules && !json_is_array(modules))
+    LC_GO(lc_fail(m->ctx, "%s/modules.json is no list of modules", m->path));
   if (modules) o->from_files = true, o->normalize = false;
-  for (size_t i = 0; i < json_array_size(modules); i++) LC_GO(read_module(m, json_array_get(modules, i), o, &pooled));
+  for (size_t i = 0; i < json_array_size(modules); i++)
+    LC_GO(read_module(m, json_array_get(modules, i), o, &pooled));
   const json_t *max = json_object_get(sentence, "max_seq_length");
   if (json_is_integer(max)) o->max = lc_min64(o->max, json_integer_value(max));
   o->lower = json_is_true(json_object_get(sentence, "do_lower_case"));
   if (o->max < 3)
     LC_GO(lc_fail(m->ctx, "%s/sentence_bert_config.json: max_seq_length %lld leaves no room for a text",
                   m->path, (long long)o->max));
-  if (modules && !pooled) st = lc_fail(m->ctx, "%s/modules.json names no pooling: there is a vector a token, none a text", m->path);
+  if (modules && !pooled)
+    st = lc_fail(m->ctx, "%s/modules.json names no pooling: there is a vector a token, none a text", m->path);
 done:
   json_decref(modules);
   json_decref(sentence);
@@ -170,8 +173,10 @@ static lc_status run_batch(job *j) {
     pool(j->run, j->graph.hidden, &j->segment[i], j->o, j->sum, j->tmp, out);
     for (int64_t c = 0; c < C; c++)
       if (!isfinite(out[c]))
-        return lc_fail(j->net->ctx, "text %lld: number %lld of its embedding is not finite: a weight or an adapter's value is not",
-                       (long long)(j->done + i) + 1, (long long)c + 1);
+        return lc_fail(
+            j->net->ctx,
+            "text %lld: number %lld of its embedding is not finite: a weight or an adapter's value is not",
+            (long long)(j->done + i) + 1, (long long)c + 1);
   }
   j->done += j->n;
   j->n = j->ids.n = 0;

@@ -94,8 +94,9 @@ static lc_status decode(stream *x, float *logits, lc_ids *out, int64_t *generate
     if (lc_stop_requested(x->ctx)) return LC_STOPPED;
     int32_t id = choose(x, logits, stops, n_stops, (uint64_t)i);
     if (!(logits[id] > -INFINITY))
-      return lc_fail(x->ctx, "%s: after %lld tokens no logit is a number: a weight or an adapter's value is not finite", lc_session_net(x->s)->model->path,
-                     (long long)lc_session_length(x->s));
+      return lc_fail(
+          x->ctx, "%s: after %lld tokens no logit is a number: a weight or an adapter's value is not finite",
+          lc_session_net(x->s)->model->path, (long long)lc_session_length(x->s));
     if (!x->o->ignore_eos && is_stop(stops, n_stops, id)) {
       x->reason = "stop";
       break;

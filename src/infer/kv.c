@@ -139,9 +139,10 @@ static bool one_piece(const sequence *q, int64_t n) {
   return true;
 }
 
-static bool view(const struct lc_kv *kv, int layer, int32_t s, int64_t g, int64_t n, const void **k, const void **v,
-                 lc_dtype *dtype) {
-  if (s < 0 || s >= kv->n_seq || layer < 0 || layer >= kv->L || n < 1 || n > kv->seq[s].length || !one_piece(&kv->seq[s], n))
+static bool view(const struct lc_kv *kv, int layer, int32_t s, int64_t g, int64_t n, const void **k,
+                 const void **v, lc_dtype *dtype) {
+  if (s < 0 || s >= kv->n_seq || layer < 0 || layer >= kv->L || n < 1 || n > kv->seq[s].length ||
+      !one_piece(&kv->seq[s], n))
     return false;
   *k = at(kv, layer, 0, g, kv->seq[s].page[0], 0);
   *v = at(kv, layer, 1, g, kv->seq[s].page[0], 0);

@@ -30,7 +30,8 @@ lc_status lc_session_new(lc_net *net, int64_t context, int64_t prefill_rows, lc_
   const lc_config *c = &net->model->config;
   *out = NULL;
   if (c->task != LC_TASK_LM)
-    return lc_fail(net->ctx, "%s: a %s predicts no next token: it cannot generate", net->model->path, lc_architecture(c));
+    return lc_fail(net->ctx, "%s: a %s predicts no next token: it cannot generate", net->model->path,
+                   lc_architecture(c));
   if (!context) context = c->context;
   LC_TRY(check_context(net, context));
   lc_session *s = lc_alloc(net->ctx, LC_MEM_OTHER, sizeof *s);

@@ -23,7 +23,8 @@ static lc_status open_checkpoint(lc_ctx *ctx, const char *path, checkpoint *c) {
   *c = (checkpoint){0};
   LC_TRY(lc_map_open(ctx, path, &c->map));
   LC_TRY(lc_safetensors_open(ctx, path, &c->st));
-  if (c->st.n_copy) return lc_fail(ctx, "%s: tensors are not aligned in the file: it cannot be compared in place", path);
+  if (c->st.n_copy)
+    return lc_fail(ctx, "%s: tensors are not aligned in the file: it cannot be compared in place", path);
   return LC_OK;
 }
 
@@ -50,8 +51,8 @@ static size_t width(const lc_tensor *t) {
 /* ---- writing ---- */
 
 /* Elements that differ, from `from` on, at most `room`; their number, and *next where to go on. */
-static int64_t changed(const lc_tensor *a, const lc_tensor *b, int64_t from, int64_t room, int32_t *at, uint8_t *value,
-                       int64_t *next) {
+static int64_t changed(const lc_tensor *a, const lc_tensor *b, int64_t from, int64_t room, int32_t *at,
+                       uint8_t *value, int64_t *next) {
   const size_t w = width(a);
   const int64_t n = lc_tensor_count(a);
   const uint8_t *x = a->data, *y = b->data;
@@ -66,7 +67,8 @@ static int64_t changed(const lc_tensor *a, const lc_tensor *b, int64_t from, int
   return k;
 }
 
-static lc_status declare_part(lc_ctx *ctx, lc_safetensors_writer *w, const char *name, const char *part, lc_dtype dtype, int64_t n) {
+static lc_status declare_part(lc_ctx *ctx, lc_safetensors_writer *w, const char *name, const char *part,
+                              lc_dtype dtype, int64_t n) {
   char *full = lc_format(ctx, "%s.%s", name, part);
   lc_status st = full ? lc_safetensors_declare(w, full, dtype, 1, &n) : LC_FAILED;
   lc_free(ctx, full);
@@ -120,8 +122,9 @@ static lc_status count_changes(lc_ctx *ctx, writing *x, lc_ship *s) {
     const lc_tensor *t = &x->a->st.tensor[i].t;
     int64_t end;
     if (lc_tensor_count(t) > INT32_MAX || !width(t))
-      return lc_fail(ctx, "%s: '%s' has %lld elements of %s: positions are 32-bit numbers of whole elements", x->a->map.path,
-                     x->a->st.tensor[i].name, (long long)lc_tensor_count(t), lc_dtype_get(t->dtype)->name);
+      return lc_fail(ctx, "%s: '%s' has %lld elements of %s: positions are 32-bit numbers of whole elements",
+                     x->a->map.path, x->a->st.tensor[i].name, (long long)lc_tensor_count(t),
+                     lc_dtype_get(t->dtype)->name);
     x->count[i] = changed(t, &x->b->st.tensor[i].t, 0, INT64_MAX, NULL, NULL, &end);
     s->changed += x->count[i];
     s->elements += lc_tensor_count(t);
@@ -129,7 +132,8 @@ static lc_status count_changes(lc_ctx *ctx, writing *x, lc_ship *s) {
   return LC_OK;
 }
 
-lc_status lc_ship_write(lc_ctx *ctx, const char *before, const char *after, int64_t version, const char *out, lc_ship *s) {
+lc_status lc_ship_write(lc_ctx *ctx, const char *before, const char *after, int64_t version, const char *out,
+                        lc_ship *s) {
   checkpoint a = {0}, b = {0};
   writing x = {.ctx = ctx, .a = &a, .b = &b};
   lc_status st = LC_OK;
@@ -139,8 +143,11 @@ lc_status lc_ship_write(lc_ctx *ctx, const char *before, const char *after, int6
   if (before) {
     LC_GO(open_checkpoint(ctx, before, &a));
     s->previous = sum(&a.map);
-    if (a.map.size != b.map.size || header(&a.map) != header(&b.map) || memcmp(a.map.data, b.map.data, header(&a.map)))
-      LC_GO(lc_fail(ctx, "%s and %s have other headers: changed values need checkpoints of one layout; write an anchor", before, after));
+    if (a.map.size != b.map.size || header(&a.map) != header(&b.map) ||
+        memcmp(a.map.data, b.map.data, header(&a.map)))
+      LC_GO(lc_fail(
+          ctx, "%s and %s have other headers: changed values need checkpoints of one layout; write an anchor",
+          before, after));
     x.count = lc_alloc_n(ctx, LC_MEM_OTHER, (size_t)a.st.n, sizeof *x.count);
     x.at = lc_alloc_n(ctx, LC_MEM_SCRATCH, PIECE, sizeof *x.at);
     x.value = lc_alloc_n(ctx, LC_MEM_SCRATCH, PIECE, 8);
@@ -170,7 +177,10 @@ static lc_status info(lc_ctx *ctx, const char *file, const lc_safetensors *f, lc
              *previous = lc_safetensors_meta(f, "previous"), *result = lc_safetensors_meta(f, "result"),
              *count = lc_safetensors_meta(f, "changed_params");
   if (!sparse || !version || !previous || !result || !count)
-    return lc_fail(ctx, "%s: no file of changed values: its metadata lacks sparse, model_version, changed_params, previous or result", file);
+    return lc_fail(ctx,
+                   "%s: no file of changed values: its metadata lacks sparse, model_version, changed_params, "
+                   "previous or result",
+                   file);
   *s = (lc_ship){.anchor = strcmp(sparse, "true") != 0,
                  .version = strtoll(version, NULL, 10),
                  .previous = (uint32_t)strtoul(previous, NULL, 16),
@@ -200,15 +210,17 @@ static const lc_tensor *part_of(lc_ctx *ctx, const lc_safetensors *f, const char
 }
 
 /* Writes one tensor of the checkpoint with its changes, piece by piece. */
-static lc_status write_tensor(lc_ctx *ctx, const char *file, const lc_safetensors *f, const lc_named_tensor *n, uint8_t *buffer,
-                              lc_out *out, uLong *crc) {
-  const lc_tensor *t = &n->t, *at = part_of(ctx, f, n->name, "indices"), *value = part_of(ctx, f, n->name, "values");
+static lc_status write_tensor(lc_ctx *ctx, const char *file, const lc_safetensors *f,
+                              const lc_named_tensor *n, uint8_t *buffer, lc_out *out, uLong *crc) {
+  const lc_tensor *t = &n->t, *at = part_of(ctx, f, n->name, "indices"),
+                  *value = part_of(ctx, f, n->name, "values");
   const size_t w = width(t);
   const int64_t elements = lc_tensor_count(t), count = at ? lc_tensor_count(at) : 0;
   const int32_t *index = at ? at->data : NULL;
   if ((at != NULL) != (value != NULL) ||
       (at && (at->dtype != LC_I32 || value->dtype != t->dtype || lc_tensor_count(value) != count)))
-    return lc_fail(ctx, "%s: the changes of '%s' are not a list of positions and as many values of its type", file, n->name);
+    return lc_fail(ctx, "%s: the changes of '%s' are not a list of positions and as many values of its type",
+                   file, n->name);
   int64_t k = 0;
   for (int64_t from = 0; from < elements; from += PIECE) {
     const int64_t m = lc_min64(PIECE, elements - from);
@@ -220,10 +232,13 @@ static lc_status write_tensor(lc_ctx *ctx, const char *file, const lc_safetensor
     *crc = crc32_z(*crc, buffer, (size_t)m * w);
     lc_out_write(out, buffer, (size_t)m * w);
   }
-  return k == count ? LC_OK : lc_fail(ctx, "%s: a position of '%s' lies behind its %lld elements", file, n->name, (long long)elements);
+  return k == count ? LC_OK
+                    : lc_fail(ctx, "%s: a position of '%s' lies behind its %lld elements", file, n->name,
+                              (long long)elements);
 }
 
-static lc_status write_all(lc_ctx *ctx, const checkpoint *a, const char *file, const lc_safetensors *f, lc_out *out, uLong *crc) {
+static lc_status write_all(lc_ctx *ctx, const checkpoint *a, const char *file, const lc_safetensors *f,
+                           lc_out *out, uLong *crc) {
   lc_status st = LC_OK;
   lc_named_tensor **place = lc_alloc_n(ctx, LC_MEM_OTHER, (size_t)a->st.n, sizeof(lc_named_tensor *));
   uint8_t *buffer = lc_alloc_n(ctx, LC_MEM_SCRATCH, PIECE, 8);
@@ -251,12 +266,15 @@ lc_status lc_ship_apply(lc_ctx *ctx, const char *before, const char *file, const
     if (!before) LC_GO(lc_usage(ctx, "%s holds changes only: the checkpoint before it is needed", file));
     LC_GO(open_checkpoint(ctx, before, &a));
     if (sum(&a.map) != s->previous)
-      LC_GO(lc_fail(ctx, "%s (version %lld) does not follow %s: it changes a checkpoint of CRC %08" PRIx32 ", this one has %08" PRIx32
-                         "; a file between them is missing, or start again from an anchor",
+      LC_GO(lc_fail(ctx,
+                    "%s (version %lld) does not follow %s: it changes a checkpoint of CRC %08" PRIx32
+                    ", this one has %08" PRIx32
+                    "; a file between them is missing, or start again from an anchor",
                     file, (long long)s->version, before, s->previous, sum(&a.map)));
   }
   const lc_tensor *whole = s->anchor ? lc_safetensors_find(&f, "anchor") : NULL;
-  if (s->anchor && (!whole || whole->dtype != LC_U8)) LC_GO(lc_fail(ctx, "%s: an anchor without its bytes", file));
+  if (s->anchor && (!whole || whole->dtype != LC_U8))
+    LC_GO(lc_fail(ctx, "%s: an anchor without its bytes", file));
   LC_GO(lc_out_open(ctx, path, &out));
   if (whole) {
     crc = crc32_z(crc, whole->data, (size_t)lc_tensor_count(whole));
@@ -265,7 +283,9 @@ lc_status lc_ship_apply(lc_ctx *ctx, const char *before, const char *file, const
     LC_GO(write_all(ctx, &a, file, &f, &out, &crc));
   }
   if ((uint32_t)crc != s->result)
-    LC_GO(lc_fail(ctx, "%s: what it gives has CRC %08" PRIx32 ", %08" PRIx32 " was written: the file is damaged", file, (uint32_t)crc, s->result));
+    LC_GO(lc_fail(ctx,
+                  "%s: what it gives has CRC %08" PRIx32 ", %08" PRIx32 " was written: the file is damaged",
+                  file, (uint32_t)crc, s->result));
   st = lc_out_commit(&out);
 done:
   lc_out_abort(&out);

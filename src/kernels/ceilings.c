@@ -109,7 +109,8 @@ lc_status lc_ceilings_measure(lc_ctx *ctx, double seconds_each, lc_ceilings *out
   if (isa >= LC_ISA_AVX512) f32 = lc_peak_f32_avx512;
   if (isa >= LC_ISA_AVX512_BF16) LC_TRY(measure_peak(ctx, lc_peak_bf16_avx512, seconds_each, &out->bf16));
   if (lc_has_vnni(ctx)) LC_TRY(measure_peak(ctx, lc_peak_int8_vnni, seconds_each, &out->int8));
-  if (isa == LC_ISA_AVX2 && lc_cpu_has(LC_CPU_AVX_VNNI)) LC_TRY(measure_peak(ctx, lc_peak_int8_avxvnni, seconds_each, &out->int8));
+  if (isa == LC_ISA_AVX2 && lc_cpu_has(LC_CPU_AVX_VNNI))
+    LC_TRY(measure_peak(ctx, lc_peak_int8_avxvnni, seconds_each, &out->int8));
   if (isa >= LC_ISA_AMX) {
     LC_TRY(measure_peak(ctx, lc_peak_bf16_amx, seconds_each, &out->amx_bf16));
     LC_TRY(measure_peak(ctx, lc_peak_int8_amx, seconds_each, &out->amx_int8));

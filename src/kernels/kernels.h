@@ -36,7 +36,7 @@ lc_q8_vector lc_q8_in(void *buffer, int64_t n);
 typedef struct {
   int64_t n;
   int8_t *q;
-  float *scale, *offset;        /* offset: scale·Σ q */
+  float *scale, *offset;      /* offset: scale·Σ q */
   int32_t *start8, *start128; /* −8·Σ q, −128·Σ q */
 } lc_q8_rows;
 enum { LC_Q8_PANEL = 16 /* rows of W that are packed together */ };
@@ -63,7 +63,7 @@ typedef struct lc_kernels {
 
   /* -- vectors -- */
   float (*dot)(int64_t n, const float *a, const float *b);
-  void (*axpy)(int64_t n, float a, const float *x, float *y);       /* y += a·x */
+  void (*axpy)(int64_t n, float a, const float *x, float *y); /* y += a·x */
   /* out = y + a·x, and y's own bits where x is 0; out may be y */
   void (*add_nonzero)(int64_t n, float a, const float *x, const float *y, float *out);
   void (*add_nonzero_bf16)(int64_t n, float a, const float *x, const uint16_t *y, uint16_t *out);
@@ -79,19 +79,21 @@ typedef struct lc_kernels {
   void (*mix_rows)(lc_dtype, int64_t m, int64_t n, const void *V, size_t row_bytes, const float *p, float *y);
 
   /* -- a low-rank change of a tile: y[r,c] += s·Σ_k B[r,k]·A[k,c], m×n values, where the sum is not 0; leading dimensions ldb, lda, ldy -- */
-  void (*add_low_rank)(int64_t m, int64_t n, int64_t R, float s, const float *B, int64_t ldb, const float *A, int64_t lda, float *y,
-                       int64_t ldy);
+  void (*add_low_rank)(int64_t m, int64_t n, int64_t R, float s, const float *B, int64_t ldb, const float *A,
+                       int64_t lda, float *y, int64_t ldy);
 
   /* -- gemv for W in Q8_0, Q4_0, Q4_1 with the token's vector in bytes: a block's products are summed in integers, blocks in f32; n
    * is a multiple of 32 -- */
   void (*quantise_q8)(int64_t n, const float *x, const lc_q8_vector *q); /* the same bits on every path */
-  void (*gemv_q8)(lc_dtype, int64_t m, int64_t n, const void *W, size_t row_bytes, const lc_q8_vector *x, float *y);
+  void (*gemv_q8)(lc_dtype, int64_t m, int64_t n, const void *W, size_t row_bytes, const lc_q8_vector *x,
+                  float *y);
 
   /* -- the same for many tokens. pack_q8: m <= LC_Q8_PANEL rows of W, wherever they are, to a panel (scalar/gemm_q8.c; the same bits on
    * every path), 64-byte aligned; missing rows are zeros. gemm_q8: tokens t0 … t0+T-1 of x times `panels` panels that lie one after another;
    * y (T, 16·panels) stride ldy. A token's products with a row do not depend on what comes with them -- */
   void (*pack_q8)(lc_dtype, int64_t m, int64_t n, const uint8_t *const *row, void *packed);
-  void (*gemm_q8)(lc_dtype, int64_t T, int64_t panels, const void *packed, const lc_q8_rows *x, int64_t t0, float *y, int64_t ldy);
+  void (*gemm_q8)(lc_dtype, int64_t T, int64_t panels, const void *packed, const lc_q8_rows *x, int64_t t0,
+                  float *y, int64_t ldy);
 
   /* -- norms. One row of C; w is never NULL, b, dw and db may be; y may be x, dx may be dy -- */
   void (*rmsnorm)(int64_t C, float eps, const float *x, const float *w, float *y, float *rstd);
@@ -113,7 +115,8 @@ typedef struct lc_kernels {
                         float *dup);
   /* the same of bf16, computed in f32 and rounded */
   void (*silu_mul_bf16)(int64_t n, const uint16_t *gate, const uint16_t *up, uint16_t *h);
-  void (*silu_mul_back_bf16)(int64_t n, const uint16_t *gate, const uint16_t *up, const uint16_t *dh, uint16_t *dgate, uint16_t *dup);
+  void (*silu_mul_back_bf16)(int64_t n, const uint16_t *gate, const uint16_t *up, const uint16_t *dh,
+                             uint16_t *dgate, uint16_t *dup);
   void (*gelu_tanh)(int64_t n, const float *x, float *y);
   void (*gelu_tanh_back)(int64_t n, const float *x, const float *dy, float *dx);
   void (*gelu_erf)(int64_t n, const float *x, float *y);
@@ -217,8 +220,9 @@ typedef struct {
   bool trans_a, trans_b;
   lc_dtype dtype, c_dtype;
   float beta;
-  bool packed_b;     /* B is lc_gemm_pack's; ldb and trans_b do not count */
-  const float *plus; /* with an f32 C and beta 0: another m×n matrix that is added, apart from C; NULL: none */
+  bool packed_b; /* B is lc_gemm_pack's; ldb and trans_b do not count */
+  const float
+      *plus; /* with an f32 C and beta 0: another m×n matrix that is added, apart from C; NULL: none */
   int64_t ld_plus;
 } lc_gemm_shape;
 lc_status lc_gemm(lc_ctx *, int worker, const lc_gemm_shape *, const void *A, const void *B, void *C);

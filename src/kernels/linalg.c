@@ -106,9 +106,11 @@ lc_status lc_polar_iterated(lc_ctx *ctx, float *A, int64_t M, int64_t N, double 
   }
   cblas_sscal(m * n, (float)(1 / size), A, 1);
   for (; it < 30 && moved > (tol > 0 ? tol : 1e-4); it++) {
-    cblas_ssyrk(CblasRowMajor, CblasUpper, m < n ? CblasNoTrans : CblasTrans, r, m < n ? n : m, 1, A, n, 0, G, r);
+    cblas_ssyrk(CblasRowMajor, CblasUpper, m < n ? CblasNoTrans : CblasTrans, r, m < n ? n : m, 1, A, n, 0, G,
+                r);
     memcpy(P, A, (size_t)(M * N) * sizeof *P);
-    cblas_ssymm(CblasRowMajor, m < n ? CblasLeft : CblasRight, CblasUpper, m, n, -0.5f, G, r, A, n, 1.5f, P, n);
+    cblas_ssymm(CblasRowMajor, m < n ? CblasLeft : CblasRight, CblasUpper, m, n, -0.5f, G, r, A, n, 1.5f, P,
+                n);
     cblas_saxpy(m * n, -1, P, 1, A, 1);
     moved = (double)cblas_snrm2(m * n, A, 1) / fmax((double)cblas_snrm2(m * n, P, 1), 1e-30);
     memcpy(A, P, (size_t)(M * N) * sizeof *P);

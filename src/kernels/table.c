@@ -28,7 +28,8 @@ static lc_isa best;
 
 static void make_tables(void) {
   best = lc_isa_detect(); /* asking the CPU is slow under a hypervisor: once */
-  for (lc_isa isa = LC_ISA_SCALAR; isa <= best; isa++) { /* the functions that fill are compiled for their instructions too */
+  for (lc_isa isa = LC_ISA_SCALAR; isa <= best;
+       isa++) { /* the functions that fill are compiled for their instructions too */
     for (size_t i = 0; i < sizeof layers / sizeof *layers; i++)
       if (layers[i].isa <= isa) layers[i].fill(&tables[isa]);
     tables[isa].isa = isa;

@@ -79,7 +79,8 @@ static lc_status choose(void *arg, int64_t l, int worker) {
   const choice *a = arg;
   const lift *s = a->self;
   if (a->t->counting)
-    return lc_index_first(a->t->ctx, a->w[l]->M, a->w[l]->N, s->shape == 1 ? a->K[l] / 16 * 16 : a->K[l], &s->mask[l]);
+    return lc_index_first(a->t->ctx, a->w[l]->M, a->w[l]->N, s->shape == 1 ? a->K[l] / 16 * 16 : a->K[l],
+                          &s->mask[l]);
   const lc_rank_opts o = {.rank = s->filter,
                           .exact = s->svd == SVD_EXACT,
                           .power = s->power,

@@ -45,7 +45,8 @@ static const lc_option options[] = {
 /* ---- sparse ---- */
 
 /* A target's entries that changed; none: no delta. */
-static lc_status attach_target(const subnetwork *self, lc_training *t, lc_weight *w, const lc_net *run, lc_delta **d) {
+static lc_status attach_target(const subnetwork *self, lc_training *t, lc_weight *w, const lc_net *run,
+                               lc_delta **d) {
   lc_index idx = {0};
   const lc_weight *v = lc_net_weight(run, w->name);
   *d = NULL;
@@ -72,8 +73,8 @@ static lc_status attach_sparse(subnetwork *self, lc_training *t, const lc_net *r
   }
   self->entries = set.entries;
   if (!st && !self->trained)
-    st = lc_fail(t->ctx, "%s changed no entry of the targets by more than %g: there is nothing to train", self->from,
-                 self->tolerance);
+    st = lc_fail(t->ctx, "%s changed no entry of the targets by more than %g: there is nothing to train",
+                 self->from, self->tolerance);
 done:
   lc_target_set_free(t->ctx, &set);
   return st;
@@ -125,9 +126,11 @@ static lc_status attach(void *selfp, lc_training *t) {
   subnetwork *self = selfp;
   lc_result run;
   self->trained = self->entries = 0;
-  if (!self->from || !*self->from) return lc_usage(t->ctx, "rl-subnetworks: --set from=PATH names the earlier run's result");
+  if (!self->from || !*self->from)
+    return lc_usage(t->ctx, "rl-subnetworks: --set from=PATH names the earlier run's result");
   if (self->storage == SPARSE && self->clip_norm == FULL)
-    return lc_usage(t->ctx, "clip-norm=full needs storage=dense: sampled gradients have no norm of the whole");
+    return lc_usage(t->ctx,
+                    "clip-norm=full needs storage=dense: sampled gradients have no norm of the whole");
   LC_TRY(lc_result_open(t->net->model, self->from, 1, &run));
   lc_status st = self->storage == DENSE ? attach_dense(self, t, run.net) : attach_sparse(self, t, run.net);
   lc_result_close(&run);
@@ -154,11 +157,16 @@ const lc_method lc_method_rl_subnetworks = {
     .name = "rl-subnetworks",
     .title = "RL subnetworks: train only the weights that an earlier run changed",
     .source = "arXiv 2505.11711",
-    .about = "Takes the entries that the result of an earlier run (from) changed by more than the tolerance, goes back to the start and "
-             "trains those only. With the same data, seed, rate and objective this is the paper's test whether a run's changed "
-             "weights are the run. storage=sparse keeps 16 bytes an entry and trains the targets; storage=dense is the paper's "
-             "way, all weights with a masked gradient. The paper counts differences of bf16 files and calls those of at most 1e-5 "
-             "equal; here the mask is taken of the files' values with a tolerance of 0 unless told, and --clip looks at the norm "
+    .about = "Takes the entries that the result of an earlier run (from) changed by more than the tolerance, "
+             "goes back to the start and "
+             "trains those only. With the same data, seed, rate and objective this is the paper's test "
+             "whether a run's changed "
+             "weights are the run. storage=sparse keeps 16 bytes an entry and trains the targets; "
+             "storage=dense is the paper's "
+             "way, all weights with a masked gradient. The paper counts differences of bf16 files and calls "
+             "those of at most 1e-5 "
+             "equal; here the mask is taken of the files' values with a tolerance of 0 unless told, and "
+             "--clip looks at the norm "
              "of the masked gradient.",
     .options = options,
     .self_size = sizeof(subnetwork),

@@ -154,7 +154,8 @@ static lc_status attach_stored(s2ft *self, lc_training *t, const lc_units *u, in
     const lc_tensor *stored = lc_training_stored(t, name);
     if (!stored) continue;
     if (stored->dtype != LC_I32)
-      return lc_fail(t->ctx, "the checkpoint's lines of '%s' are %s", r->w->name, lc_dtype_get(stored->dtype)->name);
+      return lc_fail(t->ctx, "the checkpoint's lines of '%s' are %s", r->w->name,
+                     lc_dtype_get(stored->dtype)->name);
     LC_TRY(attach_slice(self, t, r, stored->data, lc_tensor_count(stored)));
     self->chosen[i] += lc_tensor_count(stored) / r->unit;
   }

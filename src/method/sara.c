@@ -54,7 +54,8 @@ static lc_status defaults(void *selfp, lc_ctx *ctx, lc_train_opts *o) {
   const double rule = 1e-3 * exp(-350 * self->threshold);
   if (self->threshold == 0) return lc_usage(ctx, "sara: no entry is below a threshold of 0");
   if (self->threshold < 0 && self->threshold != -1)
-    return lc_usage(ctx, "sara: threshold %g: sizes are not negative; -1 chooses by --density", self->threshold);
+    return lc_usage(ctx, "sara: threshold %g: sizes are not negative; -1 chooses by --density",
+                    self->threshold);
   if (o->lr != 0 || self->threshold < 0) return LC_OK;
   if (rule < 1e-12)
     return lc_usage(ctx, "sara: the rule 1e-3·exp(-350·threshold) gives no rate at %g: set --lr",

@@ -90,7 +90,9 @@ static lc_status attach(void *selfp, lc_training *t) {
   if (s->r % 2)
     return lc_usage(t->ctx, "snella: r is %lld: it must be even, half for each distance", (long long)s->r);
   LC_GO(lc_target_set_open(t, &set));
-  s->epoch_updates = s->interval ? s->interval : t->data ? lc_ceil_div(lc_data_rows(t->data), t->opts.batch) : t->planned;
+  s->epoch_updates = s->interval ? s->interval
+                     : t->data   ? lc_ceil_div(lc_data_rows(t->data), t->opts.batch)
+                                 : t->planned;
   s->sparsity = lc_alloc_n(t->ctx, LC_MEM_TRAINABLE, (size_t)set.n, sizeof *s->sparsity);
   s->score = lc_alloc_n(t->ctx, LC_MEM_OTHER, (size_t)set.n, sizeof *s->score);
   s->cap = lc_alloc_n(t->ctx, LC_MEM_OTHER, 2 * (size_t)set.n, sizeof *s->cap);
@@ -188,8 +190,9 @@ static lc_status visit(void *selfp, lc_visitor *v) {
 
 static lc_status save(void *selfp, lc_training *t, const char *dir) {
   const snella *s = selfp;
-  return s->layout == LAYOUT_SPARSE ? lc_attach_save_as(t, LC_LAYOUT_NATIVE, lc_delta_kernel_sparse, dir, NULL)
-                                    : lc_attach_save(t, LC_LAYOUT_MODULES, NULL, dir);
+  return s->layout == LAYOUT_SPARSE
+             ? lc_attach_save_as(t, LC_LAYOUT_NATIVE, lc_delta_kernel_sparse, dir, NULL)
+             : lc_attach_save(t, LC_LAYOUT_MODULES, NULL, dir);
 }
 
 static lc_status report(void *selfp, lc_training *t, json_t *to) {

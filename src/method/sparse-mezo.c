@@ -100,7 +100,8 @@ static lc_status attach(void *selfp, lc_training *t) {
   LC_TRY(check(s, t));
   LC_GO(lc_target_set_open(t, &set));
   const lc_tensor *stored = lc_training_stored(t, "noise.log");
-  const int64_t before = stored ? lc_tensor_count(stored) / 4 : 0, room = lc_max64(before, t->planned * s->directions);
+  const int64_t before = stored ? lc_tensor_count(stored) / 4 : 0,
+                room = lc_max64(before, t->planned * s->directions);
   LC_GO(lc_noise_log_new(t->ctx, &o, room, &s->log));
   s->slope = lc_alloc_n(t->ctx, LC_MEM_OTHER, (size_t)s->directions, sizeof *s->slope);
   if (!s->slope) LC_GO(LC_FAILED);
@@ -183,8 +184,7 @@ static lc_status step(void *selfp, lc_training *t) {
   for (int64_t a = 0; a < s->directions; a++)
     LC_TRY(lc_noise_log_add(s->log, (uint32_t)t->step, (float)s->slope[a],
                             (float)(t->lr / (double)s->directions)));
-  for (int i = 0; i < t->adapter->n; i++)
-    LC_TRY(lc_delta_noise_move(t->ctx, t->adapter->delta[i], s->moved));
+  for (int i = 0; i < t->adapter->n; i++) LC_TRY(lc_delta_noise_move(t->ctx, t->adapter->delta[i], s->moved));
   s->count[RECORDS] = s->moved = s->log->n;
   return LC_OK;
 }
@@ -254,8 +254,8 @@ static void release(void *selfp, lc_ctx *ctx) {
 
 #define HOOKS                                                                                                \
   .self_size = sizeof(zo), .optimizer = "sgd", .mergeable = true, .attach = attach, .step = step,            \
-  .objective = objective, .visit = visit, .finish = finish, .save = save, .report = report, .step_cost = step_cost, \
-  .release = release
+  .objective = objective, .visit = visit, .finish = finish, .save = save, .report = report,                  \
+  .step_cost = step_cost, .release = release
 const lc_method lc_method_mezo = {.name = "mezo",
                                   .title = "MeZO: fine-tuning with forward passes only",
                                   .source = "arXiv 2305.17333",

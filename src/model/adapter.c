@@ -145,9 +145,9 @@ static lc_status read_parts(lc_adapter_parts *p) {
 }
 
 static json_t *base_shape(const lc_config *c) {
-  return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I}", "layers", (json_int_t)c->L, "width", (json_int_t)c->C, "heads",
-                   (json_int_t)c->H, "kv_heads", (json_int_t)c->G, "head_width", (json_int_t)c->D, "ffn_width",
-                   (json_int_t)c->F);
+  return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I}", "layers", (json_int_t)c->L, "width", (json_int_t)c->C,
+                   "heads", (json_int_t)c->H, "kv_heads", (json_int_t)c->G, "head_width", (json_int_t)c->D,
+                   "ffn_width", (json_int_t)c->F);
 }
 
 /* What the adapter says of its base's shape must be so here: heads and channels are numbers in it. */
@@ -183,8 +183,8 @@ static lc_status check_base(lc_adapter_parts *p) {
   snprintf(mine, sizeof mine, "%016" PRIx64, p->net->model->fingerprint);
   p->exact_base = exact;
   if (!st && exact && text && strcmp(text, mine))
-    st = lc_fail(ctx, "%s was trained on %s (fingerprint %s) and takes no other base; this one is %s (%s)", p->dir, name,
-                 text, p->net->model->path, mine);
+    st = lc_fail(ctx, "%s was trained on %s (fingerprint %s) and takes no other base; this one is %s (%s)",
+                 p->dir, name, text, p->net->model->path, mine);
   else if (!st && text && strcmp(text, mine))
     lc_log(ctx, LC_LOG_WARN, "%s was trained on %s (fingerprint %s); this base is %s (%s)", p->dir, name,
            text, p->net->model->path, mine);
@@ -310,11 +310,12 @@ static lc_status check_layout(const lc_adapter *a, lc_layout layout) {
           layout == LC_LAYOUT_MODULES ? "self-describing" : want->name);
     if (a->delta[i]->ops == &lc_delta_sparse && layout != LC_LAYOUT_MODULES &&
         lc_delta_sparse_factor(a->delta[i]) != 1)
-      return lc_fail(ctx, "adapter '%s': the changes of '%s' have a factor of %g, which this layout cannot hold", a->name,
-                     a->delta[i]->w->name, lc_delta_sparse_factor(a->delta[i]));
+      return lc_fail(ctx,
+                     "adapter '%s': the changes of '%s' have a factor of %g, which this layout cannot hold",
+                     a->name, a->delta[i]->w->name, lc_delta_sparse_factor(a->delta[i]));
     if (a->delta[i]->n_param && a->delta[i]->param[0]->retired.n && layout == LC_LAYOUT_MODULES)
-      return lc_fail(ctx, "adapter '%s': entries of '%s' have retired, which layout modules cannot hold", a->name,
-                     a->delta[i]->w->name);
+      return lc_fail(ctx, "adapter '%s': entries of '%s' have retired, which layout modules cannot hold",
+                     a->name, a->delta[i]->w->name);
     for (int k = 0; k < i; k++)
       if (a->delta[k]->w == a->delta[i]->w && a->delta[k]->ops == a->delta[i]->ops)
         return lc_fail(ctx, "adapter '%s' has two deltas on '%s': a file holds one", a->name,

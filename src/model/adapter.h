@@ -16,10 +16,10 @@ typedef struct {
   lc_net *net;
   const char *dir;
   lc_delta **delta;
-  int n, cap;              /* made, attached to nothing */
-  lc_whole *head;          /* whole weights of the head */
+  int n, cap;     /* made, attached to nothing */
+  lc_whole *head; /* whole weights of the head */
   int n_head;
-  json_t *config;          /* PEFT's */
+  json_t *config; /* PEFT's */
   bool exact_base;
   const char *config_path; /* while it is read */
 } lc_adapter_parts;
@@ -56,11 +56,12 @@ lc_peft_targets(const lc_adapter *); /* the shortest suffixes that name its weig
 bool lc_adapter_has_head(const lc_adapter *);
 lc_status lc_head_declare(const lc_adapter *, lc_safetensors_writer *);
 lc_status lc_head_append(const lc_adapter *, lc_safetensors_writer *);
-lc_status lc_head_write(const lc_adapter *, const char *dir); /* a file of their own; none when there are none */
-json_t *lc_head_modules(const lc_adapter *);                  /* PEFT's modules_to_save */
+lc_status lc_head_write(const lc_adapter *,
+                        const char *dir);    /* a file of their own; none when there are none */
+json_t *lc_head_modules(const lc_adapter *); /* PEFT's modules_to_save */
 void lc_head_describe(const lc_adapter *, json_t *sidecar);
-const char *lc_head_task_type(const lc_net *);                         /* PEFT's task_type */
-lc_weight *lc_head_weight(const lc_net *, const char *key);            /* of "base_model.model.<name>"; or NULL */
+const char *lc_head_task_type(const lc_net *);              /* PEFT's task_type */
+lc_weight *lc_head_weight(const lc_net *, const char *key); /* of "base_model.model.<name>"; or NULL */
 lc_status lc_head_read(lc_adapter_parts *, const char *path, const lc_named_tensor *);
 lc_status lc_head_read_file(lc_adapter_parts *);
 lc_status lc_head_check_modules(const lc_net *, const char *dir, const json_t *modules_to_save);

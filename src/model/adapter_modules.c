@@ -31,7 +31,8 @@ static int parts_of(const lc_delta *d, part *out) {
     t->ndim = 1;
     t->shape[0] = p->n;
     t = &out[n++];
-    *t = (part){.dtype = p->idx.kind == LC_LIST32 ? LC_I32 : LC_I64, .ndim = 1, .shape = {p->n}, .data = p->idx.at};
+    *t = (part){
+        .dtype = p->idx.kind == LC_LIST32 ? LC_I32 : LC_I64, .ndim = 1, .shape = {p->n}, .data = p->idx.at};
     snprintf(t->name, sizeof t->name, "%s.%s.%s_index", d->w->module, k->ops->name, k->params[i]);
   }
   for (int i = 0, m = k->arrays ? k->arrays(d, a) : 0; i < m; i++) {

@@ -151,7 +151,7 @@ lc_status lc_native_read(lc_adapter_parts *p) {
   LC_GO(lc_json_read(ctx, json_path, &j));
   LC_GO(lc_safetensors_open(ctx, path, &file));
   LC_GO(json_object_get(j, "deltas") ? lc_modules_read(p, json_path, j, path, &file)
-                                      : read_all(p, json_path, j, path, &file));
+                                     : read_all(p, json_path, j, path, &file));
   LC_GO(lc_head_read_file(p));
 done:
   lc_safetensors_close(ctx, &file);

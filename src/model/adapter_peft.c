@@ -206,9 +206,8 @@ static lc_status read_lora(lora_file *f) {
   for (int i = 0; i < f->st->n && !st;
        i++) { /* what belongs to another variant says so before a missing half does */
     const char *key = f->st->tensor[i].name;
-    if (!lc_head_weight(net, key) &&
-        (strncmp(key, prefix, strlen(prefix)) ||
-         !(ends_in(key, ".lora_A.weight") || ends_in(key, ".lora_B.weight"))))
+    if (!lc_head_weight(net, key) && (strncmp(key, prefix, strlen(prefix)) ||
+                                      !(ends_in(key, ".lora_A.weight") || ends_in(key, ".lora_B.weight"))))
       st = refuse_tensor(ctx, f->path, key);
   }
   for (int i = 0; i < f->st->n && !st; i++) {

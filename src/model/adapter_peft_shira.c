@@ -165,7 +165,8 @@ done:
 static int64_t least_r(const lc_adapter *a) {
   int64_t r = 1;
   for (int i = 0; i < a->n; i++)
-    r = lc_max64(r, lc_ceil_div(a->delta[i]->ops->nonzeros(a->delta[i]), a->delta[i]->w->M + a->delta[i]->w->N));
+    r = lc_max64(r,
+                 lc_ceil_div(a->delta[i]->ops->nonzeros(a->delta[i]), a->delta[i]->w->M + a->delta[i]->w->N));
   return r;
 }
 

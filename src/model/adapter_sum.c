@@ -32,7 +32,8 @@ static int64_t gather(const lc_weight *w, entry *e) {
   float f[RUN];
   for (int i = 0; i < w->n_delta; i++) {
     const lc_delta *d = w->delta[i];
-    for (lc_walk walk = {.end = w->M * w->N, .next = -1}; !walk.none; walk = (lc_walk){walk.which + 1, 0, w->M * w->N, -1, false}) {
+    for (lc_walk walk = {.end = w->M * w->N, .next = -1}; !walk.none;
+         walk = (lc_walk){walk.which + 1, 0, w->M * w->N, -1, false}) {
       int64_t got = d->ops->walk(d, &walk, RUN, flat);
       while (got > 0) {
         memset(f, 0, sizeof f);
@@ -110,19 +111,24 @@ static lc_status kind_of_all(const lc_net *net, bool *low_rank) {
     for (int k = 0; k < w->n_delta; k++) {
       const lc_delta *d = w->delta[k];
       if (d->ops != &lc_delta_lora && !adds_entries(d))
-        return lc_fail(net->ctx, "'%s' has a %s change: lists of entries, slices and LoRAs can be written as one adapter", w->name,
-                       d->ops->name);
+        return lc_fail(
+            net->ctx,
+            "'%s' has a %s change: lists of entries, slices and LoRAs can be written as one adapter", w->name,
+            d->ops->name);
       *(d->ops == &lc_delta_lora ? &low : &entries) = d;
       if (d->ops == &lc_delta_lora) sum += lc_delta_lora_opts(d)->rank;
     }
     if (sum && rank && sum != rank)
-      return lc_fail(net->ctx, "the LoRAs of '%s' have %lld ranks together, those of others %lld: one file holds one rank", w->name,
-                     (long long)sum, (long long)rank);
+      return lc_fail(
+          net->ctx,
+          "the LoRAs of '%s' have %lld ranks together, those of others %lld: one file holds one rank",
+          w->name, (long long)sum, (long long)rank);
     if (sum) rank = sum;
   }
   if (entries && low)
-    return lc_fail(net->ctx, "'%s' has a low-rank change and '%s' a %s: one file of one kind cannot hold both", low->w->name,
-                   entries->w->name, entries->ops->name);
+    return lc_fail(net->ctx,
+                   "'%s' has a low-rank change and '%s' a %s: one file of one kind cannot hold both",
+                   low->w->name, entries->w->name, entries->ops->name);
   if (!entries && !low) return lc_fail(net->ctx, "the adapters change nothing");
   *low_rank = low != NULL;
   return LC_OK;

@@ -148,6 +148,7 @@ lc_activation_kind lc_read_activation(lc_reader *r, const char *key, const char 
   const char *name = lc_read_str(r, key, def);
   for (size_t i = 0; i < sizeof table / sizeof *table; i++)
     if (!strcmp(name, table[i].name)) return table[i].kind;
-  if (!r->st) r->st = lc_fail(r->ctx, "%s: '%s%s' = \"%.40s\" is not supported", r->path, r->where, key, name);
+  if (!r->st)
+    r->st = lc_fail(r->ctx, "%s: '%s%s' = \"%.40s\" is not supported", r->path, r->where, key, name);
   return LC_GELU_TANH;
 }

@@ -32,7 +32,8 @@ lc_status lc_result_open(const lc_model *base, const char *path, float scale, lc
   const bool on_base = lc_path_is_adapter(ctx, path);
   if (!on_base) LC_GO(lc_model_open(ctx, path, &r->model));
   LC_GO(lc_net_new(on_base ? base : r->model, LC_F32, &r->net));
-  if (on_base) LC_GO(lc_adapter_load(r->net, path, scale, LC_IN_PLACE, &adapter)); /* merged, whatever its kind */
+  if (on_base)
+    LC_GO(lc_adapter_load(r->net, path, scale, LC_IN_PLACE, &adapter)); /* merged, whatever its kind */
 done:
   if (st) lc_result_close(r);
   return st;
@@ -84,7 +85,8 @@ static double larger(double a, double b) {
   return isnan(a) || a > b ? a : b;
 }
 
-static void count(const job *j, lc_diff_count *t, const float *a, const float *b, const float *c, int64_t n, float *delta) {
+static void count(const job *j, lc_diff_count *t, const float *a, const float *b, const float *c, int64_t n,
+                  float *delta) {
   t->n += n;
   for (int64_t i = 0; i < n; i++) {
     const float d = difference(j->dtype, a[i], b[i]), raw = b[i] - a[i];
@@ -118,14 +120,16 @@ static void add(lc_diff_count *to, const lc_diff_count *t) {
   to->largest = larger(to->largest, t->largest);
 }
 
-static lc_status copy_strip(lc_ctx *ctx, int worker, int slot, const lc_weight *w, lc_rect q, const float **out) {
+static lc_status copy_strip(lc_ctx *ctx, int worker, int slot, const lc_weight *w, lc_rect q,
+                            const float **out) {
   const int64_t rows = q.r1 - q.r0;
   const void *tile;
   int64_t ld;
   float *to = lc_scratch(ctx, worker, slot, (size_t)(rows * w->N) * sizeof *to);
   if (!to) return LC_FAILED;
   LC_TRY(lc_weight_tile(ctx, worker, w, q, LC_F32, &tile, &ld));
-  for (int64_t r = 0; r < rows; r++) memcpy(to + r * w->N, (const float *)tile + r * ld, (size_t)w->N * sizeof *to);
+  for (int64_t r = 0; r < rows; r++)
+    memcpy(to + r * w->N, (const float *)tile + r * ld, (size_t)w->N * sizeof *to);
   *out = to;
   return LC_OK;
 }
@@ -175,7 +179,8 @@ static int bits(lc_dtype d) {
 }
 
 /* The type that the rule takes for a tensor. */
-static lc_dtype common(const lc_net *x, const lc_net *y, const lc_weight *a, const lc_weight *b, bool *mixed) {
+static lc_dtype common(const lc_net *x, const lc_net *y, const lc_weight *a, const lc_weight *b,
+                       bool *mixed) {
   const lc_dtype p = lc_net_stored_as(x, a), q = lc_net_stored_as(y, b);
   *mixed = p != q;
   if (lc_dtype_get(p)->quantised || lc_dtype_get(q)->quantised || y->n_adapter) return LC_F32;
@@ -183,8 +188,9 @@ static lc_dtype common(const lc_net *x, const lc_net *y, const lc_weight *a, con
   return bits(p) == bits(q) ? LC_F32 : bits(p) < bits(q) ? p : q;
 }
 
-static lc_status one(const lc_net *base, const lc_net *result, const lc_net *other, const lc_diff_opts *o, const lc_weight *a,
-                     const lc_weight *b, const lc_weight *c, bool ranked, lc_diff_row *row) {
+static lc_status one(const lc_net *base, const lc_net *result, const lc_net *other, const lc_diff_opts *o,
+                     const lc_weight *a, const lc_weight *b, const lc_weight *c, bool ranked,
+                     lc_diff_row *row) {
   lc_ctx *ctx = base->ctx;
   job j = {.ctx = ctx, .a = a, .b = b, .c = c, .tolerance = o->tolerance};
   j.dtype = common(base, result, a, b, &row->mixed);
@@ -193,7 +199,8 @@ static lc_status one(const lc_net *base, const lc_net *result, const lc_net *oth
   row->layer = a->layer;
   row->dtype = j.dtype;
   row->tensors = 1;
-  if (ranked && !(j.delta = lc_alloc_n(ctx, LC_MEM_SCRATCH, (size_t)(a->M * a->N), sizeof *j.delta))) return LC_FAILED;
+  if (ranked && !(j.delta = lc_alloc_n(ctx, LC_MEM_SCRATCH, (size_t)(a->M * a->N), sizeof *j.delta)))
+    return LC_FAILED;
   lc_status st = compare(&j, &row->count);
   if (!st && ranked) {
     row->full = lc_min64(a->M, a->N);
@@ -209,7 +216,8 @@ static lc_status one(const lc_net *base, const lc_net *result, const lc_net *oth
 
 /* ---- groups ---- */
 
-static lc_status group(lc_ctx *ctx, lc_diff_row **rows, int *n, const char *name, int layer, const lc_diff_row *r) {
+static lc_status group(lc_ctx *ctx, lc_diff_row **rows, int *n, const char *name, int layer,
+                       const lc_diff_row *r) {
   int i = 0;
   while (i < *n && ((*rows)[i].layer != layer || strcmp((*rows)[i].name, name))) i++;
   if (i == *n) {
@@ -252,11 +260,13 @@ static bool same_shape(const lc_weight *a, const lc_weight *b) {
 
 static int linear_matrices(const lc_net *net) {
   int n = 0;
-  for (int i = 0; i < net->weights.n; i++) n += net->weights.w[i].kind == LC_KIND_LINEAR && net->weights.w[i].ndim == 2;
+  for (int i = 0; i < net->weights.n; i++)
+    n += net->weights.w[i].kind == LC_KIND_LINEAR && net->weights.w[i].ndim == 2;
   return n;
 }
 
-lc_status lc_diff_nets(const lc_net *base, const lc_net *result, const lc_net *other, const lc_diff_opts *o, lc_diff *d) {
+lc_status lc_diff_nets(const lc_net *base, const lc_net *result, const lc_net *other, const lc_diff_opts *o,
+                       lc_diff *d) {
   lc_ctx *ctx = base->ctx;
   const int linear = linear_matrices(base);
   const int64_t ranks = o->ranks < 0 ? linear : lc_min64(o->ranks, linear);
@@ -289,7 +299,8 @@ lc_status lc_diff_nets(const lc_net *base, const lc_net *result, const lc_net *o
     if (!lc_net_weight(base, result->weights.w[i].name)) d->apart[d->n_apart++] = result->weights.w[i].name;
   if (!d->n_ranks) d->rank_share = NAN;
   if (d->n_layer) qsort(d->layer, (size_t)d->n_layer, sizeof *d->layer, by_layer);
-  if (d->n == 0) LC_GO(lc_fail(ctx, "%s and %s have no tensor in common", base->model->path, result->model->path));
+  if (d->n == 0)
+    LC_GO(lc_fail(ctx, "%s and %s have no tensor in common", base->model->path, result->model->path));
 done:
   if (st) lc_diff_free(ctx, d);
   return st;

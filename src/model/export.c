@@ -156,9 +156,12 @@ static lc_status report(const strip *s, const tally *t) {
   lc_merge_row *grown = lc_realloc(s->ctx, LC_MEM_OTHER, r->row, (size_t)(r->n + 1) * sizeof *grown);
   if (!grown) return LC_FAILED;
   r->row = grown;
-  grown[r->n] =
-      (lc_merge_row){.name = lc_strdup(s->ctx, s->w->name), .changed = t->changed, .survive = 1, .error = 1,
-                     .masked = t->masked, .filled = t->filled};
+  grown[r->n] = (lc_merge_row){.name = lc_strdup(s->ctx, s->w->name),
+                               .changed = t->changed,
+                               .survive = 1,
+                               .error = 1,
+                               .masked = t->masked,
+                               .filled = t->filled};
   if (!grown[r->n].name) return LC_FAILED;
   if (t->changed) grown[r->n].survive = (double)t->survived / (double)t->changed;
   if (t->delta > 0) grown[r->n].error = sqrt(t->error / t->delta);

@@ -96,7 +96,8 @@ static lc_status copy_one(const lc_model *m, const char *dir, const char *inside
 /* What makes an encoder embed sentences (sentence-transformers' files): the list of modules, its settings, and the description of each module in a
  * folder of its own. */
 static lc_status write_modules(const lc_net *net, const char *dir) {
-  static const char *const files[] = {"modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"};
+  static const char *const files[] = {"modules.json", "sentence_bert_config.json",
+                                      "config_sentence_transformers.json"};
   const lc_model *m = net->model;
   lc_status st = LC_OK;
   json_t *modules = NULL;
@@ -106,11 +107,13 @@ static lc_status write_modules(const lc_net *net, const char *dir) {
   for (size_t i = 0; i < sizeof files / sizeof *files; i++) LC_GO(copy_one(m, dir, "", files[i]));
   if (!lc_path_exists(list)) goto done;
   json_error_t e;
-  if (!(modules = json_load_file(list, 0, &e))) LC_GO(lc_fail(m->ctx, "%s: line %d, column %d: no JSON", list, e.line, e.column));
+  if (!(modules = json_load_file(list, 0, &e)))
+    LC_GO(lc_fail(m->ctx, "%s: line %d, column %d: no JSON", list, e.line, e.column));
   for (size_t i = 0; i < json_array_size(modules); i++) {
     const char *path = json_string_value(json_object_get(json_array_get(modules, i), "path"));
     if (!path || !*path) continue;
-    if (*path == '/' || strstr(path, "..")) LC_GO(lc_fail(m->ctx, "%s: the path '%.60s' leads out of the model", list, path));
+    if (*path == '/' || strstr(path, ".."))
+      LC_GO(lc_fail(m->ctx, "%s: the path '%.60s' leads out of the model", list, path));
     LC_GO(copy_one(m, dir, path, "config.json"));
   }
 done:

@@ -3,8 +3,8 @@
 #include "model/config.h"
 #include <string.h>
 
-const lc_family *const lc_families[] = {&lc_family_llama, &lc_family_gpt2, &lc_family_bert, &lc_family_roberta,
-                                         &lc_family_vit};
+const lc_family *const lc_families[] = {&lc_family_llama, &lc_family_gpt2, &lc_family_bert,
+                                        &lc_family_roberta, &lc_family_vit};
 const int lc_n_families = sizeof lc_families / sizeof *lc_families;
 
 void lc_declare(lc_decls *d, lc_tensor_decl proto, const char *fmt, const char *gguf) {

@@ -150,8 +150,10 @@ static void tensors(const lc_config *c, lc_decls *d) {
   }
   vector(d, -1, LC_KIND_NORM, c->C, "transformer.ln_f.weight", "output_norm.weight");
   vector(d, -1, LC_KIND_BIAS, c->C, "transformer.ln_f.bias", "output_norm.bias");
-  if (lc_task_has_labels(c->task)) lc_declare_head(d, c->labels, c->C, "score", false);
-  else if (!c->tied) matrix(d, -1, LC_KIND_HEAD, c->V, c->C, "lm_head.weight", "output.weight");
+  if (lc_task_has_labels(c->task))
+    lc_declare_head(d, c->labels, c->C, "score", false);
+  else if (!c->tied)
+    matrix(d, -1, LC_KIND_HEAD, c->V, c->C, "lm_head.weight", "output.weight");
 }
 
 static const char *head(const lc_config *c) {
@@ -205,8 +207,10 @@ static void residual(lc_structure_list *s, const lc_config *c) {
   lc_structure_begin(s, LC_S_RESIDUAL, -1, c->C);
   lc_structure_side(s, "transformer.wte.weight", -1, 1, 0, 1);
   lc_structure_side(s, "transformer.wpe.weight", -1, 1, 0, 1);
-  if (lc_task_has_labels(c->task)) lc_structure_side(s, "score.weight", -1, 1, 0, 1);
-  else if (!c->tied) lc_structure_side(s, "lm_head.weight", -1, 1, 0, 1);
+  if (lc_task_has_labels(c->task))
+    lc_structure_side(s, "score.weight", -1, 1, 0, 1);
+  else if (!c->tied)
+    lc_structure_side(s, "lm_head.weight", -1, 1, 0, 1);
   pair(s, "transformer.ln_f.weight", "transformer.ln_f.bias", -1, 0, 1);
   for (int l = 0; l < c->L; l++) {
     lc_structure_side(s, P "attn.c_attn.weight", l, 1, 0, 1);

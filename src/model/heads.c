@@ -79,7 +79,8 @@ lc_status lc_heads_remove(lc_net *net, const lc_heads_rule *rule) {
     LC_GO(score(net, &s[i], rule, of));
     for (int64_t e = 0; e < s[i].count; e++)
       if (!isfinite(of[e]))
-        LC_GO(lc_fail(net->ctx, "head %lld of layer %d has a score that is not a number", (long long)e, s[i].layer));
+        LC_GO(lc_fail(net->ctx, "head %lld of layer %d has a score that is not a number", (long long)e,
+                      s[i].layer));
     for (int64_t gone = rule->heads * s[i].count / c->H; gone > 0; gone--) {
       int64_t least = -1;
       for (int64_t e = 0; e < s[i].count; e++)

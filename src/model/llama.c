@@ -226,8 +226,10 @@ static void tensors(const lc_config *c, lc_decls *d) {
     }
   }
   vector(d, -1, LC_KIND_NORM, c->C, 0, "model.norm.weight", "output_norm.weight");
-  if (lc_task_has_labels(c->task)) lc_declare_head(d, c->labels, c->C, "score", c->task == LC_TASK_TOKENS);
-  else if (!c->tied) matrix(d, -1, LC_KIND_HEAD, c->V, c->C, 0, "lm_head.weight", "output.weight");
+  if (lc_task_has_labels(c->task))
+    lc_declare_head(d, c->labels, c->C, "score", c->task == LC_TASK_TOKENS);
+  else if (!c->tied)
+    matrix(d, -1, LC_KIND_HEAD, c->V, c->C, 0, "lm_head.weight", "output.weight");
 }
 
 static const char *head_bias(const lc_config *c) {
@@ -276,14 +278,15 @@ static lc_val build(lc_builder *b, const lc_config *c) {
 
 /* ---- structures ---- */
 
-static void rows_of(lc_structure_list *s, lc_role role, bool bias, const char *weight, const char *bias_name, int l,
-                    int64_t unit) {
+static void rows_of(lc_structure_list *s, lc_role role, bool bias, const char *weight, const char *bias_name,
+                    int l, int64_t unit) {
   lc_structure_side(s, weight, l, 0, 0, unit);
   lc_structure_role(s, role);
   if (bias) lc_structure_side(s, bias_name, l, 0, 0, unit);
 }
 
-static void rows(lc_structure_list *s, bool bias, const char *weight, const char *bias_name, int l, int64_t unit) {
+static void rows(lc_structure_list *s, bool bias, const char *weight, const char *bias_name, int l,
+                 int64_t unit) {
   rows_of(s, LC_ROLE_NONE, bias, weight, bias_name, l, unit);
 }
 
@@ -291,8 +294,10 @@ static void residual(lc_structure_list *s, const lc_config *c) {
   lc_structure_begin(s, LC_S_RESIDUAL, -1, c->C);
   lc_structure_side(s, "model.embed_tokens.weight", -1, 1, 0, 1);
   lc_structure_side(s, "model.norm.weight", -1, 0, 0, 1);
-  if (lc_task_has_labels(c->task)) lc_structure_side(s, "score.weight", -1, 1, 0, 1);
-  else if (!c->tied) lc_structure_side(s, "lm_head.weight", -1, 1, 0, 1);
+  if (lc_task_has_labels(c->task))
+    lc_structure_side(s, "score.weight", -1, 1, 0, 1);
+  else if (!c->tied)
+    lc_structure_side(s, "lm_head.weight", -1, 1, 0, 1);
   for (int l = 0; l < c->L; l++) {
     static const char *const readers[] = {P "self_attn.q_proj.weight", P "self_attn.k_proj.weight",
                                           P "self_attn.v_proj.weight", P "mlp.gate_proj.weight",
@@ -311,12 +316,14 @@ static lc_status structures(lc_ctx *ctx, const lc_config *c, lc_structure **out,
   residual(&s, c);
   for (int l = 0; l < c->L; l++) {
     lc_structure_begin(&s, LC_S_HEAD, l, c->H);
-    rows_of(&s, LC_ROLE_Q, c->attention_bias, P "self_attn.q_proj.weight", P "self_attn.q_proj.bias", l, c->D);
+    rows_of(&s, LC_ROLE_Q, c->attention_bias, P "self_attn.q_proj.weight", P "self_attn.q_proj.bias", l,
+            c->D);
     lc_structure_side(&s, P "self_attn.o_proj.weight", l, 1, 0, c->D);
     lc_structure_role(&s, LC_ROLE_O);
     lc_structure_begin(&s, LC_S_KV_HEAD, l, c->G); /* with the query heads that it serves */
     rows(&s, c->attention_bias, P "self_attn.k_proj.weight", P "self_attn.k_proj.bias", l, c->D);
-    rows_of(&s, LC_ROLE_V, c->attention_bias, P "self_attn.v_proj.weight", P "self_attn.v_proj.bias", l, c->D);
+    rows_of(&s, LC_ROLE_V, c->attention_bias, P "self_attn.v_proj.weight", P "self_attn.v_proj.bias", l,
+            c->D);
     rows(&s, c->attention_bias, P "self_attn.q_proj.weight", P "self_attn.q_proj.bias", l, group * c->D);
     lc_structure_side(&s, P "self_attn.o_proj.weight", l, 1, 0, group * c->D);
     lc_structure_begin(&s, LC_S_CHANNEL, l, c->F);

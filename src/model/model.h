@@ -30,9 +30,9 @@ typedef struct {
       context; /* width, layers, heads, kv heads, head width, ffn width, vocabulary, positions */
   float norm_eps;
   bool tied, attention_bias, mlp_bias;
-  float attention_scale; /* 0: 1/√D */
-  bool scale_by_layer;   /* GPT-2's scale_attn_by_inverse_layer_idx */
-  int64_t types, first_position; /* token types of an encoder; row of the first position (RoBERTa: 2) */
+  float attention_scale;          /* 0: 1/√D */
+  bool scale_by_layer;            /* GPT-2's scale_attn_by_inverse_layer_idx */
+  int64_t types, first_position;  /* token types of an encoder; row of the first position (RoBERTa: 2) */
   int64_t image, patch, channels; /* side of the pictures and of a patch; 0: a network of text */
   lc_activation_kind activation;
   lc_rope rope;
@@ -41,9 +41,9 @@ typedef struct {
   struct json_t
       *json; /* the HF config (own, or made from GGUF metadata in today's spelling); written to outputs */
 } lc_config;
-const char *lc_architecture(const lc_config *);                           /* its name in config.json */
-const char *lc_config_label(const lc_config *, int64_t i);                /* name of label i: borrowed */
-int64_t lc_config_find_label(const lc_config *, const char *name);        /* -1: none */
+const char *lc_architecture(const lc_config *);                    /* its name in config.json */
+const char *lc_config_label(const lc_config *, int64_t i);         /* name of label i: borrowed */
+int64_t lc_config_find_label(const lc_config *, const char *name); /* -1: none */
 
 /* ---- tensors of a family ---- */
 typedef struct {
@@ -51,8 +51,8 @@ typedef struct {
   int layer;
   lc_weight_kind kind;
   int64_t M, N;
-  int ndim;               /* logical out×in; a vector: M = 1, ndim 1 */
-  int stored_ndim;        /* 0: as above; else the file has the same values in these sizes (a convolution's kernel) */
+  int ndim;        /* logical out×in; a vector: M = 1, ndim 1 */
+  int stored_ndim; /* 0: as above; else the file has the same values in these sizes (a convolution's kernel) */
   int64_t stored[4];
   bool transposed;        /* stored in×out in HF files (Conv1D) */
   int64_t permuted_heads; /* rows are rope-permuted in GGUF, for so many heads; 0 not */
@@ -75,7 +75,8 @@ typedef struct {
   char *weight;
   int axis /* 0 rows, 1 columns */;
   int64_t first, unit; /* element i spans [first+i·unit, +unit) */
-  lc_role role; /* of a weight, by which selection asks for it: V's rows in KV_HEAD, Q's rows and O's columns in HEAD, UP's rows and
+  lc_role
+      role; /* of a weight, by which selection asks for it: V's rows in KV_HEAD, Q's rows and O's columns in HEAD, UP's rows and
                    DOWN's columns in CHANNEL; a family says each once a layer */
 } lc_side;
 typedef enum { LC_S_RESIDUAL, LC_S_HEAD, LC_S_KV_HEAD, LC_S_CHANNEL, LC_S_VOCAB } lc_structure_kind;
@@ -97,19 +98,23 @@ typedef struct {
 
 struct lc_family {
   lc_architecture_row architectures[8]; /* the first names the family */
-  const char *model_type;   /* config.json "model_type" */
-  const char *gguf;         /* general.architecture; NULL: not read from GGUF */
+  const char *model_type;               /* config.json "model_type" */
+  const char *gguf;                     /* general.architecture; NULL: not read from GGUF */
   const char *prefix; /* of all names but the head's: files of the bare network may leave it out ("model.") */
-  bool bidirectional; /* tokens see what comes after them: no generation, and a row's label stands at its first token */
+  bool
+      bidirectional; /* tokens see what comes after them: no generation, and a row's label stands at its first token */
   lc_status (*config_hf)(lc_ctx *, const char *path, const struct json_t *,
                          lc_config *); /* refuses features it does not know, by name */
   lc_status (*config_gguf)(lc_ctx *, const lc_gguf *, lc_config *);       /* fills config and json */
   lc_status (*write_gguf)(lc_ctx *, const lc_config *, lc_gguf_writer *); /* <arch>.* metadata */
   void (*tensors)(const lc_config *, lc_decls *);
   lc_val (*build)(lc_builder *, const lc_config *); /* ids, pos -> final hidden (after the last norm), f32 */
-  lc_val (*features)(lc_builder *, const lc_config *, lc_val hidden); /* what the head reads; NULL: hidden itself */
-  const char *(*head)(const lc_config *); /* name of the head's weight (the embedding when tied); NULL: no head */
-  const char *(*head_bias)(const lc_config *); /* of the vector added to its logits; may be NULL, or return it */
+  lc_val (*features)(lc_builder *, const lc_config *,
+                     lc_val hidden); /* what the head reads; NULL: hidden itself */
+  const char *(*head)(
+      const lc_config *); /* name of the head's weight (the embedding when tied); NULL: no head */
+  const char *(*head_bias)(
+      const lc_config *); /* of the vector added to its logits; may be NULL, or return it */
   lc_status (*structures)(lc_ctx *, const lc_config *, lc_structure **, int *n);
 };
 extern const lc_family lc_family_llama, lc_family_gpt2, lc_family_bert, lc_family_roberta, lc_family_vit;
@@ -211,11 +216,17 @@ struct lc_adapter {
   int n, cap;
   lc_whole *head; /* of the task's head: in place of the base's unless the scale is 0 */
   int n_head;
-  bool exact_base; /* its files are refused on another base than this one */
+  bool exact_base;       /* its files are refused on another base than this one */
   struct json_t *config; /* adapter_config.json as it was read, so that saving passes on what lacuna does not
                             use; or NULL */
 };
-typedef enum { LC_LAYOUT_PEFT_LORA, LC_LAYOUT_PEFT_SHIRA, LC_LAYOUT_NATIVE, LC_LAYOUT_MODULES, LC_LAYOUT_LOG } lc_layout;
+typedef enum {
+  LC_LAYOUT_PEFT_LORA,
+  LC_LAYOUT_PEFT_SHIRA,
+  LC_LAYOUT_NATIVE,
+  LC_LAYOUT_MODULES,
+  LC_LAYOUT_LOG
+} lc_layout;
 /* Reads a PEFT LoRA or SHiRA directory, or a native one, and attaches its deltas. Nothing has changed when it
  * fails. */
 lc_status lc_adapter_load(lc_net *, const char *dir, float scale, lc_apply, lc_adapter **);
@@ -256,7 +267,8 @@ typedef struct {
   char *name;
   double survive /* share of changed entries that differ after rounding */, error /* ‖Q(W+δ)-W‖/‖δ‖ */;
   int64_t changed;
-  int64_t masked, filled; /* entries that a mask had dropped, and those of them that are not 0 in the result */
+  int64_t masked,
+      filled; /* entries that a mask had dropped, and those of them that are not 0 in the result */
 } lc_merge_row;
 typedef struct {
   lc_merge_row *row;

@@ -32,7 +32,10 @@ static void find_family(const json_t *j, const lc_head_opts *o, lc_config *c) {
 static void list_families(char *out, size_t size) {
   size_t n = 0;
   for (int i = 0; i < lc_n_families && n < size; i++)
-    n += (size_t)snprintf(out + n, size - n, "%s%s", !i ? "" : i + 1 < lc_n_families ? ", " : " and ",
+    n += (size_t)snprintf(out + n, size - n, "%s%s",
+                          !i                      ? ""
+                          : i + 1 < lc_n_families ? ", "
+                                                  : " and ",
                           lc_families[i]->architectures[0].name);
 }
 
@@ -45,7 +48,8 @@ static lc_status read_config(lc_model *m, const char *path, const lc_head_opts *
     const char *arch = json_string_value(json_array_get(json_object_get(c->json, "architectures"), 0));
     if (!arch) arch = json_string_value(json_object_get(c->json, "model_type"));
     list_families(known, sizeof known);
-    return lc_fail(m->ctx, "%s: architecture '%.60s' is not supported (%s are)", path, arch ? arch : "(none)", known);
+    return lc_fail(m->ctx, "%s: architecture '%.60s' is not supported (%s are)", path, arch ? arch : "(none)",
+                   known);
   }
   LC_TRY(c->family->config_hf(m->ctx, path, c->json, c));
   return lc_head_resolve(m->ctx, path, o, c);
@@ -110,7 +114,8 @@ static lc_status open_gguf(lc_model *m, const lc_head_opts *o) {
 
 /* Names of norms in files that TensorFlow's came from. */
 static const lc_tensor *find_old(const lc_model *m, const char *name) {
-  static const char *const now[] = {"LayerNorm.weight", "LayerNorm.bias"}, *const then[] = {"LayerNorm.gamma", "LayerNorm.beta"};
+  static const char *const now[] = {"LayerNorm.weight", "LayerNorm.bias"}, *const then[] = {"LayerNorm.gamma",
+                                                                                            "LayerNorm.beta"};
   char old[160];
   for (int i = 0; i < 2; i++) {
     size_t n = strlen(name), k = strlen(now[i]);
@@ -266,10 +271,11 @@ static lc_status find_tensors(lc_model *m, const lc_head_opts *o, bool *used) {
 
 /* Buffers that other programs saved beside the weights, and the head's copy of a tied embedding. */
 static bool of_no_use(const lc_model *m, const char *name) {
-  static const char *const suffixes[] = {".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias",
-                                         "rope_freqs.weight", "embeddings.position_ids",
-                                         "embeddings.token_type_ids"};
-  static const char *const other_heads[] = {"lm_head.", "cls.", "classifier.", "score.", "qa_outputs.", "pooler."};
+  static const char *const suffixes[] = {".rotary_emb.inv_freq",    ".attn.bias",
+                                         ".attn.masked_bias",       "rope_freqs.weight",
+                                         "embeddings.position_ids", "embeddings.token_type_ids"};
+  static const char *const other_heads[] = {"lm_head.", "cls.",        "classifier.",
+                                            "score.",   "qa_outputs.", "pooler."};
   if (m->config.tied && !strcmp(name, "lm_head.weight")) return true;
   for (size_t i = 0; m->config.task != LC_TASK_LM && i < sizeof other_heads / sizeof *other_heads; i++) {
     size_t n = strlen(m->config.family->prefix), k = strlen(other_heads[i]);

@@ -46,8 +46,8 @@ lc_status lc_units_open(lc_net *net, lc_role role, lc_units *out) {
                     r->w ? b->weight : a->weight));
   }
   if (!out->n)
-    st = lc_fail(net->ctx, "the structure map of %s does not say which weights these are",
-                 lc_architecture(c));
+    st =
+        lc_fail(net->ctx, "the structure map of %s does not say which weights these are", lc_architecture(c));
 done:
   lc_structures_free(net->ctx, s, n);
   if (st) lc_units_free(net->ctx, out);

@@ -46,7 +46,8 @@ static float *dk_of(const job *w, int s, int64_t h) {
 }
 
 static lc_attention_shape shape_of(const job *w, const lc_segment *seg) {
-  return (lc_attention_shape){seg->row1 - seg->row0, w->a->head_dim, w->a->window, !w->a->bidirectional, w->a->scale};
+  return (lc_attention_shape){seg->row1 - seg->row0, w->a->head_dim, w->a->window, !w->a->bidirectional,
+                              w->a->scale};
 }
 static const uint16_t *rows_of(const job *w, lc_val v, int64_t width, int64_t row, int64_t column) {
   return (const uint16_t *)lc_data(w->run, v) + row * width + column;

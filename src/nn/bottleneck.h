@@ -11,7 +11,8 @@ typedef struct {
 } lc_bottleneck_opts;
 /* Hangs on the FFN's output weight (M = the block's width C). param: down (b,C), down_bias (1,b), up (C,b), up_bias
  * (1,C); AdaptFormer also norm (1,C), norm_bias (1,C). */
-lc_status lc_delta_bottleneck_new(lc_ctx *, lc_weight *, const lc_bottleneck_opts *, bool trainable, lc_delta **);
+lc_status lc_delta_bottleneck_new(lc_ctx *, lc_weight *, const lc_bottleneck_opts *, bool trainable,
+                                  lc_delta **);
 /* Other factors than the params' values, borrowed; NULL: the values. Of draw c in training, and otherwise; label: which
  * entries get a gradient in draw c, those of label piece[c] (NULL: all). [0] down, [1] up. */
 typedef struct {

@@ -15,7 +15,8 @@ lc_status lc_builder_init(lc_builder *b, lc_ctx *ctx, lc_graph *g, const lc_weig
   b->pos = lc_graph_input(g, "pos", LC_I32, 1);
   b->labels = lc_graph_input(g, "labels", LC_I32, 1);
   for (int i = 0; i < weights->n; i++)
-    for (int k = 0; k < weights->w[i].n_delta; k++) b->n_block_deltas += weights->w[i].delta[k]->ops->tap != NULL;
+    for (int k = 0; k < weights->w[i].n_delta; k++)
+      b->n_block_deltas += weights->w[i].delta[k]->ops->tap != NULL;
   return b->st = b->ids.id && b->pos.id && b->labels.id ? LC_OK : LC_FAILED;
 }
 
@@ -134,7 +135,9 @@ lc_val lc_layernorm_wide(lc_builder *b, lc_val x, float eps, const char *fmt, in
 
 lc_val lc_round(lc_builder *b, lc_val x) {
   const lc_value *v = lc_value_get(b->g, x);
-  return b->st || (v && v->dtype == b->compute) ? x : lc_build(b, &lc_op_round, &b->compute, sizeof b->compute, &x, 1);
+  return b->st || (v && v->dtype == b->compute)
+             ? x
+             : lc_build(b, &lc_op_round, &b->compute, sizeof b->compute, &x, 1);
 }
 
 lc_val lc_sum(lc_builder *b, lc_val x, lc_val y) {
@@ -171,7 +174,6 @@ lc_val lc_attention(lc_builder *b, lc_val q, lc_val k, lc_val v, const lc_attent
   return lc_build(b, &lc_op_attention, opts, sizeof *opts, in, 3);
 }
 
-
 static lc_val head(lc_builder *b, lc_val hidden, lc_val labels, const char *weight_name, lc_head_attr a) {
   a.w = lc_build_weight(b, weight_name, 0, "", true);
   a.compute = b->compute;
@@ -192,7 +194,8 @@ lc_val lc_head_loss(lc_builder *b, lc_val hidden, lc_val labels, const char *wei
   return head(b, hidden, labels, weight_name, (lc_head_attr){0});
 }
 
-lc_val lc_head_loss_of(lc_builder *b, lc_val hidden, lc_val labels, const char *weight_name, lc_row_loss link) {
+lc_val lc_head_loss_of(lc_builder *b, lc_val hidden, lc_val labels, const char *weight_name,
+                       lc_row_loss link) {
   return head(b, hidden, labels, weight_name, (lc_head_attr){.link = link});
 }
 
@@ -200,6 +203,7 @@ lc_val lc_head_misses(lc_builder *b, lc_val hidden, lc_val labels, const char *w
   return head(b, hidden, labels, weight_name, (lc_head_attr){.misses = true});
 }
 
-lc_val lc_head_loss_pairs(lc_builder *b, lc_val hidden, lc_val labels, const char *weight_name, lc_pair_loss pair) {
+lc_val lc_head_loss_pairs(lc_builder *b, lc_val hidden, lc_val labels, const char *weight_name,
+                          lc_pair_loss pair) {
   return head(b, hidden, labels, weight_name, (lc_head_attr){.paired = true, .pair = pair});
 }

@@ -329,12 +329,10 @@ lc_status lc_delta_kernel_new(lc_ctx *ctx, lc_weight *w, const lc_kernel_opts *o
     s->part =
         lc_alloc_n(ctx, LC_MEM_GRAD, (size_t)(lc_ceil_div(w->M, STRIP) * part_size(d)), sizeof *s->part);
     if (!s->part) LC_GO(LC_FAILED);
-    LC_GO(lc_weight_add_sink(ctx, w,
-                             (lc_sink){.kind = LC_SINK_TILES,
-                                       .param = d->param[A_],
-                                       .tile = take_tile,
-                                       .end = take_end,
-                                       .self = d}));
+    LC_GO(lc_weight_add_sink(
+        ctx, w,
+        (lc_sink){
+            .kind = LC_SINK_TILES, .param = d->param[A_], .tile = take_tile, .end = take_end, .self = d}));
   }
   *out = d;
   d = NULL;
@@ -398,5 +396,5 @@ static lc_status make(lc_ctx *ctx, lc_weight *w, const void *o, lc_delta *const 
 }
 static const char *const names[] = {"A", "B", "mix", "lse", "level"};
 extern const lc_delta_kind lc_kind_kernel;
-const lc_delta_kind lc_kind_kernel = {&lc_delta_kernel, file_options, sizeof(lc_kernel_opts), names,
-                                      file_text,        make, NULL, NULL};
+const lc_delta_kind lc_kind_kernel = {
+    &lc_delta_kernel, file_options, sizeof(lc_kernel_opts), names, file_text, make, NULL, NULL};

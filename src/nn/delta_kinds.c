@@ -4,8 +4,9 @@
 
 extern const lc_delta_kind lc_kind_lora, lc_kind_route, lc_kind_experts, lc_kind_kernel, lc_kind_bottleneck,
     lc_kind_sparse, lc_kind_slice, lc_kind_mask;
-const lc_delta_kind *const lc_delta_kinds[] = {&lc_kind_lora, &lc_kind_route, &lc_kind_experts, &lc_kind_kernel, &lc_kind_bottleneck,
-                                                &lc_kind_sparse, &lc_kind_slice, &lc_kind_mask};
+const lc_delta_kind *const lc_delta_kinds[] = {&lc_kind_lora,   &lc_kind_route,      &lc_kind_experts,
+                                               &lc_kind_kernel, &lc_kind_bottleneck, &lc_kind_sparse,
+                                               &lc_kind_slice,  &lc_kind_mask};
 const int lc_n_delta_kinds = sizeof lc_delta_kinds / sizeof *lc_delta_kinds;
 
 const lc_delta_kind *lc_delta_kind_of(const lc_delta_ops *ops) {

@@ -48,8 +48,8 @@ static lc_status lora_patch(lc_ctx *ctx, const lc_delta *d, lc_rect at, float *t
   const int64_t R = o->rank;
   const float s = d->scale * lc_delta_lora_scale(d);
   if (s == 0) return LC_OK;
-  lc_kernels_get(ctx)->add_low_rank(at.r1 - at.r0, at.c1 - at.c0, R, s, d->param[1]->value + at.r0 * R, R, d->param[0]->value + at.c0,
-                                    d->w->N, tile, ld);
+  lc_kernels_get(ctx)->add_low_rank(at.r1 - at.r0, at.c1 - at.c0, R, s, d->param[1]->value + at.r0 * R, R,
+                                    d->param[0]->value + at.c0, d->w->N, tile, ld);
   return LC_OK;
 }
 
@@ -126,7 +126,8 @@ typedef struct lora_text lora_text;
 static const lc_option text_options[] = {
     {"rank", LC_OPT_INT, offsetof(lora_text, rank), "1", 1, INT32_MAX, NULL, "N", "rank"},
     {"alpha", LC_OPT_FLOAT, offsetof(lora_text, alpha), "1", 0, 1e9, NULL, "A", "scale times the rank"},
-    {"dropout", LC_OPT_FLOAT, offsetof(lora_text, dropout), "0", 0, 0.99, NULL, "P", "of the input, in training"},
+    {"dropout", LC_OPT_FLOAT, offsetof(lora_text, dropout), "0", 0, 0.99, NULL, "P",
+     "of the input, in training"},
     {"rslora", LC_OPT_BOOL, offsetof(lora_text, rslora), "false", 0, 0, NULL, NULL, "scale alpha/sqrt(rank)"},
     {0},
 };
@@ -144,4 +145,5 @@ static lc_status make(lc_ctx *ctx, lc_weight *w, const void *options, lc_delta *
 
 static const char *const names[] = {"lora_A", "lora_B"};
 extern const lc_delta_kind lc_kind_lora;
-const lc_delta_kind lc_kind_lora = {&lc_delta_lora, text_options, sizeof(lora_text), names, text_of, make, NULL, NULL};
+const lc_delta_kind lc_kind_lora = {&lc_delta_lora, text_options, sizeof(lora_text), names, text_of, make,
+                                    NULL,           NULL};

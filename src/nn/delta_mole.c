@@ -194,7 +194,13 @@ static lc_status make_experts(lc_ctx *ctx, lc_weight *w, const void *o, lc_delta
 
 static const char *const route_names[] = {"weight", "bias"}, *const experts_names[] = {"A", "B"};
 extern const lc_delta_kind lc_kind_route, lc_kind_experts;
-const lc_delta_kind lc_kind_route = {&lc_delta_route, route_options, sizeof(lc_route_opts),
-                                     route_names,     route_text,    make_route, NULL, NULL};
-const lc_delta_kind lc_kind_experts = {&lc_delta_experts, experts_options, sizeof(lc_experts_opts),
-                                       experts_names,     experts_text,    make_experts, NULL, NULL};
+const lc_delta_kind lc_kind_route = {
+    &lc_delta_route, route_options, sizeof(lc_route_opts), route_names, route_text, make_route, NULL, NULL};
+const lc_delta_kind lc_kind_experts = {&lc_delta_experts,
+                                       experts_options,
+                                       sizeof(lc_experts_opts),
+                                       experts_names,
+                                       experts_text,
+                                       make_experts,
+                                       NULL,
+                                       NULL};

@@ -101,7 +101,8 @@ static int64_t sparse_walk(const lc_delta *d, lc_walk *w, int64_t room, int64_t 
   if (w->next < 0) w->next = lc_index_lower(x, 0, w->from);
   room = lc_min64(room, x->n - w->next);
   if (x->kind == LC_LIST32)
-    for (const int32_t *at = (const int32_t *)x->at + w->next; n < room && at[n] < w->end; n++) flat[n] = at[n];
+    for (const int32_t *at = (const int32_t *)x->at + w->next; n < room && at[n] < w->end; n++)
+      flat[n] = at[n];
   else
     for (; n < room && flat_at(x, w->next + n) < w->end; n++) flat[n] = flat_at(x, w->next + n);
   w->next += n;
@@ -117,7 +118,8 @@ static void add_at(const lc_index *x, const float *value, float s, int64_t n, co
   }
 }
 
-static void sparse_at(const lc_delta *d, int which, int64_t number, int64_t n, const int64_t *flat, float *f) {
+static void sparse_at(const lc_delta *d, int which, int64_t number, int64_t n, const int64_t *flat,
+                      float *f) {
   const lc_param *p = d->param[0];
   const float s = scale_of(d);
   if (s == 0) return;
@@ -219,8 +221,8 @@ static const void *options_of(const lc_delta *d) {
   return d->priv;
 }
 /* Its positions come with the file. */
-static lc_status make(lc_ctx *ctx, lc_weight *w, const void *options, lc_delta *const *made, int n, bool trainable,
-                      lc_delta **out) {
+static lc_status make(lc_ctx *ctx, lc_weight *w, const void *options, lc_delta *const *made, int n,
+                      bool trainable, lc_delta **out) {
   const sparse_text *t = options;
   lc_index idx = {0};
   if (t->count > w->M * w->N)

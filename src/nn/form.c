@@ -54,7 +54,8 @@ static void decode_row(const lc_kernels *k, const lc_form *f, const uint8_t *row
     return;
   }
   if (dtype == LC_BF16 && block > 1 && c0 % block == 0 && c1 % block == 0) {
-    k->decode_bf16(f->src.dtype, c1 - c0, row + (size_t)(c0 / block) * (size_t)lc_dtype_get(f->src.dtype)->bytes, dst);
+    k->decode_bf16(f->src.dtype, c1 - c0,
+                   row + (size_t)(c0 / block) * (size_t)lc_dtype_get(f->src.dtype)->bytes, dst);
     return;
   }
   if (dtype == LC_F32 && c0 % block == 0 && c1 % block == 0) {
@@ -122,7 +123,8 @@ static void rows_times(const lc_kernels *k, const lc_form *f, int64_t m, const u
 }
 
 /* Rows permuted within the strip (a GGUF's q/k, strips of whole heads) are computed in stored order and put back. */
-static void rows_of(lc_ctx *ctx, const lc_form *f, int64_t r0, int64_t r1, const float *x, const lc_q8_vector *q, float *y) {
+static void rows_of(lc_ctx *ctx, const lc_form *f, int64_t r0, int64_t r1, const float *x,
+                    const lc_q8_vector *q, float *y) {
   const lc_kernels *k = lc_kernels_get(ctx);
   int64_t m = r1 - r0;
   if (!f->row_map) {
@@ -149,7 +151,8 @@ bool lc_form_takes_q8(const lc_form *f) {
   return f->ops->gemv == dense_gemv && lc_dtype_get(f->src.dtype)->quantised;
 }
 
-lc_status lc_form_gemv_q8(lc_ctx *ctx, const lc_form *f, int64_t r0, int64_t r1, const lc_q8_vector *x, float *y) {
+lc_status lc_form_gemv_q8(lc_ctx *ctx, const lc_form *f, int64_t r0, int64_t r1, const lc_q8_vector *x,
+                          float *y) {
   rows_of(ctx, f, r0, r1, NULL, x, y);
   return LC_OK;
 }

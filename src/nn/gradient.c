@@ -101,8 +101,8 @@ lc_status lc_weight_gradient_columns(lc_run *run, lc_weight *w, lc_dtype dtype, 
   return LC_OK;
 }
 
-static lc_status gradient_rows(lc_run *run, const lc_weight *w, const lc_sink *s, lc_dtype dtype, const void *x,
-                               int64_t ldx, const void *dy, int64_t lddy, int64_t T) {
+static lc_status gradient_rows(lc_run *run, const lc_weight *w, const lc_sink *s, lc_dtype dtype,
+                               const void *x, int64_t ldx, const void *dy, int64_t lddy, int64_t T) {
   const int64_t k = s->n_lines;
   const size_t size = dtype == LC_F32 ? 4 : 2;
   void *picked = lc_scratch(run->ctx, 0, SLOT_LINES, (size_t)(T * k) * size);
@@ -128,8 +128,9 @@ static lc_status gradient_rows(lc_run *run, const lc_weight *w, const lc_sink *s
 }
 
 /* grad += factor · sampled products. */
-static lc_status gradient_entries(lc_run *run, const lc_weight *w, const lc_sink *s, lc_dtype xt, const void *x,
-                                  int64_t ldx, lc_dtype dt, const void *dy, int64_t lddy, int64_t T) {
+static lc_status gradient_entries(lc_run *run, const lc_weight *w, const lc_sink *s, lc_dtype xt,
+                                  const void *x, int64_t ldx, lc_dtype dt, const void *dy, int64_t lddy,
+                                  int64_t T) {
   lc_param *p = s->param;
   float *g = p->grad;
   const bool scaled = s->factor != 0 && s->factor != 1;
@@ -147,7 +148,8 @@ lc_status lc_weight_gradient(lc_run *run, lc_weight *w, lc_dtype xt, const void 
   bool strips = false;
   for (int i = 0; i < w->n_sink; i++) {
     const lc_sink *s = &w->sink[i];
-    if (s->kind == LC_SINK_COLUMNS || s->kind == LC_SINK_INPUT || (s->param && !s->param->wants_grad)) continue;
+    if (s->kind == LC_SINK_COLUMNS || s->kind == LC_SINK_INPUT || (s->param && !s->param->wants_grad))
+      continue;
     if (s->kind == LC_SINK_ENTRIES) {
       LC_TRY(gradient_entries(run, w, s, xt, x, ldx, dt, dy, lddy, T));
       continue;
@@ -169,6 +171,7 @@ lc_status lc_weight_gradient(lc_run *run, lc_weight *w, lc_dtype xt, const void 
   }
   LC_TRY(lc_parallel(run->ctx, lc_ceil_div(w->M, a.strip), strip_chunk, &a));
   for (int i = 0; i < w->n_sink; i++)
-    if (w->sink[i].kind == LC_SINK_TILES && lc_sink_wants(&w->sink[i]) && w->sink[i].end) LC_TRY(w->sink[i].end(w->sink[i].self, w));
+    if (w->sink[i].kind == LC_SINK_TILES && lc_sink_wants(&w->sink[i]) && w->sink[i].end)
+      LC_TRY(w->sink[i].end(w->sink[i].self, w));
   return LC_OK;
 }

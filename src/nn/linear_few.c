@@ -70,8 +70,9 @@ static void add_part(few *f, const lc_node *n) {
 /* gate, up and silu_mul(gate, up) in a row. */
 static bool feeds_silu(const few *f, const lc_node *n) {
   const part *gate = &f->part[0], *up = &f->part[1];
-  return f->n_part == 2 && n->op == &lc_op_silu_mul && n->in[0].id == gate->n->out[0].id && n->in[1].id == up->n->out[0].id &&
-         gate->at->w->M == up->at->w->M && f->strip[0] == f->strip[1] && !gate->residual && !up->residual;
+  return f->n_part == 2 && n->op == &lc_op_silu_mul && n->in[0].id == gate->n->out[0].id &&
+         n->in[1].id == up->n->out[0].id && gate->at->w->M == up->at->w->M && f->strip[0] == f->strip[1] &&
+         !gate->residual && !up->residual;
 }
 
 /* ---- chunks ---- */
@@ -82,7 +83,8 @@ static lc_status rows_of(few *f, const part *p, int64_t t, int64_t m0, int64_t m
   const lc_weight *w = p->at->w;
   const float *x = f->x + t * w->N;
   const lc_kernels *k = lc_kernels_get(ctx);
-  LC_TRY(p->int8 ? lc_form_gemv_q8(ctx, w->form, m0, m1, &f->q8[t], y) : w->form->ops->gemv(ctx, w->form, m0, m1, x, y));
+  LC_TRY(p->int8 ? lc_form_gemv_q8(ctx, w->form, m0, m1, &f->q8[t], y)
+                 : w->form->ops->gemv(ctx, w->form, m0, m1, x, y));
   for (int i = 0; i < w->n_delta; i++) {
     const lc_delta *d = w->delta[i];
     if (d->apply != LC_IN_PLACE && d->ops->aside && !d->ops->emit && d->scale != 0)
@@ -147,8 +149,8 @@ int lc_linear_few(const lc_node *const *node, int n, lc_run *run, lc_status *st)
   few f = {.run = run};
   int used = 0;
   *st = LC_OK;
-  while (used < n && f.n_part < PARTS && node[used]->op == &lc_op_linear && node[used]->in[0].id == node[0]->in[0].id &&
-         takes_few(node[used], run))
+  while (used < n && f.n_part < PARTS && node[used]->op == &lc_op_linear &&
+         node[used]->in[0].id == node[0]->in[0].id && takes_few(node[used], run))
     add_part(&f, node[used++]);
   if (!used) return 0;
   if (used < n && feeds_silu(&f, node[used])) f.silu = node[used++];

@@ -29,9 +29,12 @@ typedef struct {
 
 static bool takes(const lc_node *n, const lc_run *run) {
   const lc_weight *w = ((const lc_linear_attr *)n->attr)->w;
-  if (!run->int8 || run->training || !run->kv || run->rows <= MORE_THAN || !lc_form_takes_q8(w->form)) return false;
+  if (!run->int8 || run->training || !run->kv || run->rows <= MORE_THAN || !lc_form_takes_q8(w->form))
+    return false;
   for (int i = 0; i < w->n_delta; i++) /* a delta that changes the weight itself: the dense path */
-    if (w->delta[i]->apply != LC_IN_PLACE && w->delta[i]->ops->patch && !w->delta[i]->ops->emit && w->delta[i]->scale != 0) return false;
+    if (w->delta[i]->apply != LC_IN_PLACE && w->delta[i]->ops->patch && !w->delta[i]->ops->emit &&
+        w->delta[i]->scale != 0)
+      return false;
   return lc_gemm_takes_q8(run->ctx, w->form->src.dtype, ((const lc_linear_attr *)n->attr)->compute);
 }
 
@@ -44,8 +47,9 @@ static void add_part(prompt *p, const lc_node *n) {
 /* gate, up and silu_mul(gate, up) in a row. */
 static bool feeds_silu(const prompt *p, const lc_node *n) {
   const part *gate = &p->part[0], *up = &p->part[1];
-  return p->n_part == 2 && n->op == &lc_op_silu_mul && n->in[0].id == gate->n->out[0].id && n->in[1].id == up->n->out[0].id &&
-         gate->at->w->M == up->at->w->M && !gate->residual && !up->residual;
+  return p->n_part == 2 && n->op == &lc_op_silu_mul && n->in[0].id == gate->n->out[0].id &&
+         n->in[1].id == up->n->out[0].id && gate->at->w->M == up->at->w->M && !gate->residual &&
+         !up->residual;
 }
 
 /* ---- chunks ---- */
@@ -82,14 +86,16 @@ static void put_silu(const prompt *p, int64_t t, int64_t m0, int64_t n, const fl
   if (at->compute == LC_F32)
     k->silu_mul(n, gate, up, (float *)out + i);
   else
-    k->silu_mul_bf16(n, (const uint16_t *)p->part[0].out + i, (const uint16_t *)p->part[1].out + i, (uint16_t *)out + i);
+    k->silu_mul_bf16(n, (const uint16_t *)p->part[0].out + i, (const uint16_t *)p->part[1].out + i,
+                     (uint16_t *)out + i);
 }
 
 /* The strip's rows of W, packed, of n parts from the i-th: one, or gate and up. */
 static lc_status strip(prompt *p, int i, int n, int64_t m0, int worker) {
   lc_ctx *ctx = p->run->ctx;
   const lc_kernels *k = lc_kernels_get(ctx);
-  const int64_t N = p->x.n, m1 = lc_min64(m0 + STRIP, p->part[i].at->w->M), panels = lc_ceil_div(m1 - m0, LC_Q8_PANEL);
+  const int64_t N = p->x.n, m1 = lc_min64(m0 + STRIP, p->part[i].at->w->M),
+                panels = lc_ceil_div(m1 - m0, LC_Q8_PANEL);
   uint8_t *packed = lc_scratch(ctx, worker, 0, 2 * STRIP / LC_Q8_PANEL * lc_q8_panel_bytes(LC_Q4_1, N));
   float(*y)[ROWS][STRIP] = lc_scratch(ctx, worker, 1, 2 * sizeof *y);
   if (!packed || !y) return LC_FAILED;
@@ -97,7 +103,8 @@ static lc_status strip(prompt *p, int i, int n, int64_t m0, int worker) {
   for (int j = 0; j < n; j++) {
     const lc_form *f = p->part[i + j].at->w->form;
     at[j] = packed;
-    for (int64_t m = m0; m < m1; m += LC_Q8_PANEL, packed += lc_q8_panel_bytes(f->src.dtype, N)) lc_form_pack_q8(ctx, f, m, lc_min64(m + LC_Q8_PANEL, m1), packed);
+    for (int64_t m = m0; m < m1; m += LC_Q8_PANEL, packed += lc_q8_panel_bytes(f->src.dtype, N))
+      lc_form_pack_q8(ctx, f, m, lc_min64(m + LC_Q8_PANEL, m1), packed);
   }
   for (int64_t t0 = 0; t0 < p->run->rows; t0 += ROWS) {
     int64_t T = lc_min64(ROWS, p->run->rows - t0);
@@ -127,7 +134,8 @@ int lc_linear_prompt(const lc_node *const *node, int n, lc_run *run, lc_status *
   int used = 0;
   int64_t chunks = 0, N = ((const lc_linear_attr *)node[0]->attr)->w->N;
   *st = LC_OK;
-  while (used < n && p.n_part < PARTS && node[used]->op == &lc_op_linear && node[used]->in[0].id == p.in.id && takes(node[used], run))
+  while (used < n && p.n_part < PARTS && node[used]->op == &lc_op_linear && node[used]->in[0].id == p.in.id &&
+         takes(node[used], run))
     add_part(&p, node[used++]);
   if (!used) return 0;
   if (used < n && feeds_silu(&p, node[used])) p.silu = node[used++];

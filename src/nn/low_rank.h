@@ -14,5 +14,6 @@ lc_status lc_low_rank_bf16_backward(const lc_node *, lc_run *, int64_t r0, int64
 
 /* Multiplies `cols` values of row r from column c of an input N wide by their dropout mask, 0 or 1/(1-p): a function of
  * (seed, step, micro-batch, id, r·N + column). */
-void lc_input_dropout(const lc_run *, uint32_t id, int64_t N, float p, int64_t r, int64_t c, int64_t cols, float *x);
+void lc_input_dropout(const lc_run *, uint32_t id, int64_t N, float p, int64_t r, int64_t c, int64_t cols,
+                      float *x);
 #endif

@@ -10,7 +10,12 @@
 #include "kernels/kernels.h"
 #include "nn/low_rank.h"
 
-enum { ROWS = 64, STRIP = 64, UNIT = 32, FROM = 8 /* rows: for fewer, taking the factors apart costs more than it saves */ };
+enum {
+  ROWS = 64,
+  STRIP = 64,
+  UNIT = 32,
+  FROM = 8 /* rows: for fewer, taking the factors apart costs more than it saves */
+};
 enum { SLOT_OUT = 3, SLOT_ROW = 4, SLOT_DH = 5, SLOT_FACTORS = 6, SLOT_DOUT = 7 };
 
 typedef struct {
@@ -30,7 +35,8 @@ bool lc_low_rank_narrow(const lc_node *n, const lc_run *run) {
   const lc_low_rank_attr *a = n->attr;
   const lc_lora_opts *o = lc_delta_lora_opts(a->delta);
   const lc_gain *gain = lc_delta_lora_gain_of(a->delta);
-  return a->x_dtype == LC_BF16 && run->rows >= FROM && lc_has_bf16_gemm(run->ctx) && !(run->training && o->dropout > 0) && !gain->row && !gain->output;
+  return a->x_dtype == LC_BF16 && run->rows >= FROM && lc_has_bf16_gemm(run->ctx) &&
+         !(run->training && o->dropout > 0) && !gain->row && !gain->output;
 }
 
 static narrow begin(const lc_node *n, lc_run *run, int64_t r0, int64_t r1) {
@@ -66,11 +72,13 @@ static void split(const lc_kernels *k, int64_t n, const float *x, uint16_t *hi, 
 /* rows × [hi|lo] of R values each. */
 static void join2(int64_t rows, int64_t R, const uint16_t *hi, const uint16_t *lo, uint16_t *out) {
   const size_t bytes = (size_t)R * sizeof *out;
-  for (int64_t r = 0; r < rows; r++, out += 2 * R) memcpy(out, hi + r * R, bytes), memcpy(out + R, lo + r * R, bytes);
+  for (int64_t r = 0; r < rows; r++, out += 2 * R)
+    memcpy(out, hi + r * R, bytes), memcpy(out + R, lo + r * R, bytes);
 }
 
 /* rows × [a|b|c|0] of K values. */
-static void join3(int64_t rows, int64_t R, int64_t K, const uint16_t *a, const uint16_t *b, const uint16_t *c, uint16_t *out) {
+static void join3(int64_t rows, int64_t R, int64_t K, const uint16_t *a, const uint16_t *b, const uint16_t *c,
+                  uint16_t *out) {
   const size_t bytes = (size_t)R * sizeof *out;
   for (int64_t r = 0; r < rows; r++, out += K) {
     memcpy(out, a + r * R, bytes), memcpy(out + R, b + r * R, bytes), memcpy(out + 2 * R, c + r * R, bytes);
@@ -78,7 +86,8 @@ static void join3(int64_t rows, int64_t R, int64_t K, const uint16_t *a, const u
   }
 }
 
-static lc_gemm_shape product(int64_t m, int64_t n, int64_t k, int64_t lda, int64_t ldb, int64_t ldc, bool trans_b, bool packed) {
+static lc_gemm_shape product(int64_t m, int64_t n, int64_t k, int64_t lda, int64_t ldb, int64_t ldc,
+                             bool trans_b, bool packed) {
   return (lc_gemm_shape){.m = m,
                          .n = n,
                          .k = k,
@@ -108,33 +117,41 @@ static int64_t whole_lines(int64_t values) {
 /* The factors' parts as right operands: forward [A] as two (2R,N), B as three (M,K); backward B as two (M,2R), A as three (K,N). */
 static lc_status factors(narrow *w, bool back) {
   const int64_t M = w->M, N = w->N, R = w->R, K = w->K, a = R * N, b = M * R, most = lc_max64(a, b);
-  const int64_t twos = whole_lines(2 * (back ? b : a)), threes = whole_lines(K * (back ? N : M)), parts = whole_lines(2 * (a + b));
-  const lc_gemm_shape of_twos = back ? product(1, 2 * R, M, M, 2 * R, 2 * R, false, false) : product(1, 2 * R, N, N, N, 2 * R, true, false);
-  const lc_gemm_shape of_threes = back ? product(1, N, K, K, N, N, false, false) : product(1, M, K, K, K, M, true, false);
-  const int64_t p2 = whole_lines((int64_t)packed_values(w->run, of_twos.n, of_twos.k)), p3 = whole_lines((int64_t)packed_values(w->run, of_threes.n, of_threes.k));
+  const int64_t twos = whole_lines(2 * (back ? b : a)), threes = whole_lines(K * (back ? N : M)),
+                parts = whole_lines(2 * (a + b));
+  const lc_gemm_shape of_twos = back ? product(1, 2 * R, M, M, 2 * R, 2 * R, false, false)
+                                     : product(1, 2 * R, N, N, N, 2 * R, true, false);
+  const lc_gemm_shape of_threes =
+      back ? product(1, N, K, K, N, N, false, false) : product(1, M, K, K, K, M, true, false);
+  const int64_t p2 = whole_lines((int64_t)packed_values(w->run, of_twos.n, of_twos.k)),
+                p3 = whole_lines((int64_t)packed_values(w->run, of_threes.n, of_threes.k));
   const size_t values = (size_t)(twos + threes + p2 + p3 + parts);
-  uint16_t *at = lc_scratch(w->run->ctx, 0, SLOT_FACTORS, values * sizeof *at + (size_t)(2 * most) * sizeof(float));
+  uint16_t *at =
+      lc_scratch(w->run->ctx, 0, SLOT_FACTORS, values * sizeof *at + (size_t)(2 * most) * sizeof(float));
   if (!at) return LC_FAILED;
   const lc_kernels *k = lc_kernels_get(w->run->ctx);
-  uint16_t *two = at, *three = at + twos, *two_packed = three + threes, *three_packed = two_packed + p2, *ahi = three_packed + p3, *alo = ahi + a,
-           *bhi = alo + a, *blo = bhi + b;
+  uint16_t *two = at, *three = at + twos, *two_packed = three + threes, *three_packed = two_packed + p2,
+           *ahi = three_packed + p3, *alo = ahi + a, *bhi = alo + a, *blo = bhi + b;
   float *wide = (float *)(void *)(at + values);
   split(k, a, w->d->param[0]->value, ahi, alo, wide);
   split(k, b, w->d->param[1]->value, bhi, blo, wide);
   if (back) {
     join2(M, R, bhi, blo, two);
-    memcpy(three, ahi, (size_t)a * sizeof *at), memcpy(three + a, alo, (size_t)a * sizeof *at), memcpy(three + 2 * a, ahi, (size_t)a * sizeof *at);
+    memcpy(three, ahi, (size_t)a * sizeof *at), memcpy(three + a, alo, (size_t)a * sizeof *at),
+        memcpy(three + 2 * a, ahi, (size_t)a * sizeof *at);
     memset(three + 3 * a, 0, (size_t)((K - 3 * R) * N) * sizeof *at);
   } else {
     memcpy(two, ahi, (size_t)(2 * a) * sizeof *at); /* lo lies behind hi */
     join3(M, R, K, bhi, blo, bhi, three);
   }
   w->twos = two, w->threes = three;
-  w->twos_packed = pack(w->run, &of_twos, two, two_packed), w->threes_packed = pack(w->run, &of_threes, three, three_packed);
+  w->twos_packed = pack(w->run, &of_twos, two, two_packed),
+  w->threes_packed = pack(w->run, &of_threes, three, three_packed);
   return LC_OK;
 }
 
-static lc_status multiply(const narrow *w, int worker, lc_gemm_shape s, const uint16_t *A, const uint16_t *B, const uint16_t *packed, float *C) {
+static lc_status multiply(const narrow *w, int worker, lc_gemm_shape s, const uint16_t *A, const uint16_t *B,
+                          const uint16_t *packed, float *C) {
   s.packed_b = packed != NULL;
   return lc_gemm(w->run->ctx, worker, &s, A, packed ? packed : B, C);
 }
@@ -147,7 +164,9 @@ typedef struct {
 
 static bool parts_of(const narrow *w, int worker, parts *p) {
   const int64_t r = ROWS * w->R;
-  uint16_t *three = lc_scratch(w->run->ctx, worker, SLOT_ROW, (size_t)(ROWS * w->K + 2 * r) * sizeof *three + (size_t)(4 * r) * sizeof(float));
+  uint16_t *three =
+      lc_scratch(w->run->ctx, worker, SLOT_ROW,
+                 (size_t)(ROWS * w->K + 2 * r) * sizeof *three + (size_t)(4 * r) * sizeof(float));
   if (!three) return false;
   p->three = three, p->hi = three + ROWS * w->K, p->lo = p->hi + r;
   p->sums = (float *)(void *)(p->lo + r), p->wide = p->sums + 2 * r;
@@ -155,7 +174,8 @@ static bool parts_of(const narrow *w, int worker, parts *p) {
 }
 
 /* out (rows,R) = s·(the two halves of sums added). */
-static void add_halves(int64_t rows, int64_t R, float s, const float *sums, float *out) { /* out may be sums: it never overtakes what is read */
+static void add_halves(int64_t rows, int64_t R, float s, const float *sums,
+                       float *out) { /* out may be sums: it never overtakes what is read */
   for (int64_t r = 0; r < rows; r++)
     for (int64_t i = 0; i < R; i++) out[r * R + i] = s * (sums[2 * r * R + i] + sums[(2 * r + 1) * R + i]);
 }
@@ -165,21 +185,25 @@ static void add_halves(int64_t rows, int64_t R, float s, const float *sums, floa
 static lc_status forward_chunk(void *arg, int64_t chunk, int worker) {
   const narrow *w = arg;
   const lc_kernels *k = lc_kernels_get(w->run->ctx);
-  const int64_t M = w->M, N = w->N, R = w->R, K = w->K, r0 = w->r0 + chunk * ROWS, rows = lc_min64(ROWS, w->r1 - r0);
-  float *h = (float *)lc_data(w->run, w->n->out[1]) + r0 * R, *t = lc_scratch(w->run->ctx, worker, SLOT_OUT, (size_t)(ROWS * M) * sizeof *t);
+  const int64_t M = w->M, N = w->N, R = w->R, K = w->K, r0 = w->r0 + chunk * ROWS,
+                rows = lc_min64(ROWS, w->r1 - r0);
+  float *h = (float *)lc_data(w->run, w->n->out[1]) + r0 * R,
+        *t = lc_scratch(w->run->ctx, worker, SLOT_OUT, (size_t)(ROWS * M) * sizeof *t);
   parts p;
   if (!t || !parts_of(w, worker, &p)) return LC_FAILED;
-  LC_TRY(multiply(w, worker, product(rows, 2 * R, N, N, N, 2 * R, true, false), (const uint16_t *)lc_data(w->run, w->n->in[1]) + r0 * N, w->twos,
-                  w->twos_packed, p.sums));
+  LC_TRY(multiply(w, worker, product(rows, 2 * R, N, N, N, 2 * R, true, false),
+                  (const uint16_t *)lc_data(w->run, w->n->in[1]) + r0 * N, w->twos, w->twos_packed, p.sums));
   add_halves(rows, R, 1, p.sums, h);
   add_halves(rows, R, w->scale, p.sums, p.sums);
   split(k, rows * R, p.sums, p.hi, p.lo, p.wide);
   join3(rows, R, K, p.hi, p.hi, p.lo, p.three);
-  LC_TRY(multiply(w, worker, product(rows, M, K, K, K, M, true, false), p.three, w->threes, w->threes_packed, t));
+  LC_TRY(multiply(w, worker, product(rows, M, K, K, K, M, true, false), p.three, w->threes, w->threes_packed,
+                  t));
   const uint8_t *y = lc_data(w->run, w->n->in[0]);
   uint8_t *out = lc_data(w->run, w->n->out[0]);
   if (w->y_dtype == LC_BF16)
-    k->add_nonzero_bf16(rows * M, 1, t, (const uint16_t *)(const void *)y + r0 * M, (uint16_t *)(void *)out + r0 * M);
+    k->add_nonzero_bf16(rows * M, 1, t, (const uint16_t *)(const void *)y + r0 * M,
+                        (uint16_t *)(void *)out + r0 * M);
   else
     k->add_nonzero(rows * M, 1, t, (const float *)(const void *)y + r0 * M, (float *)(void *)out + r0 * M);
   return LC_OK;
@@ -196,8 +220,11 @@ lc_status lc_low_rank_bf16_forward(const lc_node *n, lc_run *run, int64_t r0, in
 static lc_status round_dout(void *arg, int64_t chunk, int worker) {
   const narrow *w = arg;
   const int64_t r0 = chunk * ROWS, rows = lc_min64(ROWS, w->r1 - w->r0 - r0);
-  uint16_t *to = lc_scratch(w->run->ctx, 0, SLOT_DOUT, (size_t)((w->r1 - w->r0) * w->M) * sizeof *to); /* made before the loop */
-  lc_kernels_get(w->run->ctx)->f32_to_bf16(rows * w->M, (const float *)lc_grad(w->run, w->n->out[0]) + (w->r0 + r0) * w->M, to + r0 * w->M);
+  uint16_t *to = lc_scratch(w->run->ctx, 0, SLOT_DOUT,
+                            (size_t)((w->r1 - w->r0) * w->M) * sizeof *to); /* made before the loop */
+  lc_kernels_get(w->run->ctx)
+      ->f32_to_bf16(rows * w->M, (const float *)lc_grad(w->run, w->n->out[0]) + (w->r0 + r0) * w->M,
+                    to + r0 * w->M);
   return LC_OK;
 }
 
@@ -205,14 +232,16 @@ static lc_status round_dout(void *arg, int64_t chunk, int worker) {
 static lc_status back_rows(void *arg, int64_t chunk, int worker) {
   const narrow *w = arg;
   const lc_kernels *k = lc_kernels_get(w->run->ctx);
-  const int64_t M = w->M, N = w->N, R = w->R, K = w->K, at = chunk * ROWS, r0 = w->r0 + at, rows = lc_min64(ROWS, w->r1 - r0);
+  const int64_t M = w->M, N = w->N, R = w->R, K = w->K, at = chunk * ROWS, r0 = w->r0 + at,
+                rows = lc_min64(ROWS, w->r1 - r0);
   parts p;
   if (!parts_of(w, worker, &p)) return LC_FAILED;
   if (w->n->want & LC_PARAMS) { /* else h was not kept */
     split(k, rows * R, (const float *)lc_data(w->run, w->n->out[1]) + r0 * R, p.hi, p.lo, p.wide);
     join2(rows, R, p.hi, p.lo, w->h2 + at * 2 * R);
   }
-  LC_TRY(multiply(w, worker, product(rows, 2 * R, M, M, 2 * R, 2 * R, false, false), w->dout + at * M, w->twos, w->twos_packed, p.sums));
+  LC_TRY(multiply(w, worker, product(rows, 2 * R, M, M, 2 * R, 2 * R, false, false), w->dout + at * M,
+                  w->twos, w->twos_packed, p.sums));
   add_halves(rows, R, w->scale, p.sums, p.sums);
   split(k, rows * R, p.sums, p.hi, p.lo, p.wide);
   join2(rows, R, p.hi, p.lo, w->dh2 + at * 2 * R);
@@ -221,7 +250,8 @@ static lc_status back_rows(void *arg, int64_t chunk, int worker) {
   lc_gemm_shape s = product(rows, N, K, K, N, N, false, false);
   if (lc_grad_dtype(w->run, w->n->in[1]) == LC_F32) {
     s.beta = w->n->overwrite & LC_IN(1) ? 0 : 1;
-    return multiply(w, worker, s, p.three, w->threes, w->threes_packed, (float *)lc_grad(w->run, w->n->in[1]) + r0 * N);
+    return multiply(w, worker, s, p.three, w->threes, w->threes_packed,
+                    (float *)lc_grad(w->run, w->n->in[1]) + r0 * N);
   }
   float *dx = lc_scratch(w->run->ctx, worker, SLOT_OUT, (size_t)(ROWS * N) * sizeof *dx);
   if (!dx) return LC_FAILED;

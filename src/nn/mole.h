@@ -22,8 +22,8 @@ typedef struct {
   double alpha, dropout;
   int gate; /* lc_gate */
 } lc_experts_opts;
-lc_status lc_delta_experts_new(lc_ctx *, lc_weight *, lc_delta *route, const lc_experts_opts *, bool trainable,
-                               lc_delta **);
+lc_status lc_delta_experts_new(lc_ctx *, lc_weight *, lc_delta *route, const lc_experts_opts *,
+                               bool trainable, lc_delta **);
 const lc_experts_opts *lc_delta_experts_opts(const lc_delta *);
 
 typedef struct {

@@ -45,9 +45,9 @@ struct lc_param {
   float *grad;        /* n, added to by backward, zeroed by the loop; NULL until something trains it */
   lc_index retired;   /* positions that changed and are no longer trained: applied and saved, in no column; */
   float *retired_value; /* sorted, disjoint from idx; n = 0: none (retire.c) */
-  bool decays;        /* weight decay applies (not to biases and norms) */
-  float lr_factor;    /* 1 unless the method says otherwise */
-  bool wants_grad;    /* off: frozen, backward skips it */
+  bool decays;          /* weight decay applies (not to biases and norms) */
+  float lr_factor;      /* 1 unless the method says otherwise */
+  bool wants_grad;      /* off: frozen, backward skips it */
   lc_column col[LC_MAX_COLUMNS];
   int n_col;
 };
@@ -117,7 +117,8 @@ void lc_form_prefetch(const lc_form *, int64_t n, const int64_t *place);
 void lc_form_pick(lc_ctx *, const lc_form *, int64_t n, const int64_t *place, float *dst);
 /* Whether one-token products with a vector in bytes (kernels.h, lc_q8_vector) are possible: quantised storage; and such a product. */
 bool lc_form_takes_q8(const lc_form *);
-lc_status lc_form_gemv_q8(lc_ctx *, const lc_form *, int64_t r0, int64_t r1, const struct lc_q8_vector *x, float *y);
+lc_status lc_form_gemv_q8(lc_ctx *, const lc_form *, int64_t r0, int64_t r1, const struct lc_q8_vector *x,
+                          float *y);
 /* Packs rows [r0,r1), 16 at most, for the integer products of prompts (kernels.h, pack_q8). */
 void lc_form_pack_q8(lc_ctx *, const lc_form *, int64_t r0, int64_t r1, void *packed);
 void lc_form_free(lc_ctx *, lc_form *);
@@ -183,7 +184,7 @@ struct lc_weight {
   int n_delta; /* in order of attachment */
   lc_sink sink[LC_MAX_SINKS];
   int n_sink;
-  int uses; /* nodes of the built graph that read it */
+  int uses;                    /* nodes of the built graph that read it */
   bool head;                   /* of the task's own head: trained whole beside what a method trains */
   struct lc_weight *head_bias; /* added to the logits where this weight is an output head; or NULL */
 };
@@ -204,8 +205,8 @@ lc_status lc_weight_switched(lc_ctx *, lc_weight *, lc_delta *);
 void lc_delta_forget_under(lc_ctx *, lc_delta *); /* when it is in place no longer */
 lc_status lc_weight_add_sink(lc_ctx *, lc_weight *, lc_sink);
 void lc_weight_remove_sink(lc_weight *, const void *self_or_param);
-bool lc_sink_wants(const lc_sink *);      /* a gradient, now */
-bool lc_weight_trains(const lc_weight *); /* a sink that wants gradients now */
+bool lc_sink_wants(const lc_sink *);                   /* a gradient, now */
+bool lc_weight_trains(const lc_weight *);              /* a sink that wants gradients now */
 bool lc_weight_wants(const lc_weight *, lc_sink_kind); /* one of that kind that wants something now */
 int64_t lc_weight_columns(const lc_weight *);          /* Σ n_lines of COLUMNS that want gradients now */
 /* dW of one use, given x (T,N) and dy (T,M), to every sink but COLUMNS. dtypes F32 or BF16. dy already carries the
@@ -213,8 +214,8 @@ int64_t lc_weight_columns(const lc_weight *);          /* Σ n_lines of COLUMNS 
 lc_status lc_weight_gradient(lc_run *, lc_weight *, lc_dtype xt, const void *x, int64_t ldx, lc_dtype dt,
                              const void *dy, int64_t lddy, int64_t T, int use);
 /* To the COLUMNS: x[lines] of all of them side by side, (T, lc_weight_columns), in the dtype of dy. */
-lc_status lc_weight_gradient_columns(lc_run *, lc_weight *, lc_dtype, const void *x, const void *dy, int64_t lddy,
-                                     int64_t T);
+lc_status lc_weight_gradient_columns(lc_run *, lc_weight *, lc_dtype, const void *x, const void *dy,
+                                     int64_t lddy, int64_t T);
 
 /* ---- delta: a nameable, removable change of a weight ---- */
 
@@ -275,7 +276,8 @@ struct lc_delta {
   lc_apply apply;
   lc_param *param[LC_DELTA_PARAMS]; /* sparse: {δ}; lora: {A, B}. Owned */
   int n_param;
-  float *under; /* in place: the base's values at list 0 of its walk, so that switching reads no base (touch.c); or NULL */
+  float *
+      under; /* in place: the base's values at list 0 of its walk, so that switching reads no base (touch.c); or NULL */
   void *priv; /* ops->free frees it */
 };
 lc_status
@@ -335,11 +337,11 @@ typedef struct {
   const lc_delta_ops *ops;
   const lc_option *options; /* over a plain struct of `size` bytes */
   size_t size;
-  const char *const *params;                  /* names of param[0], param[1], … */
+  const char *const *params;                   /* names of param[0], param[1], … */
   const void *(*options_of)(const lc_delta *); /* that struct */
   /* A detached delta. `made`: those that the same adapter has made so far, for kinds that stand on another. */
-  lc_status (*make)(lc_ctx *, lc_weight *, const void *options, lc_delta *const *made, int n_made, bool trainable,
-                    lc_delta **);
+  lc_status (*make)(lc_ctx *, lc_weight *, const void *options, lc_delta *const *made, int n_made,
+                    bool trainable, lc_delta **);
   int (*arrays)(const lc_delta *, lc_array *); /* how many of LC_DELTA_ARRAYS; NULL: none */
   /* Params and arrays have been read: what they must be is checked here, and what follows from them made; NULL:
    * anything is right. */
@@ -394,15 +396,16 @@ struct lc_builder {
 /* Makes the graph's inputs ids, pos, labels. */
 lc_status lc_builder_init(lc_builder *, lc_ctx *, lc_graph *, const lc_weights *, lc_dtype compute);
 lc_val lc_types(lc_builder *); /* the input of token types: 0, or 1 in the second text of a pair */
-lc_val lc_pixels(lc_builder *, int64_t width); /* the input of patches (lc_image_patches); zeros in a picture's first row */
+lc_val lc_pixels(lc_builder *,
+                 int64_t width); /* the input of patches (lc_image_patches); zeros in a picture's first row */
 lc_val lc_tap(lc_builder *, lc_tap_point, int layer, lc_val); /* costs nothing when no hook is set */
 void lc_add_auxiliary(lc_builder *, const char *name, lc_val);
-void lc_block(lc_builder *, int layer);                       /* -1 ends the blocks */
+void lc_block(lc_builder *, int layer); /* -1 ends the blocks */
 /* fmt takes the layer number: lc_linear(b, x, res, "model.layers.%d.mlp.up_proj", l). ".weight", and ".bias"
  * when the model has it, are added. */
-lc_val lc_embedding(lc_builder *, lc_val ids, const char *module); /* out: f32 */
+lc_val lc_embedding(lc_builder *, lc_val ids, const char *module);                     /* out: f32 */
 lc_val lc_embedding_from(lc_builder *, lc_val ids, const char *module, int64_t first); /* row first + id */
-lc_val lc_embedding_of(lc_builder *, lc_val ids, const char *weight);                  /* by the weight's whole name */
+lc_val lc_embedding_of(lc_builder *, lc_val ids, const char *weight); /* by the weight's whole name */
 /* Rows of pictures: the class token's weight where ids is 0, else y. out: f32. */
 lc_val lc_class_token(lc_builder *, lc_val y, lc_val ids, const char *weight);
 lc_val lc_linear(lc_builder *, lc_val x, lc_val residual /* {0}: none; else added, and out has its dtype */,
@@ -476,13 +479,14 @@ typedef struct lc_kv_ops {
   lc_status (*get)(struct lc_kv *, int layer, int32_t sequence, int64_t g, int64_t n, int worker,
                    const float **k, const float **v, int64_t *ld);
   /* The same where they are stored, (n,D) each, when they lie in one piece. */
-  bool (*view)(const struct lc_kv *, int layer, int32_t sequence, int64_t g, int64_t n, const void **k, const void **v,
-               lc_dtype *);
+  bool (*view)(const struct lc_kv *, int layer, int32_t sequence, int64_t g, int64_t n, const void **k,
+               const void **v, lc_dtype *);
 } lc_kv_ops;
 
 /* ---- the op table: tests, docs and dumps walk it ---- */
 extern const lc_op *const lc_ops[];
 extern const int lc_n_ops;
 extern const lc_op lc_op_embedding, lc_op_linear, lc_op_rmsnorm, lc_op_layernorm, lc_op_sum, lc_op_silu_mul,
-    lc_op_round, lc_op_class_token, lc_op_activation, lc_op_columns, lc_op_rope_table, lc_op_rope, lc_op_attention, lc_op_head_loss, lc_op_low_rank;
+    lc_op_round, lc_op_class_token, lc_op_activation, lc_op_columns, lc_op_rope_table, lc_op_rope,
+    lc_op_attention, lc_op_head_loss, lc_op_low_rank;
 #endif

@@ -120,8 +120,8 @@ static lc_status forward_chunk(void *arg, int64_t chunk, int worker) {
       int64_t tq = lc_min64(LC_ATTN_TQ, p.T - t), ldq, row = p.seg->row0 + t;
       const float *q = block(run, lc_data(run, n->in[0]), p.dtype, p.HD, row, tq, h * D, D, qt, &ldq);
       const int64_t at = stand(p.a, q0 + t, nk);
-      lc_kernels_get(run->ctx)->attention(tq, lc_min64(nk, at + tq), D, at, p.a->window, p.a->scale, q, ldq, k, ldk,
-                                          v, ldv, ot, D, lse, scratch);
+      lc_kernels_get(run->ctx)->attention(tq, lc_min64(nk, at + tq), D, at, p.a->window, p.a->scale, q, ldq,
+                                          k, ldk, v, ldv, ot, D, lse, scratch);
       put_block(run, lc_data(run, n->out[0]), p.dtype, p.HD, row, tq, h * D, D, ot, false);
       for (int64_t i = 0; i < tq; i++)
         ((float *)lc_data(run, n->out[1]))[(row + i) * p.a->heads + h] = lse[i];
@@ -136,7 +136,9 @@ static bool stands_in_cache(const lc_node *n, const lc_run *run) {
   lc_dtype dtype;
   for (int s = 0; s < run->n_seg; s++) {
     const lc_segment *seg = &run->seg[s];
-    if (seg->row1 - seg->row0 != 1 || !run->kv_ops->view(run->kv, a->layer, seg->sequence, 0, seg->pos0 + 1, &k, &v, &dtype)) return false;
+    if (seg->row1 - seg->row0 != 1 ||
+        !run->kv_ops->view(run->kv, a->layer, seg->sequence, 0, seg->pos0 + 1, &k, &v, &dtype))
+      return false;
   }
   return true;
 }
@@ -148,7 +150,8 @@ static lc_status position_chunk(void *arg, int64_t chunk, int worker) {
   const lc_attention_opts *a = aa->n->attr;
   const lc_segment *seg = &run->seg[chunk / a->heads];
   const lc_kernels *kn = lc_kernels_get(run->ctx);
-  int64_t D = a->head_dim, h = chunk % a->heads, nk = seg->pos0 + 1, first = a->window > 0 ? lc_max64(0, nk - a->window) : 0, ldq;
+  int64_t D = a->head_dim, h = chunk % a->heads, nk = seg->pos0 + 1,
+          first = a->window > 0 ? lc_max64(0, nk - a->window) : 0, ldq;
   const void *k, *v;
   lc_dtype stored, dtype = lc_value_dtype(run, aa->n->in[0]);
   float *p = lc_scratch(run->ctx, worker, 6, (size_t)(nk - first + 2 * D) * sizeof *p);
@@ -157,7 +160,8 @@ static lc_status position_chunk(void *arg, int64_t chunk, int worker) {
     return lc_fail(run->ctx, "the cache has no %lld positions of layer %d", (long long)nk, a->layer);
   float *q = p + (nk - first), *out = q + D;
   size_t row = (size_t)D * (stored == LC_F32 ? 4u : 2u);
-  const float *mine = block(run, lc_data(run, aa->n->in[0]), dtype, a->heads * D, seg->row0, 1, h * D, D, q, &ldq);
+  const float *mine =
+      block(run, lc_data(run, aa->n->in[0]), dtype, a->heads * D, seg->row0, 1, h * D, D, q, &ldq);
   kn->gemv(stored, nk - first, D, (const uint8_t *)k + (size_t)first * row, row, mine, p);
   kn->scale(nk - first, a->scale, p);
   ((float *)lc_data(run, aa->n->out[1]))[seg->row0 * a->heads + h] = kn->softmax(nk - first, p);
@@ -189,7 +193,8 @@ static lc_status forward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1) 
   if (run->kv && a->bidirectional) return lc_fail(run->ctx, "attention in both directions has no cache");
   if (run->kv) LC_TRY(append(n, run));
   attention_arg arg = {n, run};
-  if (run->kv && stands_in_cache(n, run)) return lc_parallel(run->ctx, run->n_seg * a->heads, position_chunk, &arg);
+  if (run->kv && stands_in_cache(n, run))
+    return lc_parallel(run->ctx, run->n_seg * a->heads, position_chunk, &arg);
   return lc_parallel(run->ctx, run->n_seg * a->kv_heads, forward_chunk, &arg);
 }
 
@@ -225,8 +230,8 @@ static lc_status backward_chunk(void *arg, int64_t chunk, int worker) {
         delta[i] = kn->dot(D, o + i * ldo, d_o + i * lddo);
       }
       const int64_t at = stand(p.a, t, p.T);
-      kn->attention_back(tq, lc_min64(p.T, at + tq), D, at, p.a->window, p.a->scale, q, ldq, k, ldk, v, ldv, d_o, lddo, lse,
-                         delta, mine + 3 * tile, D, dk, D, dv, D, scratch);
+      kn->attention_back(tq, lc_min64(p.T, at + tq), D, at, p.a->window, p.a->scale, q, ldq, k, ldk, v, ldv,
+                         d_o, lddo, lse, delta, mine + 3 * tile, D, dk, D, dv, D, scratch);
       if (n->want & LC_IN(0))
         put_block(run, lc_grad(run, n->in[0]), lc_grad_dtype(run, n->in[0]), p.HD, row, tq, h * D, D,
                   mine + 3 * tile, !(n->overwrite & LC_IN(0)));

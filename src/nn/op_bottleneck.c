@@ -239,7 +239,8 @@ static lc_status back_params(void *arg, int64_t chunk, int worker) {
 
 static lc_status backward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1) {
   job j = open(n, run);
-  if (n->want & LC_IN(0)) LC_TRY(lc_grad_pass(n, run, 0, r0, r1)); /* first, and into memory of its own: x may be y */
+  if (n->want & LC_IN(0))
+    LC_TRY(lc_grad_pass(n, run, 0, r0, r1)); /* first, and into memory of its own: x may be y */
   if (n->want & ~LC_IN(0)) {
     const int64_t T = run->rows, n_chunks = chunks(&j);
     j.a = lc_scratch(run->ctx, 0, SLOT_ALL, (size_t)(T * (j.C + 2 * j.b) + n_chunks * 2 * j.C) * sizeof *j.a);

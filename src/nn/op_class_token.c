@@ -64,7 +64,8 @@ static lc_status to_token(lc_weight *w, const float *sum) {
       if (s->end) LC_TRY(s->end(s->self, w));
     } else if (s->kind == LC_SINK_ENTRIES) {
       const float factor = s->factor != 0 ? s->factor : 1;
-      for (int64_t k = 0; k < s->param->n; k++) s->param->grad[k] += factor * sum[lc_index_at(&s->param->idx, k)];
+      for (int64_t k = 0; k < s->param->n; k++)
+        s->param->grad[k] += factor * sum[lc_index_at(&s->param->idx, k)];
     } else if (s->kind == LC_SINK_DENSE) {
       for (int64_t c = 0; c < w->N; c++) s->param->grad[c] += sum[c];
     }

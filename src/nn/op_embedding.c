@@ -28,8 +28,8 @@ static lc_status rows_forward(const lc_node *n, lc_run *run, int64_t r0, int64_t
   for (int64_t r = r0; r < r1; r++) {
     const int64_t at = row_of(n, ids, r);
     if (ids[r] < 0 || at >= w->M)
-      return lc_fail(run->ctx, "token id %d: '%s' has rows %lld to %lld", ids[r], w->name, (long long)a->first,
-                     (long long)w->M - 1);
+      return lc_fail(run->ctx, "token id %d: '%s' has rows %lld to %lld", ids[r], w->name,
+                     (long long)a->first, (long long)w->M - 1);
     const void *row;
     int64_t ld;
     LC_TRY(lc_weight_tile(run->ctx, worker, w, (lc_rect){at, at + 1, 0, w->N}, LC_F32, &row, &ld));

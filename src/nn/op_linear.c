@@ -54,13 +54,14 @@ typedef struct {
   lc_run *run;
   const void *x, *dy;
   lc_dtype dtype;
-  bool back;                  /* dx = dy·Weff, else y = x·Weffᵀ */
+  bool back;                   /* dx = dy·Weff, else y = x·Weffᵀ */
   int64_t strip, rows, n_rows; /* columns and rows of the result a chunk, chunks of rows */
-  uint8_t *packed;            /* the whole weight, NULL: decoded by strips */
+  uint8_t *packed;             /* the whole weight, NULL: decoded by strips */
 } linear_arg;
 
 /* Columns [j0,j1) of the product: rows of the weight, or columns of it for dx. */
-static lc_status decoded(const linear_arg *a, int worker, int64_t j0, int64_t j1, const void **tile, int64_t *ld) {
+static lc_status decoded(const linear_arg *a, int worker, int64_t j0, int64_t j1, const void **tile,
+                         int64_t *ld) {
   const lc_weight *w = ((const lc_linear_attr *)a->n->attr)->w;
   lc_rect q = a->back ? (lc_rect){0, w->M, j0, j1} : (lc_rect){j0, j1, 0, w->N};
   return lc_weight_tile(a->run->ctx, worker, w, q, a->dtype, tile, ld);
@@ -77,7 +78,8 @@ static lc_status pack_chunk(void *arg, int64_t chunk, int worker) {
   int64_t j0 = chunk * a->strip, j1 = lc_min64(j0 + a->strip, a->back ? w->N : w->M), ld;
   const void *tile;
   LC_TRY(decoded(a, worker, j0, j1, &tile, &ld));
-  lc_gemm_shape s = {.n = j1 - j0, .k = depth(a), .ldb = ld, .trans_b = !a->back, .dtype = a->dtype, .c_dtype = a->dtype};
+  lc_gemm_shape s = {
+      .n = j1 - j0, .k = depth(a), .ldb = ld, .trans_b = !a->back, .dtype = a->dtype, .c_dtype = a->dtype};
   lc_gemm_pack(a->run->ctx, &s, tile, a->packed + lc_gemm_packed_bytes(a->run->ctx, a->dtype, j0, depth(a)));
   return LC_OK;
 }
@@ -100,7 +102,8 @@ static lc_status run_chunks(linear_arg *a, lc_chunk_fn fn) {
 }
 
 /* The weight's columns [j0,j1) as an operand. */
-static lc_status operand(const linear_arg *a, int worker, int64_t j0, int64_t j1, const void **b, int64_t *ld) {
+static lc_status operand(const linear_arg *a, int worker, int64_t j0, int64_t j1, const void **b,
+                         int64_t *ld) {
   if (!a->packed) return decoded(a, worker, j0, j1, b, ld);
   *b = a->packed + lc_gemm_packed_bytes(a->run->ctx, a->dtype, j0, depth(a)), *ld = 0;
   return LC_OK;

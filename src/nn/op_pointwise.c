@@ -68,7 +68,8 @@ static uint16_t *bf16_row(void *base, int64_t width, int64_t r) {
 static lc_status silu_rows(const lc_node *n, lc_run *run, int64_t r0, int64_t r1, int worker) {
   int64_t F = lc_width(run, n->out[0]);
   if (lc_value_dtype(run, n->out[0]) == LC_BF16) {
-    lc_kernels_get(run->ctx)->silu_mul_bf16((r1 - r0) * F, bf16_row(lc_data(run, n->in[0]), F, r0), bf16_row(lc_data(run, n->in[1]), F, r0),
+    lc_kernels_get(run->ctx)->silu_mul_bf16((r1 - r0) * F, bf16_row(lc_data(run, n->in[0]), F, r0),
+                                            bf16_row(lc_data(run, n->in[1]), F, r0),
                                             bf16_row(lc_data(run, n->out[0]), F, r0));
     return LC_OK;
   }
@@ -84,16 +85,18 @@ static lc_status silu_rows(const lc_node *n, lc_run *run, int64_t r0, int64_t r1
 
 /* All in bf16, each gradient with one writer. */
 static bool silu_narrow(const lc_node *n, const lc_run *run) {
-  return n->want == (LC_IN(0) | LC_IN(1)) && lc_value_dtype(run, n->in[0]) == LC_BF16 && lc_grad_dtype(run, n->out[0]) == LC_BF16 &&
-         lc_grad_dtype(run, n->in[0]) == LC_BF16 && lc_grad_dtype(run, n->in[1]) == LC_BF16;
+  return n->want == (LC_IN(0) | LC_IN(1)) && lc_value_dtype(run, n->in[0]) == LC_BF16 &&
+         lc_grad_dtype(run, n->out[0]) == LC_BF16 && lc_grad_dtype(run, n->in[0]) == LC_BF16 &&
+         lc_grad_dtype(run, n->in[1]) == LC_BF16;
 }
 
 static lc_status silu_back_rows(const lc_node *n, lc_run *run, int64_t r0, int64_t r1, int worker) {
   int64_t F = lc_width(run, n->out[0]);
   if (silu_narrow(n, run)) {
-    lc_kernels_get(run->ctx)->silu_mul_back_bf16((r1 - r0) * F, bf16_row(lc_data(run, n->in[0]), F, r0), bf16_row(lc_data(run, n->in[1]), F, r0),
-                                                 bf16_row(lc_grad(run, n->out[0]), F, r0), bf16_row(lc_grad(run, n->in[0]), F, r0),
-                                                 bf16_row(lc_grad(run, n->in[1]), F, r0));
+    lc_kernels_get(run->ctx)->silu_mul_back_bf16(
+        (r1 - r0) * F, bf16_row(lc_data(run, n->in[0]), F, r0), bf16_row(lc_data(run, n->in[1]), F, r0),
+        bf16_row(lc_grad(run, n->out[0]), F, r0), bf16_row(lc_grad(run, n->in[0]), F, r0),
+        bf16_row(lc_grad(run, n->in[1]), F, r0));
     return LC_OK;
   }
   float *tmp = row_scratch(run, worker, F, 5);

@@ -44,7 +44,8 @@ lc_status lc_select_global(lc_ctx *, const lc_scores *, int64_t K, lc_index *out
 /* All positions whose score is strictly better than the bound. */
 lc_status lc_select_beyond(lc_ctx *, const lc_scores *, float bound, lc_index *out);
 /* K uniform positions over all weights together. */
-lc_status lc_select_global_random(lc_ctx *, lc_weight *const *w, int n, uint64_t seed, int64_t K, lc_index *out);
+lc_status lc_select_global_random(lc_ctx *, lc_weight *const *w, int n, uint64_t seed, int64_t K,
+                                  lc_index *out);
 /* Positions where two weights of one shape (of two nets) differ by more than tolerance; out may be empty. */
 lc_status lc_select_changed(lc_ctx *, const lc_weight *a, const lc_weight *b, float tolerance, lc_index *out);
 /* Score: how far training has moved a weight, |form - base + Σ patch|. arg is not used. */
@@ -76,7 +77,8 @@ typedef struct {
   double *residual;   /* ‖W − U·V − S‖, by round */
   int64_t rounds;
 } lc_grebsmo;
-lc_status lc_grebsmo_new(lc_ctx *, const float *W, int64_t M, int64_t N, const lc_grebsmo_opts *, lc_grebsmo *);
+lc_status lc_grebsmo_new(lc_ctx *, const float *W, int64_t M, int64_t N, const lc_grebsmo_opts *,
+                         lc_grebsmo *);
 void lc_grebsmo_free(lc_ctx *, lc_grebsmo *);
 /* The K entries of largest |S|; where S has fewer, the rest (*filled) by |W|. Runs on one worker and may be called from
  * several at once. */
@@ -85,8 +87,9 @@ lc_status lc_select_grebsmo(lc_ctx *, const lc_weight *, const lc_grebsmo_opts *
 /* So many entries of each of n weights, by one rule. *filled: of grebsmo, of all weights. */
 typedef enum { LC_SUPPORT_GREBSMO, LC_SUPPORT_MAGNITUDE, LC_SUPPORT_RANDOM } lc_support;
 #define LC_SUPPORTS "grebsmo|magnitude|random"
-lc_status lc_select_support(lc_ctx *, lc_weight *const *, int n, lc_support, const lc_grebsmo_opts * /* its seed for all */,
-                            int64_t K, int64_t *filled, lc_index *out);
+lc_status lc_select_support(lc_ctx *, lc_weight *const *, int n, lc_support,
+                            const lc_grebsmo_opts * /* its seed for all */, int64_t K, int64_t *filled,
+                            lc_index *out);
 
 /* Divides total over weights of size[l] entries: K[l] = floor(total·size[l] / Σ size). Refuses total < 1 or >
  * Σ size, and a weight that gets nothing. */

@@ -52,7 +52,8 @@ static void finish(const touch_arg *a, const run *u) {
   if (a->fill) memcpy(a->under + u->number, f, (size_t)u->n * sizeof *f);
   for (int i = 0; i < a->w->n_delta; i++) {
     const lc_delta *d = a->w->delta[i];
-    if (d->apply == LC_IN_PLACE && d->scale != 0) d->ops->at(d, d == a->d ? a->which : -1, u->number, u->n, u->flat, f);
+    if (d->apply == LC_IN_PLACE && d->scale != 0)
+      d->ops->at(d, d == a->d ? a->which : -1, u->number, u->n, u->flat, f);
   }
   scatter(a->w, u, f);
 }

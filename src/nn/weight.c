@@ -29,7 +29,8 @@ const void *lc_weight_borrow(const lc_weight *w, lc_rect q, lc_dtype dtype, int6
 lc_status lc_weight_tile(lc_ctx *ctx, int worker, const lc_weight *w, lc_rect q, lc_dtype dtype,
                          const void **tile, int64_t *ld) {
   if ((*tile = lc_weight_borrow(w, q, dtype, ld))) return LC_OK;
-  void *out = lc_scratch(ctx, worker, 0, (size_t)((q.r1 - q.r0) * (q.c1 - q.c0)) * (dtype == LC_F32 ? 4u : 2u));
+  void *out =
+      lc_scratch(ctx, worker, 0, (size_t)((q.r1 - q.r0) * (q.c1 - q.c0)) * (dtype == LC_F32 ? 4u : 2u));
   if (!out) return LC_FAILED;
   *tile = out;
   *ld = q.c1 - q.c0;
@@ -45,7 +46,8 @@ static lc_status patched(lc_ctx *ctx, const lc_weight *w, lc_rect q, float *f) {
   return LC_OK;
 }
 
-lc_status lc_weight_decode(lc_ctx *ctx, int worker, const lc_weight *w, lc_rect q, lc_dtype dtype, void *out) {
+lc_status lc_weight_decode(lc_ctx *ctx, int worker, const lc_weight *w, lc_rect q, lc_dtype dtype,
+                           void *out) {
   const lc_delta *only = NULL;
   const int n_patch = count_patches(w, &only);
   const int64_t cols = q.c1 - q.c0;
@@ -101,13 +103,14 @@ static lc_status refresh_chunk(void *arg, int64_t chunk, int worker) {
 lc_status lc_weight_refresh(lc_ctx *ctx, lc_weight *w) {
   bool wanted = false, private_copy = w->form != w->base;
   for (int i = 0; i < w->n_delta; i++)
-    wanted |= in_place(w->delta[i]) || (private_copy && w->delta[i]->apply == LC_IN_PLACE && w->delta[i]->ops->patch);
+    wanted |= in_place(w->delta[i]) ||
+              (private_copy && w->delta[i]->apply == LC_IN_PLACE && w->delta[i]->ops->patch);
   if (private_copy && !w->form->priv)
     return lc_fail(ctx, "'%s' is trained as a whole: no delta can be applied to it in place", w->name);
   for (int i = 0; i < w->n_delta && wanted; i++)
     if (w->delta[i]->ops->beneath && patches(w->delta[i]))
-      return lc_fail(ctx, "'%s' has a %s, which comes first: it must be in place when another change is", w->name,
-                     w->delta[i]->ops->name);
+      return lc_fail(ctx, "'%s' has a %s, which comes first: it must be in place when another change is",
+                     w->name, w->delta[i]->ops->name);
   if (!wanted) {
     if (private_copy) lc_form_free(ctx, w->form);
     w->form = w->base;
@@ -132,8 +135,8 @@ lc_status lc_weight_attach(lc_ctx *ctx, lc_weight *w, lc_delta *d) {
   if (w->form != w->base && !w->form->priv)
     return lc_fail(ctx, "'%s' is trained as a whole: it takes no %s delta", w->name, d->ops->name);
   if (d->ops->beneath && w->n_delta)
-    return lc_fail(ctx, "'%s' already has a %s delta: a %s acts on the base alone and is attached first", w->name,
-                   w->delta[0]->ops->name, d->ops->name);
+    return lc_fail(ctx, "'%s' already has a %s delta: a %s acts on the base alone and is attached first",
+                   w->name, w->delta[0]->ops->name, d->ops->name);
   if (d->ops->emit && w->kind != LC_KIND_LINEAR)
     return lc_fail(ctx, "'%s' is no linear layer: a %s delta works beside linear layers only", w->name,
                    d->ops->name);

@@ -32,8 +32,8 @@ float lc_rate_run(const lc_rates *r, int64_t k, int64_t limit, int64_t *end) {
     return r->rate[k];
   }
   const int64_t row = lc_index_at(&r->p->idx, k) / r->p->cols, next = (row + 1) * r->p->cols;
-  *end = r->p->idx.kind == LC_ALL ? lc_min64(limit, next)
-                                  : lc_min64(limit, lc_index_lower(&r->p->idx, k, next));
+  *end =
+      r->p->idx.kind == LC_ALL ? lc_min64(limit, next) : lc_min64(limit, lc_index_lower(&r->p->idx, k, next));
   return r->rate[row];
 }
 

@@ -34,7 +34,8 @@ static lc_status strip_chunk(void *arg, int64_t chunk, int worker) {
                            .dtype = a->dtype,
                            .c_dtype = LC_F32,
                            .packed_b = a->packed != NULL};
-  LC_TRY(lc_gemm(a->ctx, worker, &s, a->dy + (size_t)r0 * (a->dtype == LC_F32 ? 4u : 2u), a->packed ? a->packed : a->x, tile));
+  LC_TRY(lc_gemm(a->ctx, worker, &s, a->dy + (size_t)r0 * (a->dtype == LC_F32 ? 4u : 2u),
+                 a->packed ? a->packed : a->x, tile));
   for (int64_t k = k0; k < k1; k++) a->g[k] += tile[lc_index_at(a->idx, k) - r0 * a->N];
   return LC_OK;
 }

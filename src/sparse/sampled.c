@@ -9,8 +9,17 @@
 #include "sparse/sparse.h"
 #include <string.h>
 
-enum { STRIP = 64, COLUMNS = 64, PIECE = 1024, PAD = 32 /* puts the lines of transposed rows into different sets of the cache */ };
-enum { X_VALUES = 512 * 1024 /* of a transposed block */, MOST_TOKENS = 512, MOST_PARTS = 1 << 20 /* sums of blocks kept at once */ };
+enum {
+  STRIP = 64,
+  COLUMNS = 64,
+  PIECE = 1024,
+  PAD = 32 /* puts the lines of transposed rows into different sets of the cache */
+};
+enum {
+  X_VALUES = 512 * 1024 /* of a transposed block */,
+  MOST_TOKENS = 512,
+  MOST_PARTS = 1 << 20 /* sums of blocks kept at once */
+};
 enum { SLOT_PARTS = 1, SLOT_XT = 6, SLOT_STRIP = 7 };
 
 typedef struct {
@@ -35,14 +44,15 @@ static size_t size_of(lc_dtype d) {
 }
 
 /* dst (cols, ld) = src (tokens of the block, cols)ᵀ from column c0, in a->dtype; `narrow` (cols, ld): room for bf16 that is to be widened. */
-static void transpose(const sampled_arg *a, const block *b, const uint8_t *src, lc_dtype st, int64_t ld, int64_t c0, int64_t cols, void *dst,
-                      uint16_t *narrow) {
+static void transpose(const sampled_arg *a, const block *b, const uint8_t *src, lc_dtype st, int64_t ld,
+                      int64_t c0, int64_t cols, void *dst, uint16_t *narrow) {
   const lc_kernels *k = lc_kernels_get(a->ctx);
   src += (size_t)(b->t0 * ld + c0) * size_of(st);
   if (st == LC_F32)
     k->transpose_f32(b->T, cols, (const float *)(const void *)src, ld, dst, a->ld);
   else
-    k->transpose_bf16(b->T, cols, (const uint16_t *)(const void *)src, ld, a->dtype == LC_BF16 ? dst : narrow, a->ld);
+    k->transpose_bf16(b->T, cols, (const uint16_t *)(const void *)src, ld, a->dtype == LC_BF16 ? dst : narrow,
+                      a->ld);
   for (int64_t c = 0; st != a->dtype && c < cols; c++)
     k->bf16_to_f32(b->T, narrow + c * a->ld, (float *)dst + c * a->ld);
 }
@@ -50,12 +60,16 @@ static void transpose(const sampled_arg *a, const block *b, const uint8_t *src, 
 /* Columns [c0,c0+cols) of x. */
 static lc_status transpose_x(const sampled_arg *a, const block *b, int worker, int64_t c0, int64_t cols) {
   uint16_t *narrow = NULL;
-  if (a->xt != a->dtype && !(narrow = lc_scratch(a->ctx, worker, SLOT_STRIP, (size_t)(cols * a->ld) * sizeof *narrow))) return LC_FAILED;
-  transpose(a, b, a->x, a->xt, a->ldx, c0, cols, (uint8_t *)b->xT + (size_t)(c0 * a->ld) * size_of(a->dtype), narrow);
+  if (a->xt != a->dtype &&
+      !(narrow = lc_scratch(a->ctx, worker, SLOT_STRIP, (size_t)(cols * a->ld) * sizeof *narrow)))
+    return LC_FAILED;
+  transpose(a, b, a->x, a->xt, a->ldx, c0, cols, (uint8_t *)b->xT + (size_t)(c0 * a->ld) * size_of(a->dtype),
+            narrow);
   return LC_OK;
 }
 
-static void products(const sampled_arg *a, const block *b, int64_t K, const int32_t *flat, int64_t row0, const void *dyT, float *g) {
+static void products(const sampled_arg *a, const block *b, int64_t K, const int32_t *flat, int64_t row0,
+                     const void *dyT, float *g) {
   const lc_kernels *k = lc_kernels_get(a->ctx);
   if (a->dtype == LC_F32)
     k->sampled(K, flat, a->N, row0, b->T, a->ld, b->xT, dyT, g);
@@ -68,7 +82,8 @@ static lc_status strip(const sampled_arg *a, const block *b, int worker, int64_t
   int64_t r1 = lc_min64(r0 + STRIP, a->M);
   int64_t k0 = lc_index_lower(a->idx, 0, r0 * a->N), k1 = lc_index_lower(a->idx, k0, r1 * a->N);
   if (k0 == k1) return LC_OK;
-  size_t wide = (size_t)(STRIP * a->ld) * size_of(a->dtype), narrow = a->dt == a->dtype ? 0 : (size_t)(STRIP * a->ld) * sizeof(uint16_t);
+  size_t wide = (size_t)(STRIP * a->ld) * size_of(a->dtype),
+         narrow = a->dt == a->dtype ? 0 : (size_t)(STRIP * a->ld) * sizeof(uint16_t);
   uint8_t *dyT = lc_scratch(a->ctx, worker, SLOT_STRIP, wide + narrow);
   if (!dyT) return LC_FAILED;
   transpose(a, b, a->dy, a->dt, a->lddy, r0, r1 - r0, dyT, (uint16_t *)(void *)(dyT + wide));
@@ -104,10 +119,12 @@ static lc_status block_chunk(void *arg, int64_t chunk, int worker) {
 }
 
 static lc_status side_by_side(sampled_arg *a, int64_t blocks) {
-  a->parts = lc_scratch(a->ctx, lc_worker(a->ctx), SLOT_PARTS, (size_t)(blocks * a->idx->n) * sizeof *a->parts);
+  a->parts =
+      lc_scratch(a->ctx, lc_worker(a->ctx), SLOT_PARTS, (size_t)(blocks * a->idx->n) * sizeof *a->parts);
   if (!a->parts) return LC_FAILED;
   LC_TRY(lc_parallel(a->ctx, blocks, block_chunk, a));
-  for (int64_t i = 0; i < blocks; i++) lc_kernels_get(a->ctx)->add(a->idx->n, a->g, a->parts + i * a->idx->n, a->g);
+  for (int64_t i = 0; i < blocks; i++)
+    lc_kernels_get(a->ctx)->add(a->idx->n, a->g, a->parts + i * a->idx->n, a->g);
   return LC_OK;
 }
 

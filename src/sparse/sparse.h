@@ -64,11 +64,11 @@ lc_status lc_sampled_grad(lc_ctx *, lc_dtype xt, const void *x, int64_t ldx, lc_
                           int64_t lddy, int64_t T, int64_t M, int64_t N, const lc_index *, float *g);
 
 /* The same by strips of the dense dW, from which the entries are taken: a cost of M·N·T whatever K is; x and dy of one type. Scratch slot 1. */
-lc_status lc_strips_grad(lc_ctx *, lc_dtype xt, const void *x, int64_t ldx, lc_dtype dt, const void *dy, int64_t lddy, int64_t T,
-                         int64_t M, int64_t N, const lc_index *, float *g);
+lc_status lc_strips_grad(lc_ctx *, lc_dtype xt, const void *x, int64_t ldx, lc_dtype dt, const void *dy,
+                         int64_t lddy, int64_t T, int64_t M, int64_t N, const lc_index *, float *g);
 /* Whichever of the two is faster at this density, by a committed table. */
-lc_status lc_entries_grad(lc_ctx *, lc_dtype xt, const void *x, int64_t ldx, lc_dtype dt, const void *dy, int64_t lddy, int64_t T,
-                          int64_t M, int64_t N, const lc_index *, float *g);
+lc_status lc_entries_grad(lc_ctx *, lc_dtype xt, const void *x, int64_t ldx, lc_dtype dt, const void *dy,
+                          int64_t lddy, int64_t T, int64_t M, int64_t N, const lc_index *, float *g);
 
 /* ---- swaps ---- */
 /* A sorted list of n positions with the entries at places drop[0..d) (ascending) replaced by positions

@@ -23,7 +23,8 @@ typedef struct lc_run lc_run;
 typedef struct lc_node lc_node;
 
 enum { LC_MAX_IN = 6, LC_MAX_OUT = 3 };
-#define LC_IN(i) (1u << (i)) /* in a saves() mask: the data of in[i]; in a want mask: the gradient of in[i]  \
+#define LC_IN(i)                                                                                             \
+  (1u << (i)) /* in a saves() mask: the data of in[i]; in a want mask: the gradient of in[i]  \
                               */
 #define LC_OUT(j) (1u << (8 + (j))) /* in a saves() mask: the data of out[j] */
 #define LC_PARAMS (1u << 16)        /* in a want mask: gradients of the node's own trainables */
@@ -118,12 +119,12 @@ struct lc_run {
   uint8_t *arena;
   int64_t rows; /* of this pass, <= capacity */
   const lc_segment *seg;
-  int n_seg;        /* sorted by row, covering all rows */
-  bool training;    /* dropout on, gradients wanted of this pass */
-  float loss_scale; /* 1 / the update's number of targets: gradients come out of the update's mean loss */
-  int copies; /* 2: the second half of the rows repeats the first, in another draw; else 0 or 1 */
+  int n_seg;           /* sorted by row, covering all rows */
+  bool training;       /* dropout on, gradients wanted of this pass */
+  float loss_scale;    /* 1 / the update's number of targets: gradients come out of the update's mean loss */
+  int copies;          /* 2: the second half of the rows repeats the first, in another draw; else 0 or 1 */
   float example_scale; /* 1 / the update's number of examples: the share of one in an auxiliary loss */
-  struct lc_kv *kv; /* attention reads and appends here when not NULL (src/infer) */
+  struct lc_kv *kv;    /* attention reads and appends here when not NULL (src/infer) */
   const struct lc_kv_ops *kv_ops; /* its functions (nn/nn.h) */
   bool int8; /* products of quantised weights may round tokens to bytes: generation only */
   uint64_t seed;

@@ -80,7 +80,8 @@ lc_status lc_forward(lc_run *run, const lc_span *span) {
   for (int i = 0; i < g->n_nodes;) {
     const lc_op *op = g->node[i]->op;
     lc_status st = LC_OK;
-    int ran = !span && op->joint ? op->joint((const lc_node *const *)g->node + i, g->n_nodes - i, run, &st) : 0;
+    int ran =
+        !span && op->joint ? op->joint((const lc_node *const *)g->node + i, g->n_nodes - i, run, &st) : 0;
     if (!ran && inside(g->node[i], span)) st = op->forward(g->node[i], run, 0, run->rows);
     LC_TRY(st);
     i += ran ? ran : 1;

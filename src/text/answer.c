@@ -19,8 +19,8 @@ lc_status lc_extractor_new(lc_ctx *ctx, const char *expression, lc_extractor **o
   *out = NULL;
   lc_extractor *x = lc_alloc(ctx, LC_MEM_OTHER, sizeof *x);
   if (!x) return LC_FAILED;
-  x->re = pcre2_compile((PCRE2_SPTR)expression, PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_MATCH_INVALID_UTF, &code,
-                        &at, NULL);
+  x->re = pcre2_compile((PCRE2_SPTR)expression, PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_MATCH_INVALID_UTF,
+                        &code, &at, NULL);
   if (!x->re) {
     pcre2_get_error_message(code, why, sizeof why);
     lc_free(ctx, x);

@@ -61,9 +61,9 @@ const char *lc_data_answer(const lc_dataset *d, int64_t i) {
 }
 
 const char *lc_row_kind_name(lc_row_kind kind) {
-  static const char *const names[] = {"plain text",  "text rows",         "prompt and completion", "messages",
-                                      "preferences", "prompt and answer", "labelled texts",        "tagged words",
-                                      "pictures"};
+  static const char *const names[] = {"plain text",     "text rows",    "prompt and completion",
+                                      "messages",       "preferences",  "prompt and answer",
+                                      "labelled texts", "tagged words", "pictures"};
   return names[kind];
 }
 
@@ -152,7 +152,8 @@ static void seal(lc_dataset *d) {
   if (d->type.n) sum = crc32_z(sum, (const Bytef *)d->type.data, d->type.n);
   sum = crc32_z(sum, (const Bytef *)d->start, (size_t)(d->n + 1) * sizeof *d->start);
   if (d->answers.n) sum = crc32_z(sum, (const Bytef *)d->answers.data, d->answers.n);
-  if (d->pictures.patches) sum = crc32_z(sum, (const Bytef *)&d->pictures.checksum, sizeof d->pictures.checksum);
+  if (d->pictures.patches)
+    sum = crc32_z(sum, (const Bytef *)&d->pictures.checksum, sizeof d->pictures.checksum);
   d->info.checksum = (uint32_t)sum;
 }
 
@@ -163,10 +164,11 @@ lc_status lc_data_open(lc_ctx *ctx, const lc_tokenizer *tok, const char *path, c
   if (opts->seq < 2 && !opts->whole_text)
     return lc_usage(ctx, "rows of %lld tokens hold nothing to learn (at least 2)", (long long)opts->seq);
   if (tok->framed && !opts->labels)
-    return lc_fail(ctx,
-                   "%s: the tokenizer puts tokens around a whole text: it is an encoder's, whose rows have labels "
-                   "(--task classification or token-classification)",
-                   path);
+    return lc_fail(
+        ctx,
+        "%s: the tokenizer puts tokens around a whole text: it is an encoder's, whose rows have labels "
+        "(--task classification or token-classification)",
+        path);
   lc_dataset *d = lc_alloc(ctx, LC_MEM_OTHER, sizeof *d);
   if (!d) return LC_FAILED;
   d->ctx = ctx, d->tok = tok, d->path = path, d->opts = *opts, d->end = -1;
@@ -230,8 +232,8 @@ static lc_status store_pictures(lc_dataset *d, const int32_t *label, int64_t n, 
   return LC_OK;
 }
 
-lc_status lc_data_of_pictures(lc_ctx *ctx, const int32_t *label, int64_t n, int64_t rows, const lc_picture_source *source,
-                              lc_dataset **out) {
+lc_status lc_data_of_pictures(lc_ctx *ctx, const int32_t *label, int64_t n, int64_t rows,
+                              const lc_picture_source *source, lc_dataset **out) {
   static const lc_label_set any; /* rows have labels */
   *out = NULL;
   lc_dataset *d = lc_alloc(ctx, LC_MEM_OTHER, sizeof *d);

@@ -17,9 +17,9 @@ struct lc_dataset {
   int64_t *answer;
   lc_data_info info;
   const lc_template *tmpl;
-  int32_t end;      /* after completions */
-  lc_ids row, mask; /* one row in the making; of rows with labels, mask is the labels */
-  lc_ids label;     /* of rows with labels: beside ids */
+  int32_t end;          /* after completions */
+  lc_ids row, mask;     /* one row in the making; of rows with labels, mask is the labels */
+  lc_ids label;         /* of rows with labels: beside ids */
   lc_bytes type, kinds; /* token types of all, and of the row in the making */
   lc_picture_source pictures;
 };

@@ -194,7 +194,8 @@ static const struct {
              {LC_ROWS_ANSWER, {"prompt", "answer"}, true, add_answer}};
 enum { N_KINDS = sizeof kinds / sizeof *kinds };
 #define NO_KIND                                                                                              \
-  "no \"text\", no \"prompt\" with \"completion\", \"answer\" or \"chosen\" and \"rejected\", no \"messages\""
+  "no \"text\", no \"prompt\" with \"completion\", \"answer\" or \"chosen\" and \"rejected\", no "           \
+  "\"messages\""
 
 static bool has(const json_t *row, int k) {
   for (int i = 0; i < 3 && kinds[k].key[i]; i++)
@@ -232,7 +233,8 @@ static lc_status add_row(loader *l, const json_t *row) {
   }
   if (n == 0) return malformed(l, NO_KIND);
   if (n > 1)
-    return malformed(l, "the row is of more than one kind (text, prompt with completion, messages, preferences)");
+    return malformed(
+        l, "the row is of more than one kind (text, prompt with completion, messages, preferences)");
   LC_TRY(set_kind(l, kind));
   return kinds[kind].add(l, row);
 }

@@ -41,8 +41,8 @@ struct lc_framed {
   int64_t around;  /* special tokens */
   bool cut;
 };
-lc_status lc_tokenize_framed(const lc_tokenizer *, const char *a, size_t na, const char *b, size_t nb, int64_t max,
-                             lc_framed *);
+lc_status lc_tokenize_framed(const lc_tokenizer *, const char *a, size_t na, const char *b, size_t nb,
+                             int64_t max, lc_framed *);
 lc_status lc_frame_ids(const lc_tokenizer *, const lc_ids *a, const lc_ids *b, int64_t max, lc_framed *);
 /* Where UTF-8 is wanted of bytes that need not be: each wrong byte becomes U+FFFD. Appends. */
 lc_status lc_utf8_lossy(lc_ctx *, const char *, size_t n, lc_bytes *);
@@ -112,8 +112,9 @@ typedef struct {
   const uint8_t *target;
   int64_t n;
   int64_t n_targets /* after the shift: targets at index >= 1 */;
-  const int32_t *label; /* of rows with labels: a label for each id, -1 none; NULL: the next token is the target */
-  const uint8_t *type;  /* token types, beside labels */
+  const int32_t
+      *label; /* of rows with labels: a label for each id, -1 none; NULL: the next token is the target */
+  const uint8_t *type;               /* token types, beside labels */
   const lc_picture_source *pictures; /* of a picture; else NULL */
   int64_t picture;
 } lc_example;
@@ -123,15 +124,19 @@ typedef enum {
   LC_ROWS_COMPLETION,
   LC_ROWS_MESSAGES,
   LC_ROWS_PREFERENCE, /* {"prompt","chosen","rejected"}: two examples, one after the other */
-  LC_ROWS_ANSWER,     /* {"prompt","answer"}: the prompt alone, without a target; lc_data_answer has the other */
-  LC_ROWS_LABELLED,   /* {"text","label"} */
-  LC_ROWS_TAGGED,     /* {"tokens","tags"} */
+  LC_ROWS_ANSWER, /* {"prompt","answer"}: the prompt alone, without a target; lc_data_answer has the other */
+  LC_ROWS_LABELLED, /* {"text","label"} */
+  LC_ROWS_TAGGED,   /* {"tokens","tags"} */
   LC_ROWS_PICTURES
 } lc_row_kind;
 const char *lc_row_kind_name(lc_row_kind);
 
 /* ---- labels of rows for classifiers ---- */
-typedef enum { LC_LABEL_FIRST, LC_LABEL_LAST, LC_LABEL_EACH } lc_label_place; /* which token's row has the label */
+typedef enum {
+  LC_LABEL_FIRST,
+  LC_LABEL_LAST,
+  LC_LABEL_EACH
+} lc_label_place; /* which token's row has the label */
 typedef struct {
   lc_label_place place;
   int64_t n;
@@ -148,9 +153,9 @@ void lc_label_names_free(lc_ctx *, lc_label_names *);
 
 typedef struct lc_dataset lc_dataset; /* (lc_data is the engine's accessor of values) */
 typedef struct {
-  int64_t seq;     /* rows are cut at this many tokens (plain text: cut into such rows) */
-  bool skip_bad;   /* count malformed rows and go on, instead of refusing */
-  bool whole_text; /* plain text as one example (perplexity) */
+  int64_t seq;                /* rows are cut at this many tokens (plain text: cut into such rows) */
+  bool skip_bad;              /* count malformed rows and go on, instead of refusing */
+  bool whole_text;            /* plain text as one example (perplexity) */
   const lc_label_set *labels; /* rows are {"text", "label"} or {"tokens", "tags"}; NULL: next-token rows */
 } lc_data_opts;
 /* Reads text or JSONL ({"text"}, {"prompt","completion"} strings as they stand plus the end token,
@@ -160,7 +165,8 @@ lc_status lc_data_open(lc_ctx *, const lc_tokenizer *, const char *path, const l
 /* The same of rows that are ids already (n_targets is not read): for callers that have their own tokens. */
 lc_status lc_data_from_ids(lc_ctx *, const lc_example *, int64_t n, lc_dataset **);
 /* Pictures: each a row of `rows` ids (0, then ones), whose label is at the first. Takes the source over, also when it fails. */
-lc_status lc_data_of_pictures(lc_ctx *, const int32_t *label, int64_t n, int64_t rows, const lc_picture_source *, lc_dataset **);
+lc_status lc_data_of_pictures(lc_ctx *, const int32_t *label, int64_t n, int64_t rows,
+                              const lc_picture_source *, lc_dataset **);
 void lc_data_free(lc_dataset *);
 int64_t lc_data_count(const lc_dataset *); /* examples */
 int64_t lc_data_rows(const lc_dataset *);  /* rows: of preferences half as many */

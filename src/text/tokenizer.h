@@ -122,8 +122,8 @@ struct lc_tokenizer {
   int32_t bos, eos, pad, unknown, eot, eom;
   bool adds_bos;
   lc_frame_list frame[2]; /* of a text, of a pair */
-  bool framed;           /* they put more than a BOS around a text */
-  bool words_have_space; /* words given one by one each begin with a space (byte-level vocabularies) */
+  bool framed;            /* they put more than a BOS around a text */
+  bool words_have_space;  /* words given one by one each begin with a space (byte-level vocabularies) */
   int32_t *stop;
   int n_stops;
   char *chat_template;
@@ -193,11 +193,11 @@ lc_status lc_pre_run_begin(lc_tok_run *);
 void lc_pre_run_end(lc_tok_run *);
 lc_status lc_pretokenize(lc_tok_run *, const char *s, size_t n); /* words to lc_bpe_word */
 lc_status lc_bpe_word(lc_tok_run *, const char *s, size_t n);
-lc_status lc_nfc(lc_ctx *, const char *s, size_t n, lc_bytes *out); /* appends */
+lc_status lc_nfc(lc_ctx *, const char *s, size_t n, lc_bytes *out);                             /* appends */
 lc_status lc_wordpiece_normalize(const lc_tokenizer *, const char *s, size_t n, lc_bytes *out); /* appends */
-lc_status lc_wordpiece_words(lc_tok_run *, const char *s, size_t n);                            /* of normalised text */
+lc_status lc_wordpiece_words(lc_tok_run *, const char *s, size_t n);      /* of normalised text */
 lc_status lc_wordpiece_vocab(lc_tokenizer *, const char *text, size_t n); /* a vocab.txt: a token a line */
-lc_status lc_wordpiece_check(lc_tokenizer *);                             /* once vocabulary and options are there */
+lc_status lc_wordpiece_check(lc_tokenizer *); /* once vocabulary and options are there */
 
 /* ---- UTF-8 (utf8.c) ------------------------------------------------------------------------------------ */
 int lc_utf8_step(const char *s,

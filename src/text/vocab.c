@@ -128,7 +128,8 @@ static lc_status token_bytes(lc_tokenizer *t, lc_token *k) {
   if (k->flags & (LC_TOK_ADDED | LC_TOK_UNUSED)) return LC_OK;
   if (t->wordpiece.on) { /* a piece inside a word is what follows its prefix */
     const size_t p = strlen(t->wordpiece.prefix);
-    if (k->n_text > p && !strncmp(t->arena.data + k->text, t->wordpiece.prefix, p)) k->bytes += p, k->n_bytes -= (uint32_t)p;
+    if (k->n_text > p && !strncmp(t->arena.data + k->text, t->wordpiece.prefix, p))
+      k->bytes += p, k->n_bytes -= (uint32_t)p;
     return LC_OK;
   }
   char small[256], *out = k->n_text <= sizeof small ? small : lc_alloc(t->ctx, LC_MEM_OTHER, k->n_text);

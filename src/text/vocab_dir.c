@@ -151,7 +151,8 @@ static bool flag_or(const json_t *c, const char *key, bool otherwise) {
 }
 
 /* A token's id by the key that tokenizer_config.json may name it under. */
-static lc_status bert_token(lc_tokenizer *t, const json_t *c, const char *key, const char *otherwise, int32_t *id) {
+static lc_status bert_token(lc_tokenizer *t, const json_t *c, const char *key, const char *otherwise,
+                            int32_t *id) {
   const json_t *v = json_object_get(c, key);
   if (json_is_object(v)) v = json_object_get(v, "content");
   const char *name = json_is_string(v) ? json_string_value(v) : otherwise;
@@ -201,7 +202,9 @@ lc_status lc_tokenizer_from_dir(lc_ctx *ctx, const char *dir, lc_tokenizer **out
     if (!path) return LC_FAILED;
   }
   if (!lc_path_exists(path)) {
-    st = lc_fail(ctx, "%s: there is neither tokenizer.json nor vocab.txt (a vocabulary in other files is not read)", dir);
+    st = lc_fail(
+        ctx, "%s: there is neither tokenizer.json nor vocab.txt (a vocabulary in other files is not read)",
+        dir);
     goto done;
   }
   LC_GO(lc_tokenizer_new(ctx, path, &t));

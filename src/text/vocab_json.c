@@ -119,8 +119,8 @@ static lc_status normal(lc_tokenizer *t, const char *s, size_t n) {
   lc_bytes b = {0};
   lc_status st = t->wordpiece.on ? lc_wordpiece_normalize(t, s, n, &b) : lc_nfc(t->ctx, s, n, &b);
   if (!st && (b.n != n || memcmp(b.data, s, n) != 0))
-    st = lc_fail(t->ctx, "%s: the added token '%s' is not in %s: that is not supported", t->source, lc_quoted(s, n).s,
-                 t->wordpiece.on ? "normal form" : "NFC");
+    st = lc_fail(t->ctx, "%s: the added token '%s' is not in %s: that is not supported", t->source,
+                 lc_quoted(s, n).s, t->wordpiece.on ? "normal form" : "NFC");
   lc_free(t->ctx, b.data);
   return st;
 }
@@ -206,7 +206,8 @@ static lc_status read_frame(lc_tokenizer *t, const json_t *list, bool pair, lc_f
       LC_TRY(lc_token_make_special(t, "post-processor's token", name, strlen(name), &id));
     } else {
       if (strcmp(name, "A") && (!pair || strcmp(name, "B")))
-        return lc_fail(t->ctx, "%s: the post-processor's template has a sequence '%s'", t->source, lc_quoted_str(name).s);
+        return lc_fail(t->ctx, "%s: the post-processor's template has a sequence '%s'", t->source,
+                       lc_quoted_str(name).s);
       if (*name == 'B') id = LC_FRAME_B;
       if (seen[*name == 'B']++)
         return lc_fail(t->ctx, "%s: the post-processor's template repeats the text", t->source);
@@ -224,7 +225,8 @@ static lc_status frame_done(lc_tokenizer *t) {
   const lc_frame_list *f = &t->frame[0];
   const int32_t last = f->n ? f->item[f->n - 1].id : LC_FRAME_A;
   if (f->n > 1 && (f->item[0].id < 0 || (f->n > 2 && last < 0)))
-    return refuse(t, "a post-processor that adds more than BOS in front:", lc_token_text(t, last < 0 ? f->item[1].id : last));
+    return refuse(t, "a post-processor that adds more than BOS in front:",
+                  lc_token_text(t, last < 0 ? f->item[1].id : last));
   t->adds_bos = f->n == 2 && f->item[0].id >= 0 && f->item[1].id == LC_FRAME_A;
   t->framed = f->n > 1 && !t->adds_bos;
   if (t->adds_bos) t->bos = f->item[0].id;
@@ -243,7 +245,8 @@ static lc_status read_template(lc_tokenizer *t, const json_t *o) {
 static lc_status named_pair(lc_tokenizer *t, const json_t *o, const char *key, int32_t *id) {
   const json_t *name = json_array_get(json_object_get(o, key), 0);
   if (!json_is_string(name)) return lc_fail(t->ctx, "%s: the post-processor has no %s token", t->source, key);
-  return lc_token_make_special(t, "post-processor's token", json_string_value(name), json_string_length(name), id);
+  return lc_token_make_special(t, "post-processor's token", json_string_value(name), json_string_length(name),
+                               id);
 }
 
 /* BERT's and RoBERTa's own post-processors: fixed templates. */
@@ -258,7 +261,8 @@ lc_status lc_frame_bert(lc_tokenizer *t, int32_t cls, int32_t sep, bool roberta)
   const int other = roberta ? 0 : 1; /* the second text's type */
   if (t->frame[0].n) return lc_fail(t->ctx, "%s: two post-processors put tokens around a text", t->source);
   const lc_frame_item single[] = {{cls, 0}, {LC_FRAME_A, 0}, {sep, 0}};
-  const lc_frame_item pair[] = {{cls, 0}, {LC_FRAME_A, 0}, {sep, 0}, {sep, 0}, {LC_FRAME_B, (uint8_t)other}, {sep, (uint8_t)other}};
+  const lc_frame_item pair[] = {
+      {cls, 0}, {LC_FRAME_A, 0}, {sep, 0}, {sep, 0}, {LC_FRAME_B, (uint8_t)other}, {sep, (uint8_t)other}};
   for (int i = 0; i < 3; i++) lc_frame_add(&t->frame[0], single[i].id, single[i].type);
   for (int i = 0; i < 6; i++)
     if (roberta || i != 3) lc_frame_add(&t->frame[1], pair[i].id, pair[i].type);
@@ -279,12 +283,16 @@ static lc_status read_post_processor(lc_tokenizer *t, const json_t *o, int depth
 
 /* BERT's chain: its normaliser and pre-tokenizer go with WordPiece, and WordPiece with them. */
 static lc_status read_bert_stages(lc_tokenizer *t, const json_t *root) {
-  const json_t *normalizer = json_object_get(root, "normalizer"), *pre = json_object_get(root, "pre_tokenizer"),
-               *decoder = json_object_get(root, "decoder"), *strip = json_object_get(normalizer, "strip_accents");
+  const json_t *normalizer = json_object_get(root, "normalizer"),
+               *pre = json_object_get(root, "pre_tokenizer"), *decoder = json_object_get(root, "decoder"),
+               *strip = json_object_get(normalizer, "strip_accents");
   lc_wordpiece *w = &t->wordpiece;
-  if (strcmp(type_of(normalizer), "BertNormalizer")) return refuse(t, "WordPiece behind the normalizer", type_of(normalizer));
-  if (strcmp(type_of(pre), "BertPreTokenizer")) return refuse(t, "WordPiece behind the pre-tokenizer", type_of(pre));
-  if (decoder && !json_is_null(decoder) && strcmp(type_of(decoder), "WordPiece")) return refuse(t, "the decoder", type_of(decoder));
+  if (strcmp(type_of(normalizer), "BertNormalizer"))
+    return refuse(t, "WordPiece behind the normalizer", type_of(normalizer));
+  if (strcmp(type_of(pre), "BertPreTokenizer"))
+    return refuse(t, "WordPiece behind the pre-tokenizer", type_of(pre));
+  if (decoder && !json_is_null(decoder) && strcmp(type_of(decoder), "WordPiece"))
+    return refuse(t, "the decoder", type_of(decoder));
   w->on = true;
   LC_TRY(flag(t, normalizer, "clean_text", &w->clean));
   LC_TRY(flag(t, normalizer, "handle_chinese_chars", &w->ideographs));

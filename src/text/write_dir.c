@@ -4,10 +4,16 @@
 #include <jansson.h>
 #include <string.h>
 
-static const char *const base_files[] = {
-    "tokenizer.json", "tokenizer_config.json",  "special_tokens_map.json", "added_tokens.json", "vocab.json",
-    "merges.txt",     "generation_config.json", "chat_template.jinja",     "vocab.txt",
-    "preprocessor_config.json"};
+static const char *const base_files[] = {"tokenizer.json",
+                                         "tokenizer_config.json",
+                                         "special_tokens_map.json",
+                                         "added_tokens.json",
+                                         "vocab.json",
+                                         "merges.txt",
+                                         "generation_config.json",
+                                         "chat_template.jinja",
+                                         "vocab.txt",
+                                         "preprocessor_config.json"};
 
 lc_status lc_tokenizer_copy_dir(lc_ctx *ctx, const char *from_dir, const char *dir) {
   lc_status st = LC_OK;

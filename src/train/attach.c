@@ -198,7 +198,8 @@ lc_status lc_attach_save(lc_training *t, lc_layout layout, const char *mask_type
 
 lc_status lc_attach_save_deltas(lc_training *t, lc_delta **delta, int n, lc_layout layout,
                                 const char *mask_type, const char *dir) {
-  lc_adapter part = {.name = (char *)(uintptr_t)t->method->name, .scale = 1, .net = t->net, .delta = delta, .n = n};
+  lc_adapter part = {
+      .name = (char *)(uintptr_t)t->method->name, .scale = 1, .net = t->net, .delta = delta, .n = n};
   lc_adapter *own = t->adapter;
   part.exact_base = own && own->exact_base;
   t->adapter = &part;
@@ -228,7 +229,8 @@ done:
 
 static lc_status as_lora(lc_ctx *ctx, const lc_delta *d, lc_delta **out) {
   if (d->ops != &lc_delta_lora) return LC_OK;
-  return lc_delta_lora_new(ctx, d->w, lc_delta_lora_opts(d), d->param[0]->value, d->param[1]->value, false, out);
+  return lc_delta_lora_new(ctx, d->w, lc_delta_lora_opts(d), d->param[0]->value, d->param[1]->value, false,
+                           out);
 }
 
 /* With the factor in the values. */

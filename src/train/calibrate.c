@@ -127,8 +127,10 @@ lc_status lc_calibrate_gradients(lc_training *t, lc_weight **w, int n, int64_t n
   calibration c = {.t = t};
   lc_status st = LC_OK;
   if (lc_policy_is(t))
-    return lc_usage(t->ctx, "calibration: gradients before the first update are of next-token loss, and the objective is %s",
-                    t->goal.row->name);
+    return lc_usage(
+        t->ctx,
+        "calibration: gradients before the first update are of next-token loss, and the objective is %s",
+        t->goal.row->name);
   c.param = lc_alloc_n(t->ctx, LC_MEM_OTHER, (size_t)n, sizeof *c.param);
   if (!c.param) return LC_FAILED;
   LC_GO(choose_rows(&c, n_examples));

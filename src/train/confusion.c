@@ -24,7 +24,8 @@ void lc_confusion_free(lc_confusion *c) {
   *c = (lc_confusion){.ctx = c->ctx};
 }
 
-lc_status lc_confusion_row(lc_confusion *c, lc_run *run, const lc_net_graph *g, int64_t row, int32_t label, int64_t *best) {
+lc_status lc_confusion_row(lc_confusion *c, lc_run *run, const lc_net_graph *g, int64_t row, int32_t label,
+                           int64_t *best) {
   LC_TRY(lc_head_logits(run, g->features, g->head, row, row + 1, c->logits));
   *best = 0;
   for (int64_t k = 1; k < c->K; k++)

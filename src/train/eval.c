@@ -192,7 +192,9 @@ lc_status lc_eval_perplexity(lc_net *net, const lc_tokenizer *tok, const lc_ids 
     return lc_usage(ctx, "perplexity: stride is %lld, allowed is 1 to the context, %lld", (long long)c.stride,
                     (long long)c.context);
   if (o->llama_cpp && o->stride && o->stride != c.context)
-    return lc_usage(ctx, "perplexity: llama.cpp's windows lie side by side, a stride of %lld is not its convention", (long long)o->stride);
+    return lc_usage(
+        ctx, "perplexity: llama.cpp's windows lie side by side, a stride of %lld is not its convention",
+        (long long)o->stride);
   if (stream->n < (c.llama_cpp ? 4 : 2))
     return lc_fail(ctx, "perplexity: %lld tokens are too few to score", (long long)stream->n);
   if (o->bos) {
@@ -230,7 +232,8 @@ lc_status lc_eval_rows(lc_net *net, const lc_dataset *data, int64_t limit, lc_sc
     b->rows += e.n;
   }
   LC_GO(run_batch(b, &t));
-  if (t.n == 0) LC_GO(lc_fail(ctx, "evaluation: no row has a target (a prompt with an answer is for exact match)"));
+  if (t.n == 0)
+    LC_GO(lc_fail(ctx, "evaluation: no row has a target (a prompt with an answer is for exact match)"));
   conclude(&t, score);
 done:
   close_batch(ctx, b);

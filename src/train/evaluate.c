@@ -75,11 +75,13 @@ static lc_status losses(lc_loop *l, double *loss, int64_t *targets, json_t *told
 }
 
 /* History, the best so far, the event. */
-static lc_status record(lc_loop *l, double loss, double perplexity, int64_t targets, double began, json_t *told) {
+static lc_status record(lc_loop *l, double loss, double perplexity, int64_t targets, double began,
+                        json_t *told) {
   lc_training *t = &l->t;
   LC_TRY(lc_history_eval(t->history, t->step, loss, perplexity, targets, lc_now() - began));
   l->evaluated = true;
-  bool best = t->step > t->phase_first && t->phase + 1 == t->n_phases && (l->best_step < 0 || loss < l->best_loss);
+  bool best =
+      t->step > t->phase_first && t->phase + 1 == t->n_phases && (l->best_step < 0 || loss < l->best_loss);
   if (best) {
     l->best_step = t->step;
     l->best_loss = loss;
@@ -98,8 +100,10 @@ lc_status lc_evaluate(lc_loop *l) {
   int64_t targets = 0;
   if (l->evaluated || !due(l)) return LC_OK;
   json_t *told = json_object();
-  lc_status st = t->policy && t->policy->rollout ? mean_reward(l, &loss, &targets, told) : losses(l, &loss, &targets, told);
-  if (!st && t->policy && !t->policy->rollout && t->goal.row->tell) t->goal.row->tell(t->goal.self, t->policy, told);
+  lc_status st = t->policy && t->policy->rollout ? mean_reward(l, &loss, &targets, told)
+                                                 : losses(l, &loss, &targets, told);
+  if (!st && t->policy && !t->policy->rollout && t->goal.row->tell)
+    t->goal.row->tell(t->goal.self, t->policy, told);
   if (st) {
     json_decref(told);
     return st;

@@ -73,8 +73,8 @@ lc_status lc_tell_step(lc_loop *l, double began) {
                    .seconds = l->seconds_before + now - l->started};
   LC_TRY(lc_history_step(t->history, &r));
   json_t *e = json_pack("{s:I, s:f, s:f, s:f, s:I, s:f, s:f}", "step", (json_int_t)r.step, "loss", r.loss,
-                           "lr", r.lr, "grad_norm", r.grad_norm, "tokens", (json_int_t)r.tokens,
-                           "tokens_per_s", r.tokens_per_s, "rss_mib", r.rss_mib);
+                        "lr", r.lr, "grad_norm", r.grad_norm, "tokens", (json_int_t)r.tokens, "tokens_per_s",
+                        r.tokens_per_s, "rss_mib", r.rss_mib);
   lc_goal_tell(l, e);
   if (e && t->graph.auxiliary) json_object_set_new(e, "auxiliary", json_real(t->auxiliary));
   return lc_tell(l, "step", e, true);

@@ -62,7 +62,8 @@ lc_status lc_goal_check(lc_training *t) {
   LC_TRY(takes(t, t->data, "data"));
   LC_TRY(takes(t, t->eval_data, "evaluation data"));
   if (lc_policy_is(t) && t->method->objective)
-    return lc_usage(t->ctx, "method %s has a loss of its own: it cannot minimise %s", t->method->name, t->goal.row->name);
+    return lc_usage(t->ctx, "method %s has a loss of its own: it cannot minimise %s", t->method->name,
+                    t->goal.row->name);
   const int64_t k = lc_max64(1, t->goal.row->together);
   t->opts.micro_batch = lc_ceil_div(t->opts.micro_batch, k) * k;
   return LC_OK;
@@ -87,7 +88,8 @@ static lc_status open_rollout(lc_loop *l) {
   int64_t longest = 0, eval = 0;
   LC_TRY(lc_longest(t->ctx, t->data, 1, NULL, &longest));
   if (t->eval_data) LC_TRY(lc_longest(t->ctx, t->eval_data, 1, NULL, &eval));
-  return lc_rollout_new(t, sampling(t), lc_min64(t->opts.batch, l->n_rows), lc_max64(longest, eval), &t->policy->rollout);
+  return lc_rollout_new(t, sampling(t), lc_min64(t->opts.batch, l->n_rows), lc_max64(longest, eval),
+                        &t->policy->rollout);
 }
 
 lc_status lc_goal_open(lc_loop *l) {
@@ -97,7 +99,8 @@ lc_status lc_goal_open(lc_loop *l) {
   int64_t rows;
   if (!lc_policy_is(t)) return LC_OK;
   LC_TRY(lc_goal_longest(t, n, NULL, &rows));
-  LC_TRY(lc_policy_new(t->ctx, lc_max64(n, t->max_segments), lc_max64(rows, lc_plan_rows(t->plan)), &t->policy));
+  LC_TRY(
+      lc_policy_new(t->ctx, lc_max64(n, t->max_segments), lc_max64(rows, lc_plan_rows(t->plan)), &t->policy));
   if (sampling(t)) LC_TRY(open_rollout(l));
   if (o->reference && o->reference(t->goal.self)) {
     const lc_stage_opts so = {.rows = lc_plan_rows(t->plan), .segments = t->max_segments};
@@ -161,7 +164,8 @@ static lc_status sample(lc_loop *l, bool *fresh) {
   if (*fresh) {
     LC_TRY(lc_rollout_sample(r, t, l->order + l->first_row, t->n_example, t->step));
     r->made = t->step;
-  } else if (r->made < t->phase_first || t->policy->n != r->n) { /* resumed: what the sampling was for is laid out again */
+  } else if (r->made < t->phase_first ||
+             t->policy->n != r->n) { /* resumed: what the sampling was for is laid out again */
     lc_policy_lay(t->policy, r->example, r->n);
     for (int64_t i = 0; i < r->n; i++) t->policy->reward[i] = r->reward[i];
   }
@@ -225,7 +229,8 @@ lc_status lc_goal_visit(lc_loop *l, lc_visitor *v) {
 /* ---- evaluation ---- */
 
 /* Sequences of the evaluation's data, whose number of rows in the data is `all`: adds their part of the mean loss. */
-lc_status lc_goal_batch(lc_loop *l, const lc_example *ex, int64_t n, int64_t all, double *sum, int64_t *targets) {
+lc_status lc_goal_batch(lc_loop *l, const lc_example *ex, int64_t n, int64_t all, double *sum,
+                        int64_t *targets) {
   lc_training *t = &l->t;
   lc_policy *p = t->policy;
   double tally[LC_TALLIES], ignored = 0;
@@ -236,7 +241,8 @@ lc_status lc_goal_batch(lc_loop *l, const lc_example *ex, int64_t n, int64_t all
   p->base = -1;
   p->scale = 1 / (double)all;
   if (l->reference_net) LC_TRY(lc_stage_pass(&l->reference, ex, n, false, false, 1, NULL, &ignored, &again));
-  if (l->reference_net) memcpy(p->ref, lc_data(l->reference.run, l->reference.graph.nll), (size_t)p->rows * sizeof *p->ref);
+  if (l->reference_net)
+    memcpy(p->ref, lc_data(l->reference.run, l->reference.graph.nll), (size_t)p->rows * sizeof *p->ref);
   lc_stage own = lc_training_stage(t, false);
   LC_TRY(lc_stage_pass(&own, ex, n, false, false, 1, NULL, &ignored, targets));
   *sum += t->goal.row->loss(t->goal.self, p, 0, n, lc_data(t->run, t->graph.nll));

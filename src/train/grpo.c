@@ -19,7 +19,8 @@ typedef struct {
 
 static const lc_option grpo_options[] = {
     LC_SAMPLING_OPTIONS(grpo, "1"),
-    {"beta", LC_OPT_FLOAT, offsetof(grpo, beta), "0.04", 0, 1e6, NULL, "B", "weight of the KL to the model as it was"},
+    {"beta", LC_OPT_FLOAT, offsetof(grpo, beta), "0.04", 0, 1e6, NULL, "B",
+     "weight of the KL to the model as it was"},
     {"clip-ratio", LC_OPT_FLOAT, offsetof(grpo, clip), "0.2", 0, 1e6, NULL, "E", "ratios are clipped to 1±E"},
     {"scale-rewards", LC_OPT_BOOL, offsetof(grpo, scale), "true", 0, 0, NULL, NULL,
      "divide by the group's deviation; false: subtract the mean only"},
@@ -94,9 +95,12 @@ const lc_objective lc_objective_grpo = {
     .name = "grpo",
     .title = "GRPO: sampled answers, each against the mean of its group",
     .source = "arXiv 2402.03300",
-    .about = "Samples G answers a prompt from the weights being trained, rewards them by a rule, and raises the probability of "
-             "those above the group's mean. Rows are {\"prompt\", \"answer\"}; --batch counts prompts. The reference of the KL is the "
-             "model before training. A group of equal rewards has no gradient but the KL's. Step events tell reward, KL, the share "
+    .about = "Samples G answers a prompt from the weights being trained, rewards them by a rule, and raises "
+             "the probability of "
+             "those above the group's mean. Rows are {\"prompt\", \"answer\"}; --batch counts prompts. The "
+             "reference of the KL is the "
+             "model before training. A group of equal rewards has no gradient but the KL's. Step events tell "
+             "reward, KL, the share "
              "of clipped tokens and the answers' length.",
     .options = grpo_options,
     .self_size = sizeof(grpo),
@@ -128,8 +132,10 @@ const lc_objective lc_objective_rft = {
     .name = "rft",
     .title = "RFT: next-token loss on the model's own right answers",
     .source = "arXiv 2308.01825",
-    .about = "Samples G answers a prompt from the weights being trained and takes next-token loss on those that earn the full "
-             "reward. Rows are {\"prompt\", \"answer\"}; --batch counts prompts. An update without a right answer has no gradient "
+    .about = "Samples G answers a prompt from the weights being trained and takes next-token loss on those "
+             "that earn the full "
+             "reward. Rows are {\"prompt\", \"answer\"}; --batch counts prompts. An update without a right "
+             "answer has no gradient "
              "(the optimiser's moments still decay).",
     .options = rft_options,
     .self_size = sizeof(rft),

@@ -39,9 +39,9 @@ json_t *lc_identity(const lc_loop *l) {
          *goal = table_values(t->ctx, t->goal.row->options, t->goal.self, true);
   return json_pack("{s:i, s:s, s:s, s:o, s:o, s:o, s:{s:I, s:I, s:I, s:I}, s:s}", "version", 1, "method",
                    t->method->name, "objective", t->goal.row->name, "options", options, "method_options", own,
-                   "objective_options", goal, "data", "checksum",
-                   (json_int_t)d.checksum, "rows", (json_int_t)d.rows, "tokens", (json_int_t)d.tokens,
-                   "targets", (json_int_t)d.targets, "model", print);
+                   "objective_options", goal, "data", "checksum", (json_int_t)d.checksum, "rows",
+                   (json_int_t)d.rows, "tokens", (json_int_t)d.tokens, "targets", (json_int_t)d.targets,
+                   "model", print);
 }
 
 /* The sentence for the first value that differs between two objects; LC_OK when none does. An option that the
@@ -72,8 +72,8 @@ lc_status lc_identity_check(lc_loop *l, const json_t *was, const char *where) {
     return lc_fail(ctx, "%s: the method was '%s' and is '%s' now; a resumed run keeps it", where,
                    method ? method : "?", l->t.method->name);
   if (strcmp(objective, l->t.goal.row->name))
-    return lc_fail(ctx, "%s: the objective was '%s' and is '%s' now; a resumed run keeps it", where, objective,
-                   l->t.goal.row->name);
+    return lc_fail(ctx, "%s: the objective was '%s' and is '%s' now; a resumed run keeps it", where,
+                   objective, l->t.goal.row->name);
   if (!model || strcmp(model, json_string_value(json_object_get(now, "model"))))
     return lc_fail(ctx, "%s: the model is not the one that the run began with (fingerprint %s, now %s)",
                    where, model ? model : "?", json_string_value(json_object_get(now, "model")));

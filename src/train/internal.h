@@ -76,21 +76,21 @@ lc_status lc_history_flush(lc_history *);                    /* everything so fa
 typedef struct {
   lc_training t; /* what methods see */
   const lc_train_io *io;
-  json_t *identity;    /* what a resume must find unchanged */
-  json_t *restored;    /* state.json of the checkpoint that the run goes on from; NULL */
-  char *from;          /* its directory */
+  json_t *identity;      /* what a resume must find unchanged */
+  json_t *restored;      /* state.json of the checkpoint that the run goes on from; NULL */
+  char *from;            /* its directory */
   lc_safetensors stored; /* its arrays */
-  int64_t *order;      /* rows of the epoch under way */
-  int64_t order_epoch; /* -1: none yet */
+  int64_t *order;        /* rows of the epoch under way */
+  int64_t order_epoch;   /* -1: none yet */
   int64_t n_rows, per_epoch;
-  int64_t first_row;   /* of the update under way: its rows are order[first_row], … */
+  int64_t first_row;     /* of the update under way: its rows are order[first_row], … */
   lc_net *reference_net; /* the model as it was, for the objective; NULL: not wanted */
   lc_stage reference;
   lc_example *eval_batch; /* of a pass in an evaluation */
   lc_stage stage;         /* t.graph, t.plan, t.run are its */
   bool evaluated;         /* the evaluation due after t.step was done */
   int64_t saved_step;     /* of the last checkpoint; -1 none */
-  bool made_out; /* OUT was not there before */
+  bool made_out;          /* OUT was not there before */
   bool unlogged;          /* the checkpoint that was restored has no line in the log */
   int64_t best_step;      /* -1 none */
   double best_loss;
@@ -99,13 +99,13 @@ typedef struct {
 } lc_loop;
 
 /* goal.c: the objective. Without one of its own (lc_policy_is) these do nothing. */
-lc_status lc_goal_check(lc_training *); /* data and method go together with it */
+lc_status lc_goal_check(lc_training *);         /* data and method go together with it */
 int64_t lc_goal_updates(const lc_training *);   /* updates that are made of a batch of rows */
 int64_t lc_goal_sequences(const lc_training *); /* sequences that a row gives */
 /* The rows that n sequences have at most; out: n examples, or (sampling) one. */
 lc_status lc_goal_longest(const lc_training *, int64_t n, lc_example *out, int64_t *rows);
-lc_objective_fn lc_goal_head(lc_training *, void **self);           /* for the graph */
-lc_status lc_goal_open(lc_loop *);                                  /* the run is open */
+lc_objective_fn lc_goal_head(lc_training *, void **self); /* for the graph */
+lc_status lc_goal_open(lc_loop *);                        /* the run is open */
 void lc_goal_close(lc_loop *);
 lc_status lc_goal_prepare(lc_loop *); /* before an update's passes: examples, what the losses depend on */
 double lc_goal_loss(lc_training *, int64_t first, int64_t n); /* of the sequences that the last pass ran */
@@ -120,7 +120,8 @@ json_t *lc_numerics(const lc_loop *);
 
 /* outdir.c: the output directory. */
 lc_status lc_outdir_claim(lc_loop *); /* refuses, cleans (overwrite), or finds what to resume */
-void lc_outdir_unclaim(lc_ctx *, const char *out, bool made); /* what a run that failed before step 1 wrote goes; the error stands */
+void lc_outdir_unclaim(lc_ctx *, const char *out,
+                       bool made); /* what a run that failed before step 1 wrote goes; the error stands */
 lc_status lc_outdir_last(lc_ctx *, const char *out, int64_t *step); /* highest whole checkpoint; -1 none */
 lc_status lc_outdir_prune(lc_ctx *, const char *out, int64_t keep); /* the oldest go */
 lc_status lc_outdir_drop_after(lc_ctx *, const char *out, int64_t step); /* removes checkpoints after step */
@@ -130,9 +131,10 @@ lc_status lc_outdir_replace(lc_ctx *, const char *out, const char *tmp,
 
 /* checkpoint.c */
 lc_status lc_checkpoint_save(lc_loop *,
-                             char **path);   /* OUT/checkpoint-<step>; path is lc_free'd by the caller */
-lc_status lc_checkpoint_best(lc_loop *);     /* OUT/best: the result as of now */
-lc_status lc_checkpoint_state(lc_loop *); /* fills step, tokens, phase, best, … from l->restored; opens the arrays */
+                             char **path); /* OUT/checkpoint-<step>; path is lc_free'd by the caller */
+lc_status lc_checkpoint_best(lc_loop *);   /* OUT/best: the result as of now */
+lc_status
+lc_checkpoint_state(lc_loop *); /* fills step, tokens, phase, best, … from l->restored; opens the arrays */
 lc_status lc_checkpoint_arrays(lc_loop *);   /* loads what the visitors name */
 lc_status lc_checkpoint_rehearse(lc_loop *); /* writes one and removes it */
 
@@ -145,7 +147,8 @@ lc_status lc_tell_start(lc_loop *);
 lc_status lc_tell_phase(lc_loop *);              /* t.phase begins */
 lc_status lc_tell_step(lc_loop *, double began); /* and its row in the history */
 lc_status lc_tell_checkpoint(lc_loop *, const char *path, bool logged);
-json_t *lc_run_summary(const lc_loop *); /* what "done" and the history say of the whole run; NULL: no memory */
+json_t *
+lc_run_summary(const lc_loop *); /* what "done" and the history say of the whole run; NULL: no memory */
 
 /* evaluate.c: the evaluation due after t.step, and samples. LC_STOPPED when interrupted. */
 lc_status lc_evaluate(lc_loop *);
@@ -160,8 +163,10 @@ typedef struct {
 } lc_confusion;
 lc_status lc_confusion_new(const lc_net *, lc_confusion *);
 void lc_confusion_free(lc_confusion *);
-lc_status lc_confusion_row(lc_confusion *, lc_run *, const lc_net_graph *, int64_t row, int32_t label, int64_t *best);
-lc_status lc_confusion_pass(lc_confusion *, lc_run *, const lc_net_graph *); /* all rows with a label of the pass that was run */
+lc_status lc_confusion_row(lc_confusion *, lc_run *, const lc_net_graph *, int64_t row, int32_t label,
+                           int64_t *best);
+lc_status lc_confusion_pass(lc_confusion *, lc_run *,
+                            const lc_net_graph *); /* all rows with a label of the pass that was run */
 double lc_confusion_accuracy(const lc_confusion *);
 double lc_confusion_macro_f1(const lc_confusion *);
 

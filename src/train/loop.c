@@ -120,7 +120,8 @@ static lc_status open_history(lc_loop *l) {
   if (st) return st;
   char *recipe = lc_path_join(t->ctx, t->out, "recipe.yaml");
   if (!recipe) return LC_FAILED;
-  st = lc_recipe_write(t->ctx, recipe, t->net->model->path, l->io->data_path, t->method, t->self, &t->goal, &t->opts);
+  st = lc_recipe_write(t->ctx, recipe, t->net->model->path, l->io->data_path, t->method, t->self, &t->goal,
+                       &t->opts);
   lc_free(t->ctx, recipe);
   return st;
 }
@@ -141,9 +142,11 @@ static lc_status attach_head(lc_training *t) {
   if (fresh && t->opts.head == LC_HEAD_FROZEN)
     return lc_usage(t->ctx, "train: the head is new, and --head frozen would leave it as it was drawn");
   if (fresh && t->method->step)
-    return lc_fail(t->ctx, "train: %s has no gradients to train a new head with: train one by another method first",
+    return lc_fail(t->ctx,
+                   "train: %s has no gradients to train a new head with: train one by another method first",
                    t->method->name);
-  return t->opts.head == LC_HEAD_FROZEN || t->method->step ? LC_OK : lc_net_train_whole(t->net, of_head, NULL);
+  return t->opts.head == LC_HEAD_FROZEN || t->method->step ? LC_OK
+                                                           : lc_net_train_whole(t->net, of_head, NULL);
 }
 
 static lc_status attach(lc_loop *l) {
@@ -194,7 +197,8 @@ static lc_status rehearse_pass(lc_loop *l, const lc_example *longest, int64_t n,
   lc_training *t = &l->t;
   double sum = 0;
   int64_t targets = 0;
-  if (first_is_full(l, rows) || (t->policy && t->policy->rollout)) return LC_OK; /* what is sampled shows at once */
+  if (first_is_full(l, rows) || (t->policy && t->policy->rollout))
+    return LC_OK; /* what is sampled shows at once */
   LC_TRY(lc_pass(t, longest, n, t->method->step == NULL, 1, &sum, &targets));
   lc_zero_gradients(t->ctx, t->param, t->n_param);
   return LC_OK;
@@ -224,7 +228,8 @@ static lc_status open_run(lc_loop *l) {
   l->eval_batch = lc_alloc_n(t->ctx, LC_MEM_OTHER, (size_t)segments, sizeof *l->eval_batch);
   if (!l->order || !t->example || !l->eval_batch) return LC_FAILED;
   LC_TRY(lc_goal_longest(t, micro, l->eval_batch, &rows));
-  if (t->eval_data) LC_TRY(lc_longest(t->ctx, t->eval_data, lc_max64(1, t->goal.row->together), NULL, &eval_rows));
+  if (t->eval_data)
+    LC_TRY(lc_longest(t->ctx, t->eval_data, lc_max64(1, t->goal.row->together), NULL, &eval_rows));
   lc_stage_opts o = {.rows = lc_max64(rows * copies, eval_rows),
                      .segments = segments,
                      .training = t->method->step == NULL,
@@ -415,7 +420,8 @@ static lc_status finish(lc_loop *l) {
   LC_TRY(lc_sample_text(l)); /* in the memory that the arena left */
   if (t->method->save) LC_TRY(t->method->save(t->self, t, t->out));
   if (t->tok) LC_TRY(lc_tokenizer_write_dir(t->tok, t->out));
-  if (!t->tok && t->net->model->config.image) LC_TRY(lc_tokenizer_copy_dir(t->ctx, t->net->model->path, t->out));
+  if (!t->tok && t->net->model->config.image)
+    LC_TRY(lc_tokenizer_copy_dir(t->ctx, t->net->model->path, t->out));
   LC_TRY(lc_placement(t->net, write_tensor, t->history));
   json_t *e = lc_run_summary(l);
   if (e && t->method->report && t->method->report(t->self, t, e)) {

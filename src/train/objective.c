@@ -7,7 +7,8 @@ const lc_objective lc_objective_sft = {
     .name = "sft",
     .title = "next-token loss on the rows' targets",
     .source = "",
-    .about = "Supervised fine-tuning: −log π of every target, divided by the update's targets. Methods that bring a loss of "
+    .about = "Supervised fine-tuning: −log π of every target, divided by the update's targets. Methods that "
+             "bring a loss of "
              "their own (mosa) replace this one.",
     .rows = 1u << LC_ROWS_TEXT_FILE | 1u << LC_ROWS_TEXT | 1u << LC_ROWS_COMPLETION | 1u << LC_ROWS_MESSAGES |
             1u << LC_ROWS_LABELLED | 1u << LC_ROWS_TAGGED | 1u << LC_ROWS_PICTURES,
@@ -62,7 +63,8 @@ lc_status lc_policy_new(lc_ctx *ctx, int64_t n, int64_t rows, lc_policy **out) {
   p->old = lc_alloc_n(ctx, LC_MEM_OTHER, (size_t)rows, sizeof *p->old);
   p->ref = lc_alloc_n(ctx, LC_MEM_OTHER, (size_t)rows, sizeof *p->ref);
   p->weight = lc_alloc_n(ctx, LC_MEM_OTHER, (size_t)lc_max64(rows, n), sizeof *p->weight);
-  if (!p->start || !p->targets || !p->reward || !p->sequence || !p->target || !p->old || !p->ref || !p->weight) {
+  if (!p->start || !p->targets || !p->reward || !p->sequence || !p->target || !p->old || !p->ref ||
+      !p->weight) {
     lc_policy_free(ctx, p);
     return LC_FAILED;
   }

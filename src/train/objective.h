@@ -24,9 +24,9 @@ struct lc_policy {
   uint8_t *target;         /* by row: 1 where a token is scored */
   int64_t *targets;        /* by sequence */
   float *old, *ref;        /* by row: nll at the weights of now (or of the sampling), and of the reference */
-  float *weight;           /* by row or by sequence (from 0), as the objective wants: advantages, coefficients */
-  double *reward;          /* by sequence */
-  double scale;            /* of a sequence's or a pair's part in the loss: 1 / their number */
+  float *weight;  /* by row or by sequence (from 0), as the objective wants: advantages, coefficients */
+  double *reward; /* by sequence */
+  double scale;   /* of a sequence's or a pair's part in the loss: 1 / their number */
   double tally[LC_TALLIES];
   lc_rollout *rollout; /* NULL: sequences come from the data */
 };
@@ -38,10 +38,12 @@ struct lc_objective {
   uint32_t rows; /* 1 << lc_row_kind of what it takes */
   int together;  /* sequences of a row that a pass keeps together; 0 or 1: none */
   bool scores;   /* `old` is wanted: a forward pass over the update's sequences before the first gradient */
-  bool (*reference)(const void *self); /* whether `ref` is wanted: a forward pass of the model as it was; NULL: no */
+  bool (*reference)(
+      const void *self); /* whether `ref` is wanted: a forward pass of the model as it was; NULL: no */
   const struct lc_sampling *(*sampling)(const void *self); /* NULL: sequences come from the data */
-  lc_status (*open)(void *self, lc_training *);  /* the run's sizes are known: checks, memory */
-  lc_status (*scored)(void *self, lc_training *, int64_t first, int64_t n); /* after a pass for `old`: its values are there */
+  lc_status (*open)(void *self, lc_training *);            /* the run's sizes are known: checks, memory */
+  lc_status (*scored)(void *self, lc_training *, int64_t first,
+                      int64_t n);                /* after a pass for `old`: its values are there */
   lc_status (*weigh)(void *self, lc_training *); /* once, when rewards, old and ref are there */
   /* Loss of row k and its slope. Called on workers, in any order. NULL: next-token loss, and no other hook is called. */
   float (*row)(const void *self, const lc_policy *, int64_t k, float nll, float *slope);
@@ -51,8 +53,8 @@ struct lc_objective {
   lc_status (*visit)(void *self, lc_visitor *);                      /* state across updates */
   void (*close)(void *self, lc_ctx *);
 };
-extern const lc_objective lc_objective_sft, lc_objective_dpo, lc_objective_simpo, lc_objective_grpo, lc_objective_ppo,
-    lc_objective_rft;
+extern const lc_objective lc_objective_sft, lc_objective_dpo, lc_objective_simpo, lc_objective_grpo,
+    lc_objective_ppo, lc_objective_rft;
 bool lc_policy_is(const lc_training *); /* another loss than next-token's */
 
 /* Room for updates of at most n sequences of `rows` rows together. */
@@ -81,15 +83,30 @@ typedef struct lc_sampling {
 } lc_sampling;
 #define LC_SAMPLING_OPTIONS(type, updates_)                                                                  \
   {"group", LC_OPT_INT, offsetof(type, sampling.group), "8", 1, 4096, NULL, "G", "answers a prompt"},        \
-      {"max-tokens", LC_OPT_INT, offsetof(type, sampling.max_tokens), "64", 1, 1 << 20, NULL, "N",           \
-       "tokens of an answer"},                                                                               \
-      {"updates", LC_OPT_INT, offsetof(type, sampling.updates), updates_, 1, 1024, NULL, "N",                \
-       "updates made of one sampling"},                                                                      \
-      {"temperature", LC_OPT_FLOAT, offsetof(type, sampling.temperature), "1", 1e-3, 100, NULL, "T",         \
-       "of sampling; the loss's probabilities are those of 1"},                                              \
-      {"reward", LC_OPT_STRING, offsetof(type, sampling.reward), "exact", 0, 0, NULL, "NAME",                \
+      {"max-tokens", LC_OPT_INT,           offsetof(type, sampling.max_tokens), "64", 1, 1 << 20, NULL,      \
+       "N",          "tokens of an answer"},                                                                 \
+      {"updates", LC_OPT_INT, offsetof(type, sampling.updates), updates_, 1, 1024,                           \
+       NULL,      "N",        "updates made of one sampling"},                                               \
+      {"temperature", LC_OPT_FLOAT, offsetof(type, sampling.temperature),                                    \
+       "1",           1e-3,         100,                                                                     \
+       NULL,          "T",          "of sampling; the loss's probabilities are those of 1"},                 \
+      {"reward",                                                                                             \
+       LC_OPT_STRING,                                                                                        \
+       offsetof(type, sampling.reward),                                                                      \
+       "exact",                                                                                              \
+       0,                                                                                                    \
+       0,                                                                                                    \
+       NULL,                                                                                                 \
+       "NAME",                                                                                               \
        "exact, number or format: the rule that an answer earns 1 by"},                                       \
-      {"extract", LC_OPT_STRING, offsetof(type, sampling.extract), NULL, 0, 0, NULL, "REGEX",                \
+      {"extract",                                                                                            \
+       LC_OPT_STRING,                                                                                        \
+       offsetof(type, sampling.extract),                                                                     \
+       NULL,                                                                                                 \
+       0,                                                                                                    \
+       0,                                                                                                    \
+       NULL,                                                                                                 \
+       "REGEX",                                                                                              \
        "group 1 of the first match is the answer; else all of it"},                                          \
   {                                                                                                          \
     "shuffle-rewards", LC_OPT_BOOL, offsetof(type, sampling.shuffle), "false", 0, 0, NULL, NULL,             \
@@ -98,14 +115,14 @@ typedef struct lc_sampling {
 
 struct lc_rollout {
   const lc_sampling *o;
-  int64_t prompts, n; /* of the sampling that is laid out; n = prompts·G */
+  int64_t prompts, n;    /* of the sampling that is laid out; n = prompts·G */
   int64_t max_n, length; /* tokens that a sequence has room for */
   int32_t *id;           /* max_n × length */
   uint8_t *target;
   int64_t *size, *prompt; /* tokens of each sequence, and of its prompt */
   double *reward;
-  int64_t made;           /* update that the sampling was made for; -1 none */
-  lc_example *example;    /* the sequences as examples */
+  int64_t made;        /* update that the sampling was made for; -1 none */
+  lc_example *example; /* the sequences as examples */
   lc_session *session;
   const struct lc_reward *verify;
   lc_extractor *extract;
@@ -114,7 +131,8 @@ struct lc_rollout {
 };
 typedef struct lc_reward {
   const char *name, *about;
-  double (*of)(const char *answer, size_t n, bool found, const char *gold); /* found: the expression matched (or there is none) */
+  double (*of)(const char *answer, size_t n, bool found,
+               const char *gold); /* found: the expression matched (or there is none) */
 } lc_reward;
 extern const lc_reward lc_rewards[];
 extern const int lc_n_rewards;
@@ -124,7 +142,8 @@ void lc_rollout_free(lc_ctx *, lc_rollout *);
 /* Samples for the prompts of these rows of the data; `turn` keys the draws. */
 lc_status lc_rollout_sample(lc_rollout *, lc_training *, const int64_t *row, int64_t n, int64_t turn);
 /* Mean reward of greedy answers over the first `limit` rows (0: all). */
-lc_status lc_rollout_evaluate(lc_rollout *, lc_training *, const lc_dataset *, int64_t limit, double *reward, int64_t *n);
+lc_status lc_rollout_evaluate(lc_rollout *, lc_training *, const lc_dataset *, int64_t limit, double *reward,
+                              int64_t *n);
 lc_status lc_rollout_visit(lc_rollout *, lc_ctx *, lc_visitor *);
 /* Advantages of a group: (r − mean) / (deviation + 1e-4), the deviation that of n − 1; 0 for equal rewards. */
 void lc_group_advantages(const double *reward, int64_t group, bool scaled, double *out);

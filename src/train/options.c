@@ -11,7 +11,8 @@ const lc_option lc_train_options[] = {
     {"task", LC_OPT_CHOICE, AT(task), "lm", 0, 0, "lm|classification|token-classification", NULL,
      "next tokens; a label for a row; a label for each word"},
     {"head", LC_OPT_CHOICE, AT(head), "auto", 0, 0, "auto|new|frozen", NULL,
-     "of a task with labels: the model's own where it has one, else new; always new; the model's own, not trained"},
+     "of a task with labels: the model's own where it has one, else new; always new; the model's own, not "
+     "trained"},
     {"steps", LC_OPT_INT, AT(steps), "0", 0, 1e12, NULL, "N", "updates; 0: as the epochs give"},
     {"epochs", LC_OPT_FLOAT, AT(epochs), "1", 0, 1e6, NULL, "E", "passes over the data, when steps is 0"},
     {"stop-after", LC_OPT_INT, AT(stop_after), "0", 0, 1e12, NULL, "N",
@@ -85,9 +86,12 @@ static lc_status check_task(lc_ctx *ctx, const lc_config *c, const lc_train_opts
   if (task == LC_TASK_LM && lc_task_has_labels(c->task))
     return lc_usage(ctx, "train: a %s has labels: --task %s", lc_architecture(c), lc_task_name(c->task));
   if (task == LC_TASK_LM)
-    return lc_usage(ctx, "train: a %s predicts no next token: --task classification or token-classification gives it a head",
-                    lc_architecture(c));
-  return lc_usage(ctx, "train: the model was opened as a %s, --task is %s", lc_architecture(c), lc_task_name(task));
+    return lc_usage(
+        ctx,
+        "train: a %s predicts no next token: --task classification or token-classification gives it a head",
+        lc_architecture(c));
+  return lc_usage(ctx, "train: the model was opened as a %s, --task is %s", lc_architecture(c),
+                  lc_task_name(task));
 }
 
 static lc_status resolve_dtype(lc_ctx *ctx, lc_train_opts *o) {
@@ -117,8 +121,8 @@ lc_status lc_train_resolve(lc_ctx *ctx, const lc_config *c, const lc_method *m, 
     return lc_usage(ctx, "train: --head is of a --task with labels");
   if (m->defaults) LC_TRY(m->defaults(self, ctx, o));
   if (c->image && o->seq && o->seq != c->context)
-    return lc_usage(ctx, "train: seq is %lld: a picture has %lld rows, all of which the network sees", (long long)o->seq,
-                    (long long)c->context);
+    return lc_usage(ctx, "train: seq is %lld: a picture has %lld rows, all of which the network sees",
+                    (long long)o->seq, (long long)c->context);
   if (o->seq == 0) o->seq = c->image ? c->context : lc_min64(1024, c->context);
   if (o->seq < 2)
     return lc_usage(ctx, "train: seq is %lld, a row needs at least 2 tokens", (long long)o->seq);

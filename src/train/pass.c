@@ -117,7 +117,8 @@ lc_status lc_pass(lc_training *t, const lc_example *ex, int64_t n, bool backward
   t->run->step = (uint32_t)t->step;
   t->run->micro = (uint32_t)t->micro;
   t->run->example_scale = 1 / (float)lc_max64(1, t->n_example);
-  lc_status st = lc_stage_pass(&s, ex, n, backward, backward, own ? 1 : loss_scale, NULL, own ? &plain : loss_sum, targets);
+  lc_status st = lc_stage_pass(&s, ex, n, backward, backward, own ? 1 : loss_scale, NULL,
+                               own ? &plain : loss_sum, targets);
   if (own) t->policy->base = -1;
   if (own && !st) *loss_sum += lc_goal_loss(t, ex - t->example, n) * (double)t->update_targets;
   for (const lc_auxiliary *a = t->graph.auxiliary; a && backward && !st; a = a->next) {

@@ -19,7 +19,8 @@ struct lc_phase_values {
 typedef lc_status (*visit_fn)(void *arg, const lc_weight *, const lc_delta_ops *, int i, lc_param *);
 
 static lc_status each(const lc_training *t, visit_fn fn, void *arg) {
-  for (int i = 0; t->adapter && i < t->adapter->n; i++) { /* the run's own: other adapters of the net stay as they are */
+  for (int i = 0; t->adapter && i < t->adapter->n;
+       i++) { /* the run's own: other adapters of the net stay as they are */
     const lc_delta *d = t->adapter->delta[i];
     for (int p = 0; p < d->n_param; p++) LC_TRY(fn(arg, d->w, d->ops, p, d->param[p]));
   }

@@ -21,7 +21,7 @@ typedef struct {
   double kl, clip, gamma, lambda, critic_lr;
   int64_t critic_steps;
   lc_critic critic;
-  float *h;      /* hidden state by scored row of the sampling, in order */
+  float *h;            /* hidden state by scored row of the sampling, in order */
   double *goal, *grad; /* by scored row; C + 1 */
   int64_t scored, room;
   double critic_loss, kl_mean, value_mean;
@@ -29,11 +29,14 @@ typedef struct {
 
 static const lc_option options[] = {
     LC_SAMPLING_OPTIONS(ppo, "4"),
-    {"kl", LC_OPT_FLOAT, offsetof(ppo, kl), "0.05", 0, 1e6, NULL, "K", "weight of the KL to the model as it was, in the reward"},
+    {"kl", LC_OPT_FLOAT, offsetof(ppo, kl), "0.05", 0, 1e6, NULL, "K",
+     "weight of the KL to the model as it was, in the reward"},
     {"clip-ratio", LC_OPT_FLOAT, offsetof(ppo, clip), "0.2", 0, 1e6, NULL, "E", "ratios are clipped to 1±E"},
     {"gamma", LC_OPT_FLOAT, offsetof(ppo, gamma), "1", 0, 1, NULL, "G", "discount"},
-    {"lambda", LC_OPT_FLOAT, offsetof(ppo, lambda), "0.95", 0, 1, NULL, "L", "of generalised advantage estimation"},
-    {"critic-lr", LC_OPT_FLOAT, offsetof(ppo, critic_lr), "0.01", 0, 1e6, NULL, "R", "the critic's rate (Adam)"},
+    {"lambda", LC_OPT_FLOAT, offsetof(ppo, lambda), "0.95", 0, 1, NULL, "L",
+     "of generalised advantage estimation"},
+    {"critic-lr", LC_OPT_FLOAT, offsetof(ppo, critic_lr), "0.01", 0, 1e6, NULL, "R",
+     "the critic's rate (Adam)"},
     {"critic-steps", LC_OPT_INT, offsetof(ppo, critic_steps), "8", 0, 1 << 20, NULL, "N",
      "its updates a sampling; 0: it stays 0, and the whitening is the only baseline"},
     {0},
@@ -92,7 +95,8 @@ static void estimate(ppo *self, lc_policy *p, int64_t i, int64_t at, double *kl,
   for (int64_t k = p->start[i + 1] - 1; k >= p->start[i]; k--) {
     if (!p->target[k]) continue;
     const double value = lc_critic_value(&self->critic, self->h + --j * self->critic.C),
-                 drift = self->kl != 0 ? (double)p->ref[k] - (double)p->old[k] : 0; /* log π_old − log π_ref */
+                 drift =
+                     self->kl != 0 ? (double)p->ref[k] - (double)p->old[k] : 0; /* log π_old − log π_ref */
     const double reward = (last ? p->reward[i] : 0) - self->kl * drift,
                  delta = reward + self->gamma * next_value - value;
     next_advantage = delta + self->gamma * self->lambda * next_advantage;
@@ -120,7 +124,8 @@ static lc_status weigh(void *selfp, lc_training *t) {
   lc_policy *p = t->policy;
   int64_t at = 0;
   self->kl_mean = self->value_mean = 0;
-  for (int64_t i = 0; i < p->n; at += p->targets[i++]) estimate(self, p, i, at, &self->kl_mean, &self->value_mean);
+  for (int64_t i = 0; i < p->n; at += p->targets[i++])
+    estimate(self, p, i, at, &self->kl_mean, &self->value_mean);
   self->kl_mean /= (double)lc_max64(1, at);
   self->value_mean /= (double)lc_max64(1, at);
   p->scale = 1 / (double)lc_max64(1, at);
@@ -176,10 +181,14 @@ const lc_objective lc_objective_ppo = {
     .name = "ppo",
     .title = "PPO: sampled answers, each token against a critic's expectation",
     .source = "arXiv 1707.06347",
-    .about = "Samples answers from the weights being trained, rewards the last token by a rule and every token by −κ times the "
-             "log-ratio to the model before training, and makes `updates` clipped updates of one sampling. The critic is linear in the "
-             "final hidden state and its gradient stays out of the network; critic-steps=0 leaves it at 0. Rows are {\"prompt\", "
-             "\"answer\"}; --batch counts prompts. Step events tell reward, KL, the share of clipped tokens, the critic's loss and the "
+    .about = "Samples answers from the weights being trained, rewards the last token by a rule and every "
+             "token by −κ times the "
+             "log-ratio to the model before training, and makes `updates` clipped updates of one sampling. "
+             "The critic is linear in the "
+             "final hidden state and its gradient stays out of the network; critic-steps=0 leaves it at 0. "
+             "Rows are {\"prompt\", "
+             "\"answer\"}; --batch counts prompts. Step events tell reward, KL, the share of clipped tokens, "
+             "the critic's loss and the "
              "answers' length.",
     .options = options,
     .self_size = sizeof(ppo),

@@ -16,12 +16,14 @@ typedef struct {
 } preference;
 
 static const lc_option dpo_options[] = {
-    {"beta", LC_OPT_FLOAT, offsetof(preference, beta), "0.1", 1e-9, 1e6, NULL, "B", "weight of the difference"},
+    {"beta", LC_OPT_FLOAT, offsetof(preference, beta), "0.1", 1e-9, 1e6, NULL, "B",
+     "weight of the difference"},
     {0},
 };
 static const lc_option simpo_options[] = {
     {"beta", LC_OPT_FLOAT, offsetof(preference, beta), "2", 1e-9, 1e6, NULL, "B", "weight of the difference"},
-    {"gamma", LC_OPT_FLOAT, offsetof(preference, gamma), "1", 0, 1e6, NULL, "G", "margin that it is to exceed"},
+    {"gamma", LC_OPT_FLOAT, offsetof(preference, gamma), "1", 0, 1e6, NULL, "G",
+     "margin that it is to exceed"},
     {0},
 };
 enum { PAIRS, RIGHT, MARGIN, CHOSEN, REJECTED };
@@ -48,7 +50,8 @@ static lc_status weigh(void *self, lc_training *t) {
   lc_policy *p = t->policy;
   p->scale = 2 / (double)p->n;
   for (int64_t i = 0; i < p->n; i += 2) {
-    const double z = s->beta * (score(s, p, i, p->old + p->start[i]) - score(s, p, i + 1, p->old + p->start[i + 1])) -
+    const double z = s->beta * (score(s, p, i, p->old + p->start[i]) -
+                                score(s, p, i + 1, p->old + p->start[i + 1])) -
                      s->gamma,
                  slope = s->beta * exp(lc_log_sigmoid(-z)) * p->scale;
     p->weight[i] = (float)(slope / (s->mean ? (double)p->targets[i] : 1));
@@ -91,9 +94,12 @@ const lc_objective lc_objective_dpo = {
     .name = "dpo",
     .title = "DPO: the preferred answer gains on the other, against the model as it was",
     .source = "arXiv 2305.18290",
-    .about = "−log σ(β[(log π(y_w) − log π_ref(y_w)) − (log π(y_l) − log π_ref(y_l))]), sums over the answer's tokens, the mean "
-             "over pairs. The reference is the model before training; it costs a forward pass and no second copy of the weights. "
-             "--batch counts pairs. Step events tell the share of pairs in the right order, the margin and both rewards (β times "
+    .about = "−log σ(β[(log π(y_w) − log π_ref(y_w)) − (log π(y_l) − log π_ref(y_l))]), sums over the "
+             "answer's tokens, the mean "
+             "over pairs. The reference is the model before training; it costs a forward pass and no second "
+             "copy of the weights. "
+             "--batch counts pairs. Step events tell the share of pairs in the right order, the margin and "
+             "both rewards (β times "
              "the log-ratio).",
     .options = dpo_options,
     .self_size = sizeof(preference),
@@ -111,7 +117,8 @@ const lc_objective lc_objective_simpo = {
     .name = "simpo",
     .title = "SimPO: the preferred answer's mean log-probability exceeds the other's by a margin",
     .source = "arXiv 2405.14734",
-    .about = "−log σ(β[mean log π(y_w) − mean log π(y_l)] − γ), without a reference. --batch counts pairs. Events as dpo's; the "
+    .about = "−log σ(β[mean log π(y_w) − mean log π(y_l)] − γ), without a reference. --batch counts pairs. "
+             "Events as dpo's; the "
              "rewards are β times the mean log-probability.",
     .options = simpo_options,
     .self_size = sizeof(preference),

@@ -78,7 +78,8 @@ static lc_status make_schema(lc_ctx *ctx, const lc_method *m, const lc_objective
     for (int i = 0; i < s->n_part[k]; i++)
       string_field(&s->part_field[k][i], s->part[k][i].name, (size_t)i * sizeof(char *));
     *f = (cyaml_schema_field_t){.key = head_keys[TEXTS + k],
-                                .data_offset = (uint32_t)(offsetof(sheet, part) + (size_t)k * sizeof(values *))};
+                                .data_offset =
+                                    (uint32_t)(offsetof(sheet, part) + (size_t)k * sizeof(values *))};
     f++->value = (cyaml_schema_value_t){.type = CYAML_MAPPING,
                                         .flags = CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL,
                                         .data_size = sizeof(values),
@@ -162,7 +163,8 @@ static lc_status copy_sheet(lc_ctx *ctx, const schema *s, const sheet *data, lc_
   for (int i = 0; i < TEXTS; i++)
     if (data->head[i] && !(*to[i] = lc_strdup(ctx, data->head[i]))) return LC_FAILED;
   LC_TRY(copy_pairs(ctx, lc_train_options, data->option, s->n_option, &r->option, &r->n_option));
-  if (data->part[0]) LC_TRY(copy_pairs(ctx, s->part[0], data->part[0]->value, s->n_part[0], &r->set, &r->n_set));
+  if (data->part[0])
+    LC_TRY(copy_pairs(ctx, s->part[0], data->part[0]->value, s->n_part[0], &r->set, &r->n_set));
   return data->part[1] ? copy_pairs(ctx, s->part[1], data->part[1]->value, s->n_part[1], &r->with, &r->n_with)
                        : LC_OK;
 }
@@ -184,8 +186,8 @@ static lc_status named(lc_ctx *ctx, const char *path, const char *text, size_t s
                   near ? near : "", near ? "'?" : "");
   } else if (objective && !(*goal = lc_objective_find(objective))) {
     near = lc_objective_nearest(objective);
-    st = lc_usage(ctx, "%s: there is no objective '%s'%s%s%s", path, objective, near ? "; did you mean '" : "",
-                  near ? near : "", near ? "'?" : "");
+    st = lc_usage(ctx, "%s: there is no objective '%s'%s%s%s", path, objective,
+                  near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "");
   }
   unload(&s, data);
   return st;
@@ -238,7 +240,8 @@ lc_status lc_recipe_apply(lc_ctx *ctx, const lc_recipe *r, lc_train_opts *o, con
   for (int i = 0; self && i < r->n_set; i++)
     LC_TRY(lc_options_set(ctx, m->options, m->name, self, r->set[i].key, r->set[i].value));
   for (int i = 0; goal && goal->row && i < r->n_with; i++)
-    LC_TRY(lc_options_set(ctx, goal->row->options, goal->row->name, goal->self, r->with[i].key, r->with[i].value));
+    LC_TRY(lc_options_set(ctx, goal->row->options, goal->row->name, goal->self, r->with[i].key,
+                          r->with[i].value));
   return LC_OK;
 }
 

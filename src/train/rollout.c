@@ -32,8 +32,8 @@ static lc_status find_reward(lc_ctx *ctx, const char *name, const lc_reward **ou
     if (name && !strcmp(name, names[i])) return *out = &lc_rewards[i], LC_OK;
   }
   const char *near = name ? lc_nearest(name, names, lc_n_rewards) : NULL;
-  return lc_usage(ctx, "objective: there is no reward '%s'%s%s%s", name ? name : "", near ? "; did you mean '" : "",
-                  near ? near : "", near ? "'?" : "");
+  return lc_usage(ctx, "objective: there is no reward '%s'%s%s%s", name ? name : "",
+                  near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "");
 }
 
 static lc_status make(lc_training *t, lc_rollout *r) {
@@ -46,24 +46,28 @@ static lc_status make(lc_training *t, lc_rollout *r) {
   r->reward = lc_alloc_n(ctx, LC_MEM_OTHER, n, sizeof *r->reward);
   r->example = lc_alloc_n(ctx, LC_MEM_OTHER, n, sizeof *r->example);
   r->logits = lc_alloc_n(ctx, LC_MEM_OTHER, 2 * (size_t)t->net->model->config.V, sizeof *r->logits);
-  r->text.cap = 16 * (size_t)r->o->max_tokens + 64; /* more than an answer's bytes, as a rule: it does not grow later */
+  r->text.cap =
+      16 * (size_t)r->o->max_tokens + 64; /* more than an answer's bytes, as a rule: it does not grow later */
   r->text.data = lc_alloc(ctx, LC_MEM_OTHER, r->text.cap);
-  if (!r->id || !r->target || !r->size || !r->prompt || !r->reward || !r->example || !r->logits || !r->text.data)
+  if (!r->id || !r->target || !r->size || !r->prompt || !r->reward || !r->example || !r->logits ||
+      !r->text.data)
     return LC_FAILED;
   LC_TRY(find_reward(ctx, r->o->reward, &r->verify));
   if (r->o->extract && *r->o->extract) LC_TRY(lc_extractor_new(ctx, r->o->extract, &r->extract));
   return lc_session_new(t->net, r->length, lc_min64(r->length, 512), LC_F32, &r->session);
 }
 
-lc_status lc_rollout_new(lc_training *t, const lc_sampling *o, int64_t prompts, int64_t longest, lc_rollout **out) {
+lc_status lc_rollout_new(lc_training *t, const lc_sampling *o, int64_t prompts, int64_t longest,
+                         lc_rollout **out) {
   *out = NULL;
   const int64_t context = t->net->model->config.context;
   if (!t->tok) return lc_usage(t->ctx, "objective: sampling needs a tokenizer");
   if (longest + o->max_tokens > context)
-    return lc_usage(t->ctx,
-                    "objective: a prompt of %lld tokens and an answer of %lld (max-tokens) do not fit the model's %lld "
-                    "positions",
-                    (long long)longest, (long long)o->max_tokens, (long long)context);
+    return lc_usage(
+        t->ctx,
+        "objective: a prompt of %lld tokens and an answer of %lld (max-tokens) do not fit the model's %lld "
+        "positions",
+        (long long)longest, (long long)o->max_tokens, (long long)context);
   lc_rollout *r = lc_alloc(t->ctx, LC_MEM_OTHER, sizeof *r);
   if (!r) return LC_FAILED;
   *r = (lc_rollout){.o = o, .max_n = prompts * o->group, .length = longest + o->max_tokens, .made = -1};
@@ -87,21 +91,24 @@ static bool is_stop(const lc_tokenizer *tok, int32_t id) {
 }
 
 /* One answer after what the session holds; r->logits has the logits of its first token. The first token's draw is number `draw`. */
-static lc_status answer(lc_rollout *r, lc_training *t, const lc_sample_opts *o, uint64_t draw, int32_t *to, int64_t *n) {
+static lc_status answer(lc_rollout *r, lc_training *t, const lc_sample_opts *o, uint64_t draw, int32_t *to,
+                        int64_t *n) {
   const int64_t V = t->net->model->config.V;
   float *logits = r->logits + V;
   memcpy(logits, r->logits, (size_t)V * sizeof *logits);
   for (*n = 0;;) {
     const int32_t id = lc_sample(o, logits, V, NULL, 0, draw + (uint64_t)*n);
     if (!(logits[id] > -INFINITY))
-      return lc_fail(t->ctx, "step %lld: sampling met logits of which none is a number", (long long)t->step + 1);
+      return lc_fail(t->ctx, "step %lld: sampling met logits of which none is a number",
+                     (long long)t->step + 1);
     to[(*n)++] = id;
     if (is_stop(t->tok, id) || *n == r->o->max_tokens) return LC_OK;
     LC_TRY(lc_session_feed(r->session, &id, 1, false, logits));
   }
 }
 
-static lc_status judge(lc_rollout *r, lc_training *t, const int32_t *id, int64_t n, const char *gold, double *reward) {
+static lc_status judge(lc_rollout *r, lc_training *t, const int32_t *id, int64_t n, const char *gold,
+                       double *reward) {
   size_t from = 0, to;
   r->text.n = 0;
   r->text.data[0] = 0;
@@ -112,7 +119,8 @@ static lc_status judge(lc_rollout *r, lc_training *t, const int32_t *id, int64_t
   const char *right = gold;
   size_t g0, g1;
   char *cut = NULL;
-  if (r->extract && lc_extract(r->extract, gold, strlen(gold), &g0, &g1)) { /* a gold answer with its working */
+  if (r->extract &&
+      lc_extract(r->extract, gold, strlen(gold), &g0, &g1)) { /* a gold answer with its working */
     if (!(cut = lc_format(t->ctx, "%.*s", (int)(g1 - g0), gold + g0))) return LC_FAILED;
     right = cut;
   }
@@ -122,8 +130,10 @@ static lc_status judge(lc_rollout *r, lc_training *t, const int32_t *id, int64_t
 }
 
 /* The answers of one prompt, as sequences i … i+G-1. */
-static lc_status group(lc_rollout *r, lc_training *t, const lc_example *prompt, const char *gold, int64_t i, int64_t turn) {
-  const lc_sample_opts o = {.temp = r->o->temperature, .top_p = 1, .repeat_penalty = 1, .seed = (uint64_t)t->opts.seed};
+static lc_status group(lc_rollout *r, lc_training *t, const lc_example *prompt, const char *gold, int64_t i,
+                       int64_t turn) {
+  const lc_sample_opts o = {
+      .temp = r->o->temperature, .top_p = 1, .repeat_penalty = 1, .seed = (uint64_t)t->opts.seed};
   lc_session_truncate(r->session, 0);
   LC_TRY(lc_session_feed(r->session, prompt->id, prompt->n, false, r->logits));
   for (int64_t g = 0; g < r->o->group; g++, i++) {
@@ -152,8 +162,10 @@ static void lay_examples(lc_rollout *r) {
 
 /* Rewards change places (Fisher-Yates). */
 static void deal_out(lc_rollout *r, lc_training *t, int64_t turn) {
-  const lc_rng rng = {
-      .seed = (uint64_t)t->opts.seed, .step = (uint32_t)turn, .tensor = lc_fnv1a32("rewards"), .purpose = LC_RNG_SHUFFLE};
+  const lc_rng rng = {.seed = (uint64_t)t->opts.seed,
+                      .step = (uint32_t)turn,
+                      .tensor = lc_fnv1a32("rewards"),
+                      .purpose = LC_RNG_SHUFFLE};
   for (int64_t i = r->n - 1; i > 0; i--) {
     const int64_t j = (int64_t)lc_rng_below(&rng, (uint64_t)i, (uint64_t)i + 1);
     const double x = r->reward[i];
@@ -174,7 +186,8 @@ lc_status lc_rollout_sample(lc_rollout *r, lc_training *t, const int64_t *row, i
   return LC_OK;
 }
 
-lc_status lc_rollout_evaluate(lc_rollout *r, lc_training *t, const lc_dataset *d, int64_t limit, double *reward, int64_t *n) {
+lc_status lc_rollout_evaluate(lc_rollout *r, lc_training *t, const lc_dataset *d, int64_t limit,
+                              double *reward, int64_t *n) {
   const lc_sample_opts greedy = {.top_p = 1, .repeat_penalty = 1};
   double sum = 0;
   int32_t *id = lc_alloc_n(t->ctx, LC_MEM_OTHER, (size_t)r->o->max_tokens, sizeof *id);
@@ -208,12 +221,14 @@ lc_status lc_rollout_visit(lc_rollout *r, lc_ctx *ctx, lc_visitor *v) {
   LC_TRY(v->array(v, "rollout:reward", LC_I32, 2 * r->max_n, r->reward)); /* f64 as pairs of words */
   const int64_t most = r->max_n / r->o->group;
   if (r->prompts < 0 || r->prompts > most)
-    return lc_fail(ctx, "a sampling of %lld prompts: at most %lld are possible", (long long)r->prompts, (long long)most);
+    return lc_fail(ctx, "a sampling of %lld prompts: at most %lld are possible", (long long)r->prompts,
+                   (long long)most);
   r->n = r->prompts * r->o->group;
   for (int64_t i = 0; i < r->n; i++)
     if (r->prompt[i] < 1 || r->size[i] <= r->prompt[i] || r->size[i] > r->length)
-      return lc_fail(ctx, "sampled sequence %lld has %lld tokens, %lld of them the prompt's: at most %lld are possible",
-                     (long long)i + 1, (long long)r->size[i], (long long)r->prompt[i], (long long)r->length);
+      return lc_fail(
+          ctx, "sampled sequence %lld has %lld tokens, %lld of them the prompt's: at most %lld are possible",
+          (long long)i + 1, (long long)r->size[i], (long long)r->prompt[i], (long long)r->length);
   lay_examples(r);
   return LC_OK;
 }

@@ -80,7 +80,7 @@ typedef struct {
 struct lc_train_opts {
   int64_t steps, stop_after, batch, micro_batch, seq;
   double epochs, lr, warmup, clip, weight_decay, density;
-  int schedule; /* lc_schedule_kind */
+  int schedule;   /* lc_schedule_kind */
   int task, head; /* lc_train_task, lc_train_head */
   char *optimizer, *dtype, *targets, *eval_data, *base_name;
   double beta1, beta2, eps, momentum;
@@ -126,20 +126,22 @@ struct lc_training {
   int phase, n_phases;
   int64_t phase_first;                 /* updates finished when the phase began */
   int64_t phase_length[LC_MAX_PHASES]; /* the schedule's length, a phase */
-  int64_t optimizer_first; /* updates finished when the optimiser's state began: a method that clears it sets this, before a step */
-  int64_t last;    /* updates after which this run ends: min(planned, stop_after) */
+  int64_t
+      optimizer_first; /* updates finished when the optimiser's state began: a method that clears it sets this, before a step */
+  int64_t last; /* updates after which this run ends: min(planned, stop_after) */
   lc_example *example;
   int64_t n_example;          /* of the update under way: micro-batch i is [i·micro_batch, …) */
   int64_t micro, n_micro;     /* of the update under way */
   int64_t update_targets;     /* the update's denominator */
   double loss, grad_norm, lr; /* of the last update */
-  int copies; /* 2, set by attach: a training pass has every example twice (lc_run.copies); else 0 */
-  bool not_finite;            /* the last pass failed because a loss was no finite number */
-  double auxiliary;           /* further losses of the last update, weighted; not part of loss */
-  int64_t tokens;             /* so far */
-  const char *out;            /* output directory */
-  bool counting; /* attach: only sizes count (cost.c): what would be chosen at a price may be the first positions (lc_index_first) */
-  bool grows;    /* so counted: what the run holds grows while it trains */
+  int copies;       /* 2, set by attach: a training pass has every example twice (lc_run.copies); else 0 */
+  bool not_finite;  /* the last pass failed because a loss was no finite number */
+  double auxiliary; /* further losses of the last update, weighted; not part of loss */
+  int64_t tokens;   /* so far */
+  const char *out;  /* output directory */
+  bool
+      counting; /* attach: only sizes count (cost.c): what would be chosen at a price may be the first positions (lc_index_first) */
+  bool grows;   /* so counted: what the run holds grows while it trains */
   bool resuming; /* attach and calibrate: a checkpoint will overwrite every array that the visitors name */
   struct lc_history *history;
   lc_event_fn event;
@@ -207,9 +209,10 @@ lc_status lc_calibrate_inputs(lc_training *, lc_weight **, int n, int64_t n_exam
 /* ---- cost.c: what a method would hold and do; no data, no step ---- */
 enum { LC_COST_STEPS = 1000 }; /* updates that are supposed when --steps is not given */
 typedef struct {
-  int64_t trainable;                                    /* values moved; the largest of all phases, as the bytes */
-  int64_t state_bytes, gradient_bytes, candidate_bytes; /* as the allocator counts them when the first update begins */
-  double step;         /* products of an update: 1 = the frozen model's forward and dx; the mean of all phases */
+  int64_t trainable; /* values moved; the largest of all phases, as the bytes */
+  int64_t state_bytes, gradient_bytes,
+      candidate_bytes; /* as the allocator counts them when the first update begins */
+  double step; /* products of an update: 1 = the frozen model's forward and dx; the mean of all phases */
   double target_share; /* of those products that are the targets' */
   int phases;
   bool estimate;         /* state_bytes is how it begins: it grows in training */

@@ -87,7 +87,10 @@ static void test_tokens(void **state) {
   lc_net_free(net);
 }
 
-typedef struct { int steps, done; int stop_at; } events;
+typedef struct {
+  int steps, done;
+  int stop_at;
+} events;
 
 static int count(void *arg, const char *kind, const char *json) {
   events *e = arg;
@@ -99,7 +102,8 @@ static int count(void *arg, const char *kind, const char *json) {
 }
 
 static double perplexity(lc_net *net) {
-  static const char text[] = "the cat sat on a mat and saw two birds fly far away, and the dog ran after them.";
+  static const char text[] =
+      "the cat sat on a mat and saw two birds fly far away, and the dog ran after them.";
   lc_result r;
   ok(lc_perplexity(net, text, strlen(text), 32, &r));
   assert_true(r.tokens > 0 && fabs(exp(r.loss) / r.perplexity - 1) < 1e-6);
@@ -108,7 +112,8 @@ static double perplexity(lc_net *net) {
 
 static lc_options *options(const char *method) {
   lc_options *o;
-  static const char *const set[][2] = {{"steps", "6"}, {"batch", "2"}, {"seq", "32"}, {"density", "0.05"}, {"lr", "0.01"}, {"dtype", "f32"}};
+  static const char *const set[][2] = {{"steps", "6"},      {"batch", "2"}, {"seq", "32"},
+                                       {"density", "0.05"}, {"lr", "0.01"}, {"dtype", "f32"}};
   ok(lc_options_new(ctx, method, &o));
   for (size_t i = 0; i < sizeof set / sizeof *set; i++) ok(lc_options_put(o, set[i][0], set[i][1]));
   return o;
@@ -182,7 +187,9 @@ static int append(void *arg, const char *text, size_t n) {
   return 0;
 }
 
-static int stop_at_once(void *arg, const char *text, size_t n) { return 1; }
+static int stop_at_once(void *arg, const char *text, size_t n) {
+  return 1;
+}
 
 static void write_bytes(const char *path, const unsigned char *head, size_t n_head, size_t n, int of) {
   FILE *f = fopen(path, "wb");
@@ -194,7 +201,8 @@ static void write_bytes(const char *path, const unsigned char *head, size_t n_he
 
 /* A network with labels, that sees: its rows are pictures. */
 static void test_train_labels(void **state) {
-  static const unsigned char pictures[16] = {0, 0, 8, 3, 0, 0, 0, 9, 0, 0, 0, 12, 0, 0, 0, 12}, labels[8] = {0, 0, 8, 1, 0, 0, 0, 9};
+  static const unsigned char pictures[16] = {0, 0, 8, 3, 0, 0, 0, 9, 0, 0, 0, 12, 0, 0, 0, 12},
+                             labels[8] = {0, 0, 8, 1, 0, 0, 0, 9};
   lc_model *sees;
   lc_net *net;
   lc_options *o;
@@ -260,8 +268,10 @@ static void test_feed(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_model),   cmocka_unit_test(test_tokens),   cmocka_unit_test(test_options),
-                                     cmocka_unit_test(test_train_stop_resume), cmocka_unit_test(test_train_labels),
-                                     cmocka_unit_test(test_generate), cmocka_unit_test(test_feed)};
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_model),        cmocka_unit_test(test_tokens),
+      cmocka_unit_test(test_options),      cmocka_unit_test(test_train_stop_resume),
+      cmocka_unit_test(test_train_labels), cmocka_unit_test(test_generate),
+      cmocka_unit_test(test_feed)};
   return cmocka_run_group_tests(tests, setup, teardown);
 }

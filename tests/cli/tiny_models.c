@@ -48,7 +48,8 @@ static int has(int n, char **field) {
     if (colon) snprintf(event, sizeof event, "%.*s", (int)(colon - field[i]), field[i]);
     memcpy(copy, text, size + 1);
     for (char *line = strtok_r(copy, "\n", &save); line; line = strtok_r(NULL, "\n", &save))
-      if (!line_has(line, *event ? event : NULL, key, &asked)) return fprintf(stderr, "no '%s' in: %s\n", field[i], line), 1;
+      if (!line_has(line, *event ? event : NULL, key, &asked))
+        return fprintf(stderr, "no '%s' in: %s\n", field[i], line), 1;
     if (!asked) return fprintf(stderr, "no line for '%s'\n", field[i]), 1;
   }
   return 0;

@@ -190,8 +190,10 @@ int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_every_chunk_once),
                                      cmocka_unit_test(test_another_thread),
                                      cmocka_unit_test(test_lowest_failure_wins),
-                                     cmocka_unit_test(test_own_sentence), cmocka_unit_test(test_nested),
-                                     cmocka_unit_test(test_loops_in_a_row), cmocka_unit_test(test_caller_sleeps),
+                                     cmocka_unit_test(test_own_sentence),
+                                     cmocka_unit_test(test_nested),
+                                     cmocka_unit_test(test_loops_in_a_row),
+                                     cmocka_unit_test(test_caller_sleeps),
                                      cmocka_unit_test(test_fork)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -42,8 +42,9 @@ static int teardown(void **state) {
   return 0;
 }
 
-static const char modules[] = "[{\"type\": \"sentence_transformers.models.Transformer\", \"path\": \"\"},"
-                              " {\"type\": \"sentence_transformers.models.Pooling\", \"path\": \"1_Pooling\"}%s]";
+static const char modules[] =
+    "[{\"type\": \"sentence_transformers.models.Transformer\", \"path\": \"\"},"
+    " {\"type\": \"sentence_transformers.models.Pooling\", \"path\": \"1_Pooling\"}%s]";
 
 static void write_modules(const char *more) {
   char text[512];
@@ -52,7 +53,8 @@ static void write_modules(const char *more) {
 }
 
 /* The pooled hidden states of one text, from a pass of its own. */
-static void expect(lc_net *net, const char *text, lc_pooling pooling, bool normalize, int64_t max, double *out) {
+static void expect(lc_net *net, const char *text, lc_pooling pooling, bool normalize, int64_t max,
+                   double *out) {
   lc_framed f = {0};
   ok(lc_tokenize_framed(tok, text, strlen(text), NULL, 0, max, &f));
   const int64_t T = f.ids.n;
@@ -68,7 +70,9 @@ static void expect(lc_net *net, const char *text, lc_pooling pooling, bool norma
       else if ((pooling != LC_POOL_CLS || t == 0) && (pooling != LC_POOL_LAST || t == T - 1))
         sum += v;
     }
-    out[c] = pooling == LC_POOL_MEAN ? sum / (double)T : pooling == LC_POOL_SQRT ? sum / sqrt((double)T) : sum;
+    out[c] = pooling == LC_POOL_MEAN   ? sum / (double)T
+             : pooling == LC_POOL_SQRT ? sum / sqrt((double)T)
+                                       : sum;
     norm += out[c] * out[c];
   }
   for (int64_t c = 0; c < C && normalize; c++) out[c] /= sqrt(norm);
@@ -152,7 +156,8 @@ static void neighbours_and_threads(void **state) {
         dot += (double)alone[c] * (double)together[i * C + c];
         far = fmax(far, fabs((double)alone[c] - (double)together[i * C + c]));
       }
-      if (!(far < (dtype ? 1e-2 : 1e-5)) || !(dot > 0.999)) fail_msg("text %d: %g apart, cosine %g", i, far, dot);
+      if (!(far < (dtype ? 1e-2 : 1e-5)) || !(dot > 0.999))
+        fail_msg("text %d: %g apart, cosine %g", i, far, dot);
     }
     lc_ctx *one;
     lc_model *m;
@@ -210,9 +215,12 @@ static void refused(void **state) {
       {"[{\"type\": \"Pooling\", \"path\": \"/1_Pooling\"}]", mean, "{}", "leads out"},
       {"[{\"type\": \"Pooling\"}]", mean, "{}", "without type or path"},
       {"[{\"type\": \"Pooling\", \"path\": \"1_Pooling\"}]", "{}", "{}", "0 kinds of pooling"},
-      {"[{\"type\": \"Pooling\", \"path\": \"1_Pooling\"}]", "{\"pooling_mode_mean_tokens\": true, \"pooling_mode_max_tokens\": true}", "{}", "2 kinds"},
-      {"[{\"type\": \"Pooling\", \"path\": \"1_Pooling\"}]", "{\"pooling_mode\": \"weightedmean\"}", "{}", "0 kinds"},
-      {"[{\"type\": \"Pooling\", \"path\": \"1_Pooling\"}]", "{\"pooling_mode_mean_tokens\": true, \"word_embedding_dimension\": 5}", "{}", "width"},
+      {"[{\"type\": \"Pooling\", \"path\": \"1_Pooling\"}]",
+       "{\"pooling_mode_mean_tokens\": true, \"pooling_mode_max_tokens\": true}", "{}", "2 kinds"},
+      {"[{\"type\": \"Pooling\", \"path\": \"1_Pooling\"}]", "{\"pooling_mode\": \"weightedmean\"}", "{}",
+       "0 kinds"},
+      {"[{\"type\": \"Pooling\", \"path\": \"1_Pooling\"}]",
+       "{\"pooling_mode_mean_tokens\": true, \"word_embedding_dimension\": 5}", "{}", "width"},
       {"{\"type\": \"Pooling\"}", mean, "{}", "no list"},
       {"[{\"type\": \"Transformer\", \"path\": \"\"}]", mean, "{}", "names no pooling"},
       {"[", mean, "{}", "no JSON"},
@@ -230,6 +238,7 @@ static void refused(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(pooling), cmocka_unit_test(neighbours_and_threads),
-                                     cmocka_unit_test(many_and_long), cmocka_unit_test(written), cmocka_unit_test(refused)};
+                                     cmocka_unit_test(many_and_long), cmocka_unit_test(written),
+                                     cmocka_unit_test(refused)};
   return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -221,7 +221,8 @@ static void check_int8(const char *family, lc_dtype dtype, lc_dtype compute, int
       double e = lc_tiny_error(logits[1], logits[0], N * V);
       bool changes = piece <= 4 || lc_gemm_takes_q8(own, dtype, compute);
       /* some ten products in a row, each with a relative error of half a percent */
-      if (!(e < 0.06 && (e > 0) == changes)) fail_msg("%s %s, pieces of %d: %g", family, lc_dtype_get(dtype)->name, piece, e);
+      if (!(e < 0.06 && (e > 0) == changes))
+        fail_msg("%s %s, pieces of %d: %g", family, lc_dtype_get(dtype)->name, piece, e);
       assert_memory_equal(logits[1], logits[2], (size_t)(N * V) * sizeof(float));
       assert_memory_equal(logits[0], logits[3], (size_t)(N * V) * sizeof(float));
     }
@@ -235,14 +236,18 @@ static void test_int8(void **state) {
   static const int pieces[] = {1, 4, 5, 60};
   for (int i = 0; i < 3; i++)
     for (int j = 0; j < 4; j++)
-      for (int compute = 0; compute < 2; compute++) check_int8("llama", types[i], compute ? LC_BF16 : LC_F32, pieces[j]);
+      for (int compute = 0; compute < 2; compute++)
+        check_int8("llama", types[i], compute ? LC_BF16 : LC_F32, pieces[j]);
   check_int8("gpt2", LC_Q8_0, LC_F32, 1);
   check_int8("gpt2", LC_Q8_0, LC_F32, 60); /* biases */
 }
 
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_incremental_is_one_pass),
-                                     cmocka_unit_test(test_truncate), cmocka_unit_test(test_refusals),
-                                     cmocka_unit_test(test_steady_state), cmocka_unit_test(test_pages), cmocka_unit_test(test_int8)};
+                                     cmocka_unit_test(test_truncate),
+                                     cmocka_unit_test(test_refusals),
+                                     cmocka_unit_test(test_steady_state),
+                                     cmocka_unit_test(test_pages),
+                                     cmocka_unit_test(test_int8)};
   return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -262,7 +262,7 @@ static void real_file(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {T(round_trip), T(copy_of_a_file), T(nothing_half_written), T(declarations_refused),
-                                     T(real_file)};
+  const struct CMUnitTest tests[] = {T(round_trip), T(copy_of_a_file), T(nothing_half_written),
+                                     T(declarations_refused), T(real_file)};
   return cmocka_run_group_tests(tests, setup, teardown);
 }

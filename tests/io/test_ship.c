@@ -34,7 +34,9 @@ static uint16_t bf16[N];
 static uint8_t u8[3];
 
 static void write_checkpoint(const char *name) {
-  const lc_named_tensor all[] = {{"a.weight", {f32, LC_F32, 2, {M / 10, 10}}}, {"b.weight", {bf16, LC_BF16, 1, {N}}}, {"c", {u8, LC_U8, 1, {3}}}};
+  const lc_named_tensor all[] = {{"a.weight", {f32, LC_F32, 2, {M / 10, 10}}},
+                                 {"b.weight", {bf16, LC_BF16, 1, {N}}},
+                                 {"c", {u8, LC_U8, 1, {3}}}};
   ok(lc_safetensors_write(ctx, in(name), all, 3));
 }
 

@@ -111,7 +111,8 @@ void row_silu_mul_bf16(probe *p) {
 
 void row_silu_mul_back_bf16(probe *p) {
   EACH_SIZE(n) {
-    float *g = gates(p, n), *u = randoms(p, n, 1), *d = randoms(p, n, 1), *dg = zeros(p, n), *du = zeros(p, n);
+    float *g = gates(p, n), *u = randoms(p, n, 1), *d = randoms(p, n, 1), *dg = zeros(p, n),
+          *du = zeros(p, n);
     uint16_t *gh = narrowed(p, n, g), *uh = narrowed(p, n, u), *dh = narrowed(p, n, d);
     uint16_t *want[2] = {room(p, n, 2), room(p, n, 2)}, *got[2] = {room(p, n, 2), room(p, n, 2)};
     p->fast->silu_mul_back(n, g, u, d, dg, du);

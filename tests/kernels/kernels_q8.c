@@ -16,15 +16,18 @@ void row_quantise_q8(probe *p) {
     if (kind == 1) x[n / 2] = NAN;
     if (kind == 2) x[n - 1] = -INFINITY;
     if (kind == 3) x[0] = 3e38f;
-    lc_q8_vector a = lc_q8_in(room(p, (int64_t)lc_q8_bytes(n), 1), n), b = lc_q8_in(room(p, (int64_t)lc_q8_bytes(n), 1), n);
+    lc_q8_vector a = lc_q8_in(room(p, (int64_t)lc_q8_bytes(n), 1), n),
+                 b = lc_q8_in(room(p, (int64_t)lc_q8_bytes(n), 1), n);
     p->fast->quantise_q8(n, x, &a), p->scalar->quantise_q8(n, x, &b);
     compare_bits(p, (size_t)n, a.q, b.q), compare_bits(p, (size_t)n / 32 * 4, a.sum, b.sum);
     for (int64_t i = 0; i < n / 32; i++) /* NaN may have either sign */
-      if (memcmp(a.scale + i, b.scale + i, 4) && !(isnan(a.scale[i]) && isnan(b.scale[i]))) p->error = INFINITY;
+      if (memcmp(a.scale + i, b.scale + i, 4) && !(isnan(a.scale[i]) && isnan(b.scale[i])))
+        p->error = INFINITY;
     if (kind == 1 && !isnan(a.scale[n / 2 / 32])) p->error = INFINITY;
     if (kind == 2 && !isnan(a.scale[n / 32 - 1])) p->error = INFINITY;
     for (int64_t i = 0; i < n && !kind; i++) /* it stands for the vector: half a step of the block's scale */
-      if (fabsf(x[i] - a.scale[i / 32] * a.q[i]) > a.scale[i / 32] * 0.5001f + LC_Q8_LEAST) p->error = INFINITY;
+      if (fabsf(x[i] - a.scale[i / 32] * a.q[i]) > a.scale[i / 32] * 0.5001f + LC_Q8_LEAST)
+        p->error = INFINITY;
   }
 }
 
@@ -36,10 +39,12 @@ void row_gemv_q8(probe *p) {
         size_t used = (size_t)(n / 32 * lc_dtype_get(dtypes[d])->bytes), row_bytes = used + 40;
         float *x = activations(p, n), *got = zeros(p, m), *want = zeros(p, m);
         uint8_t *W = room(p, (int64_t)row_bytes * m, 1);
-        for (int64_t i = 0; i < m; i++) memcpy(W + (size_t)i * row_bytes, random_blocks(p, n, dtypes[d]), used);
+        for (int64_t i = 0; i < m; i++)
+          memcpy(W + (size_t)i * row_bytes, random_blocks(p, n, dtypes[d]), used);
         lc_q8_vector q = lc_q8_in(room(p, (int64_t)lc_q8_bytes(n), 1), n);
         p->fast->quantise_q8(n, x, &q); /* the same bits as the reference's, and packed for this path */
-        p->fast->gemv_q8(dtypes[d], m, n, W, row_bytes, &q, got), p->scalar->gemv_q8(dtypes[d], m, n, W, row_bytes, &q, want);
+        p->fast->gemv_q8(dtypes[d], m, n, W, row_bytes, &q, got),
+            p->scalar->gemv_q8(dtypes[d], m, n, W, row_bytes, &q, want);
         compare_f32(p, m + 1, got, want);
         for (int64_t i = 0; i < m; i++) { /* a row's sum does not depend on the rows that come with it */
           float alone = 0;
@@ -95,7 +100,11 @@ static void gemm_q8_case(probe *p, lc_dtype dtype, int64_t T, int64_t m, int64_t
   for (int64_t i = 0; i < m; i++) {
     uint8_t *blocks = random_blocks(p, n, dtype);
     for (int64_t b = 0; b < n / 32 && extreme; b++)
-      memset(blocks + b * info->bytes + info->bytes - (dtype == LC_Q8_0 ? 32 : 16), dtype == LC_Q8_0 ? 128 : i % 2 ? 255 : 0, dtype == LC_Q8_0 ? 32 : 16);
+      memset(blocks + b * info->bytes + info->bytes - (dtype == LC_Q8_0 ? 32 : 16),
+             dtype == LC_Q8_0 ? 128
+             : i % 2          ? 255
+                              : 0,
+             dtype == LC_Q8_0 ? 32 : 16);
     memcpy(W + (size_t)i * row_bytes, blocks, row_bytes);
   }
   float *values = zeros(p, n), *got = zeros(p, T * ld), *want = zeros(p, m);
@@ -135,7 +144,8 @@ void row_gemm_q8(probe *p) {
   for (int d = 0; d < 3; d++) {
     p->fast->pack_q8(quantised[d], LC_Q8_PANEL, 64, random_rows(p, LC_Q8_PANEL, 64, quantised[d]), packed);
     p->fast->gemm_q8(quantised[d], 7, 1, packed, &x, 0, y, LC_Q8_PANEL);
-    for (int i = 0; i < 7 * LC_Q8_PANEL; i++) /* what is not finite reaches the output, and no other token's */
+    for (int i = 0; i < 7 * LC_Q8_PANEL;
+         i++) /* what is not finite reaches the output, and no other token's */
       if (isnan(y[i]) != (i / LC_Q8_PANEL == 3)) p->error = INFINITY;
   }
 }

@@ -92,7 +92,8 @@ void row_adamw(probe *p) {
 
 void row_normal(probe *p) {
   EACH_SIZE(n) for (uint64_t first = 0; first < 70; first += 1 + first / 5) {
-    const uint64_t at = first < 40 ? first : ((uint64_t)1 << 34) - 80 + first; /* over a carry of the counter */
+    const uint64_t at =
+        first < 40 ? first : ((uint64_t)1 << 34) - 80 + first; /* over a carry of the counter */
     const lc_rng r = {.seed = 7ull << 33 | 5, .step = (uint32_t)n, .tensor = 9, .draw = 3, .purpose = 6};
     float *x = zeros(p, n), *y = zeros(p, n);
     p->fast->normal(&r, at, n, x), p->scalar->normal(&r, at, n, y);

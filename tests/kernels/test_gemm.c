@@ -54,8 +54,9 @@ static void matrix_free(matrix x) {
 static double run_one(lc_ctx *ctx, const lc_gemm_provider_row *provider, dims d, int pad, bool ta, bool tb,
                       lc_dtype dtype, lc_dtype c_dtype, float beta) {
   const bool plus = beta == 0 && c_dtype == LC_F32 && pad % 2 == 0;
-  lc_gemm_shape s = {d.m,   d.n,     d.k, (ta ? d.m : d.k) + pad, (tb ? d.k : d.n) + pad, d.n + 2, ta, tb,
-                     dtype, c_dtype, beta, false, NULL, 0};
+  lc_gemm_shape s = {
+      d.m,   d.n,  d.k, (ta ? d.m : d.k) + pad, (tb ? d.k : d.n) + pad, d.n + 2, ta, tb, dtype, c_dtype, beta,
+      false, NULL, 0};
   matrix a = matrix_new(ta ? d.k : d.m, s.lda, dtype), b = matrix_new(tb ? d.n : d.k, s.ldb, dtype),
          c = matrix_new(d.m, s.ldc, c_dtype), p = matrix_new(d.m, d.n + 5, LC_F32);
   if (plus) s.plus = p.data, s.ld_plus = d.n + 5;
@@ -146,8 +147,16 @@ static void test_bounded_strips(void **state) {
 
 /* B packed in two parts, columns taken from it in three strips: the bits of the product that packs for itself. */
 static void packed_case(lc_ctx *ctx, dims d, bool ta, bool tb, lc_dtype c_dtype) {
-  lc_gemm_shape s = {.m = d.m, .n = d.n, .k = d.k, .lda = ta ? d.m : d.k, .ldb = tb ? d.k : d.n, .ldc = d.n, .trans_a = ta, .trans_b = tb,
-                     .dtype = LC_BF16, .c_dtype = c_dtype};
+  lc_gemm_shape s = {.m = d.m,
+                     .n = d.n,
+                     .k = d.k,
+                     .lda = ta ? d.m : d.k,
+                     .ldb = tb ? d.k : d.n,
+                     .ldc = d.n,
+                     .trans_a = ta,
+                     .trans_b = tb,
+                     .dtype = LC_BF16,
+                     .c_dtype = c_dtype};
   size_t size = c_dtype == LC_BF16 ? 2 : 4;
   matrix a = matrix_new(ta ? d.k : d.m, s.lda, LC_BF16), b = matrix_new(tb ? d.n : d.k, s.ldb, LC_BF16);
   uint8_t *want = calloc((size_t)(d.m * d.n), size), *got = calloc((size_t)(d.m * d.n), size), *packed;
@@ -158,13 +167,16 @@ static void packed_case(lc_ctx *ctx, dims d, bool ta, bool tb, lc_dtype c_dtype)
     lc_gemm_shape part = s;
     int64_t j = cuts[2 * i];
     part.n = cuts[2 * i + (i ? 1 : 2)] - j;
-    lc_gemm_pack(ctx, &part, (const uint16_t *)b.data + j * (tb ? s.ldb : 1), packed + lc_gemm_packed_bytes(ctx, LC_BF16, j, d.k));
+    lc_gemm_pack(ctx, &part, (const uint16_t *)b.data + j * (tb ? s.ldb : 1),
+                 packed + lc_gemm_packed_bytes(ctx, LC_BF16, j, d.k));
   }
   s.packed_b = true;
   for (int i = 0; i < 3; i++) {
     lc_gemm_shape part = s;
     part.n = cuts[i + 1] - cuts[i];
-    assert_int_equal(lc_gemm(ctx, 0, &part, a.data, packed + lc_gemm_packed_bytes(ctx, LC_BF16, cuts[i], d.k), got + (size_t)cuts[i] * size), LC_OK);
+    assert_int_equal(lc_gemm(ctx, 0, &part, a.data, packed + lc_gemm_packed_bytes(ctx, LC_BF16, cuts[i], d.k),
+                             got + (size_t)cuts[i] * size),
+                     LC_OK);
   }
   assert_memory_equal(got, want, (size_t)(d.m * d.n) * size);
   matrix_free(a), matrix_free(b), free(want), free(got), free(packed);
@@ -181,10 +193,12 @@ static void test_packed(void **state) {
     assert_int_equal(lc_gemm(ctx, 0, &s, x, x, &c), LC_FAILED);
     assert_non_null(strstr(lc_error(ctx), "packed"));
   } else {
-    static const dims d[] = {{33, 100, 70}, {64, 144, 1200}, {20, 130, 2500}}; /* one piece of k, several, a sum in parts */
+    static const dims d[] = {
+        {33, 100, 70}, {64, 144, 1200}, {20, 130, 2500}}; /* one piece of k, several, a sum in parts */
     for (size_t i = 0; i < sizeof d / sizeof *d; i++)
       for (int trans = 0; trans < 4; trans++)
-        packed_case(ctx, d[i], trans & 1, trans & 2, LC_F32), packed_case(ctx, d[i], trans & 1, trans & 2, LC_BF16);
+        packed_case(ctx, d[i], trans & 1, trans & 2, LC_F32),
+            packed_case(ctx, d[i], trans & 1, trans & 2, LC_BF16);
   }
   lc_ctx_free(ctx);
 }
@@ -201,14 +215,22 @@ static void test_strips(void **state) {
     matrix a = matrix_new(M, K, dtype), b = matrix_new(N, K, dtype), c = matrix_new(M, N, c_dtype);
     uint8_t *part = malloc(M * N * size);
     memcpy(part, c.data, M * N * size);
-    lc_gemm_shape s = {.m = M, .n = N, .k = K, .lda = K, .ldb = K, .ldc = N, .trans_b = true, .dtype = dtype, .c_dtype = c_dtype,
+    lc_gemm_shape s = {.m = M,
+                       .n = N,
+                       .k = K,
+                       .lda = K,
+                       .ldb = K,
+                       .ldc = N,
+                       .trans_b = true,
+                       .dtype = dtype,
+                       .c_dtype = c_dtype,
                        .beta = c_dtype == LC_F32 ? 1 : 0};
     assert_int_equal(lc_gemm(ctx, 0, &s, a.data, b.data, c.data), LC_OK);
     for (int64_t i = 0; i < M; i += 32)
       for (int64_t j = 0; j < N; j += 48) {
         s.m = lc_min64(32, M - i), s.n = lc_min64(48, N - j);
-        assert_int_equal(lc_gemm(ctx, 0, &s, (uint8_t *)a.data + (size_t)(i * K) * in, (uint8_t *)b.data + (size_t)(j * K) * in,
-                                 part + (size_t)(i * N + j) * size),
+        assert_int_equal(lc_gemm(ctx, 0, &s, (uint8_t *)a.data + (size_t)(i * K) * in,
+                                 (uint8_t *)b.data + (size_t)(j * K) * in, part + (size_t)(i * N + j) * size),
                          LC_OK);
       }
     assert_memory_equal(part, c.data, M * N * size);
@@ -225,7 +247,14 @@ static void test_rows_in_place(void **state) {
   static const dims d[] = {{96, 8, 64}, {64, 72, 1216}, {128, 33, 2560}};
   for (size_t i = 0; i < 2 * sizeof d / sizeof *d; i++) {
     dims x = d[i / 2];
-    lc_gemm_shape s = {.m = x.m, .n = x.n, .k = x.k, .lda = x.k, .ldb = x.k, .ldc = x.n, .trans_b = true, .dtype = LC_BF16,
+    lc_gemm_shape s = {.m = x.m,
+                       .n = x.n,
+                       .k = x.k,
+                       .lda = x.k,
+                       .ldb = x.k,
+                       .ldc = x.n,
+                       .trans_b = true,
+                       .dtype = LC_BF16,
                        .c_dtype = i % 2 ? LC_BF16 : LC_F32};
     size_t bytes = (size_t)(x.m * x.k) * 2, out = (size_t)(x.m * x.n) * (i % 2 ? 2 : 4);
     matrix a = matrix_new(x.m, x.k, LC_BF16), b = matrix_new(x.n, x.k, LC_BF16);
@@ -276,7 +305,8 @@ static void test_edges(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_providers), cmocka_unit_test(test_bounded_strips),
-                                     cmocka_unit_test(test_packed), cmocka_unit_test(test_rows_in_place), cmocka_unit_test(test_strips),
-                                     cmocka_unit_test(test_steady_state), cmocka_unit_test(test_edges)};
+                                     cmocka_unit_test(test_packed),    cmocka_unit_test(test_rows_in_place),
+                                     cmocka_unit_test(test_strips),    cmocka_unit_test(test_steady_state),
+                                     cmocka_unit_test(test_edges)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

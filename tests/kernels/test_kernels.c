@@ -257,9 +257,11 @@ static void row_mix_rows(probe *p) {
         for (int64_t i = 0; i < m * n; i++) {
           float v = lc_rng_normal(&p->rng, p->next++);
           uint16_t h = dtypes[d] == LC_BF16 ? lc_f32_to_bf16(v) : lc_f32_to_f16(v);
-          memcpy(V + (size_t)(i / n) * row_bytes + (size_t)(i % n) * unit, dtypes[d] == LC_F32 ? (void *)&v : (void *)&h, unit);
+          memcpy(V + (size_t)(i / n) * row_bytes + (size_t)(i % n) * unit,
+                 dtypes[d] == LC_F32 ? (void *)&v : (void *)&h, unit);
         }
-        p->fast->mix_rows(dtypes[d], m, n, V, row_bytes, w, got), p->scalar->mix_rows(dtypes[d], m, n, V, row_bytes, w, want);
+        p->fast->mix_rows(dtypes[d], m, n, V, row_bytes, w, got),
+            p->scalar->mix_rows(dtypes[d], m, n, V, row_bytes, w, want);
         compare_f32(p, n + 1, got, want);
       }
 }
@@ -278,8 +280,9 @@ static void row_add_low_rank(probe *p) {
         compare_f32(p, m * ldy, got, want);
         compare_bits(p, sizeof(float) * (size_t)n, got, y);
         for (int q = 0; q < 4; q++)
-          p->fast->add_low_rank(q / 2 ? m - top : top, q % 2 ? n - half : half, R, 0.3f, B + (q / 2 ? top * ldb : 0), ldb,
-                                A + (q % 2 ? half : 0), lda, cut + (q / 2 ? top * ldy : 0) + (q % 2 ? half : 0), ldy);
+          p->fast->add_low_rank(q / 2 ? m - top : top, q % 2 ? n - half : half, R, 0.3f,
+                                B + (q / 2 ? top * ldb : 0), ldb, A + (q % 2 ? half : 0), lda,
+                                cut + (q / 2 ? top * ldy : 0) + (q % 2 ? half : 0), ldy);
         if (p->fast != p->scalar) compare_bits(p, sizeof(float) * (size_t)(m * ldy), got, cut);
       }
 }
@@ -370,7 +373,8 @@ static void test_every_kernel(void **state) {
   int failures = 0;
   for (lc_isa isa = LC_ISA_SCALAR; isa <= lc_isa_detect(); isa++) {
     assert_non_null(lc_kernels_for(isa));
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) failures += !row_is_right(lc_kernels_for(isa), i, lc_isa_name(isa));
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+      failures += !row_is_right(lc_kernels_for(isa), i, lc_isa_name(isa));
   }
   assert_int_equal(failures, 0);
 }
@@ -434,8 +438,8 @@ static void test_exp_keeps_its_digits(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_no_entry_is_forgotten),
-                                     cmocka_unit_test(test_every_kernel), cmocka_unit_test(test_lesser_processors),
-                                     cmocka_unit_test(test_exp_keeps_its_digits)};
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_no_entry_is_forgotten), cmocka_unit_test(test_every_kernel),
+      cmocka_unit_test(test_lesser_processors), cmocka_unit_test(test_exp_keeps_its_digits)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -363,11 +363,14 @@ static void test_on_another_change(void **state) {
   lc_method row = *lc_method_find("dsee");
   attach_of_row = row.attach, row.attach = attach_on_another;
   end_of_row = row.end_phase, row.end_phase = remember_values;
-  ok(t_train(&w, &(t_spec){.row = &row, .set = "r=4 outer=2 update-ratio=0", .out = "on", .no_eval = true, .opts = "steps=6 batch=4"}));
+  ok(t_train(&w, &(t_spec){.row = &row,
+                           .set = "r=4 outer=2 update-ratio=0",
+                           .out = "on",
+                           .no_eval = true,
+                           .opts = "steps=6 batch=4"}));
 }
 
-static void take_nothing(void *self, lc_weight *weight, bool columns, int64_t first, int64_t n) {
-}
+static void take_nothing(void *self, lc_weight *weight, bool columns, int64_t first, int64_t n) {}
 /* A change that is no number has no order among the heads. */
 static void test_scores_of_no_number(void **state) {
   lc_net *net;
@@ -387,7 +390,13 @@ static void test_scores_of_no_number(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {TEST(test_scores_of_no_number), TEST(test_on_another_change), TEST(test_pools), TEST(test_retune), TEST(test_heads),
-                                     TEST(test_file),  TEST(test_models), TEST(test_refusals)};
+  const struct CMUnitTest tests[] = {TEST(test_scores_of_no_number),
+                                     TEST(test_on_another_change),
+                                     TEST(test_pools),
+                                     TEST(test_retune),
+                                     TEST(test_heads),
+                                     TEST(test_file),
+                                     TEST(test_models),
+                                     TEST(test_refusals)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

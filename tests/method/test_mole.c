@@ -345,7 +345,8 @@ static void test_idle_experts(void **state) {
 static void test_balance(void **state) {
   for (int joint = 0; joint < 2; joint++) {
     char set[128];
-    snprintf(set, sizeof set, "r=2 balance=1 gate=none dropout=0 balance-scope=%s", joint ? "joint" : "layer");
+    snprintf(set, sizeof set, "r=2 balance=1 gate=none dropout=0 balance-scope=%s",
+             joint ? "joint" : "layer");
     void *s = calloc(1, sizeof *into), *parts = calloc(1, sizeof *into);
     gradients("llava-mole", set, "steps=1 batch=6 micro-batch=6", s);
     into = s;

@@ -19,7 +19,8 @@ static double norm[16];
 static int updates;
 static int64_t trainable;
 static int watch(void *arg, const char *kind, const struct json_t *e) {
-  if (!strcmp(kind, "step") && updates < 16) norm[updates++] = json_number_value(json_object_get(e, "grad_norm"));
+  if (!strcmp(kind, "step") && updates < 16)
+    norm[updates++] = json_number_value(json_object_get(e, "grad_norm"));
   if (!strcmp(kind, "done")) trainable = json_integer_value(json_object_get(e, "trainable"));
   return 0;
 }
@@ -28,7 +29,8 @@ static lc_status run(const char *out, const char *from, const char *set, const c
   char text[640];
   snprintf(text, sizeof text, "from=%s %s", from ? lc_tiny_path(w.dir, from) : "", set);
   updates = 0;
-  t_spec s = {.method = "rl-subnetworks", .set = text, .out = out, .no_eval = true, .opts = opts, .event = watch};
+  t_spec s = {
+      .method = "rl-subnetworks", .set = text, .out = out, .no_eval = true, .opts = opts, .event = watch};
   return t_train(&w, &s);
 }
 
@@ -55,7 +57,8 @@ static void test_all_ones(void **state) {
     t_spec s = {.method = "full", .out = "full", .no_eval = true, .opts = opts, .overwrite = true};
     ok(t_train(&w, &s));
     ok(run(i ? "ones-sgd" : "ones", "elsewhere", "storage=dense", opts));
-    assert_true(t_same_files(t_out(&w, "full", "model.safetensors"), t_out(&w, i ? "ones-sgd" : "ones", "model.safetensors")));
+    assert_true(t_same_files(t_out(&w, "full", "model.safetensors"),
+                             t_out(&w, i ? "ones-sgd" : "ones", "model.safetensors")));
   }
 }
 
@@ -70,7 +73,8 @@ static void test_empty(void **state) {
 
 /* Changed only where the earlier run changed something. */
 static void test_frozen(void **state) {
-  static const char *const ways[][3] = {{"dense", "storage=dense", ""}, {"dense-full", "storage=dense clip-norm=full", ""}, {"sparse", "", ""}};
+  static const char *const ways[][3] = {
+      {"dense", "storage=dense", ""}, {"dense-full", "storage=dense clip-norm=full", ""}, {"sparse", "", ""}};
   for (int i = 0; i < 3; i++) {
     ok(run(ways[i][0], "run", ways[i][1], OPTS));
     lc_diff d = differences(ways[i][0], "run", 0);
@@ -104,7 +108,8 @@ static void test_sparse_is_dense(void **state) {
 }
 
 static void test_clip(void **state) {
-  t_spec s = {.method = "full", .out = "norms", .no_eval = true, .opts = OPTS, .event = watch, .overwrite = true};
+  t_spec s = {
+      .method = "full", .out = "norms", .no_eval = true, .opts = OPTS, .event = watch, .overwrite = true};
   updates = 0;
   ok(t_train(&w, &s));
   const double whole = norm[0];
@@ -115,7 +120,8 @@ static void test_clip(void **state) {
   assert_true(masked < 0.9 * whole && masked > 0);
   ok(run("norm-sparse", "run", "", OPTS));
   assert_true(fabs(norm[0] - masked) < 1e-4 * masked);
-  assert_false(t_same_files(t_out(&w, "norm-full", "model.safetensors"), t_out(&w, "norm-masked", "model.safetensors")));
+  assert_false(t_same_files(t_out(&w, "norm-full", "model.safetensors"),
+                            t_out(&w, "norm-masked", "model.safetensors")));
 }
 
 /* Larger changes only. */
@@ -154,9 +160,15 @@ static void test_bits(void **state) {
       snprintf(half, sizeof half, "%s stop-after=3", opts);
       ok(run(parts, "run", sets[i / 2], half));
       snprintf(text, sizeof text, "from=%s %s", lc_tiny_path(w.dir, "run"), sets[i / 2]);
-      t_spec s = {.method = "rl-subnetworks", .set = text, .out = parts, .no_eval = true, .opts = opts, .resume = true};
+      t_spec s = {.method = "rl-subnetworks",
+                  .set = text,
+                  .out = parts,
+                  .no_eval = true,
+                  .opts = opts,
+                  .resume = true};
       ok(t_train(&w, &s));
-      assert_true(t_same_files(t_out(&w, out, "checkpoint-6/state.safetensors"), t_out(&w, parts, "checkpoint-6/state.safetensors")));
+      assert_true(t_same_files(t_out(&w, out, "checkpoint-6/state.safetensors"),
+                               t_out(&w, parts, "checkpoint-6/state.safetensors")));
     }
     t_world_close(&w);
     t_world_open(&w, 2 - turn);
@@ -177,9 +189,10 @@ static void test_refusals(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_all_ones),  cmocka_unit_test(test_empty), cmocka_unit_test(test_frozen),
-      cmocka_unit_test(test_sparse_is_dense), cmocka_unit_test(test_clip), cmocka_unit_test(test_tolerance),
-      cmocka_unit_test(test_bits),      cmocka_unit_test(test_refusals),
+      cmocka_unit_test(test_all_ones), cmocka_unit_test(test_empty),
+      cmocka_unit_test(test_frozen),   cmocka_unit_test(test_sparse_is_dense),
+      cmocka_unit_test(test_clip),     cmocka_unit_test(test_tolerance),
+      cmocka_unit_test(test_bits),     cmocka_unit_test(test_refusals),
   };
   return cmocka_run_group_tests(tests, setup, close_world);
 }

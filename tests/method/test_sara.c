@@ -436,11 +436,11 @@ static void test_file(void **state) {
 
 static void test_refusals(void **state) {
   static const refusal t[] = {{"threshold=0", "steps=1", "below a threshold of 0"},
-           {"threshold=1e-30 progressive=-1", "steps=1", "no entry"},
-           {"threshold=100", "steps=1 lr=0", "gives no rate"},
-           {"", "steps=1 density=0", "density"},
-           {"threshold=-0.01", "steps=1", "sizes are not negative"},
-           {"layout=peft", "steps=1 density=0.9", "no r fits"}};
+                              {"threshold=1e-30 progressive=-1", "steps=1", "no entry"},
+                              {"threshold=100", "steps=1 lr=0", "gives no rate"},
+                              {"", "steps=1 density=0", "density"},
+                              {"threshold=-0.01", "steps=1", "sizes are not negative"},
+                              {"layout=peft", "steps=1 density=0.9", "no r fits"}};
   refuses("sara", t, sizeof t / sizeof *t);
 }
 

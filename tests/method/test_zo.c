@@ -231,7 +231,8 @@ static void test_refusals(void **state) {
                                  {"", "steps=1 lr=-0.1", "lr"},
                                  {"", "steps=1 optimizer=adamw", "no optimizer"},
                                  {"", "steps=1 momentum=0.9", "momentum"}},
-                       sparse[] = {{"sparsity=1.01", "steps=1", "sparsity"}, {"sparsity=-0.1", "steps=1", "sparsity"}};
+                       sparse[] = {{"sparsity=1.01", "steps=1", "sparsity"},
+                                   {"sparsity=-0.1", "steps=1", "sparsity"}};
   refuses("mezo", mezo, sizeof mezo / sizeof *mezo);
   refuses("sparse-mezo", sparse, sizeof sparse / sizeof *sparse);
 }

@@ -128,7 +128,8 @@ static void test_planted(void **state) {
   ok(lc_diff_nets(a.net, b.net, NULL, &(lc_diff_opts){.dtype = LC_F32, .tolerance = largest}, &d));
   assert_int_equal(d.all.count.changed, 0); /* |Δ| = tolerance is equal */
   lc_diff_free(ctx, &d);
-  ok(lc_diff_nets(a.net, b.net, NULL, &(lc_diff_opts){.dtype = LC_F32, .tolerance = nextafter(largest, 0)}, &d));
+  ok(lc_diff_nets(a.net, b.net, NULL, &(lc_diff_opts){.dtype = LC_F32, .tolerance = nextafter(largest, 0)},
+                  &d));
   assert_int_equal(d.all.count.changed, 1);
   lc_diff_free(ctx, &d);
   ok(lc_diff_nets(a.net, b.net, NULL, &(lc_diff_opts){.dtype = LC_BF16}, &d));
@@ -272,8 +273,9 @@ static void test_null(void **state) {
     double rate;
     int64_t steps;
     double at_0, at_5;
-  } all[] = {{LC_BF16, 5e-7, 1, 0.990, -1},    {LC_BF16, 5e-7, 1000, 0.819, 0.850}, {LC_BF16, 1e-5, 1, 0.844, -1},
-             {LC_BF16, 1e-5, 1000, 0.118, -1}, {LC_BF16, 1e-4, 1, 0.117, -1},       {LC_BF16, 1e-4, 1000, 0.025, -1},
+  } all[] = {{LC_BF16, 5e-7, 1, 0.990, -1}, {LC_BF16, 5e-7, 1000, 0.819, 0.850},
+             {LC_BF16, 1e-5, 1, 0.844, -1}, {LC_BF16, 1e-5, 1000, 0.118, -1},
+             {LC_BF16, 1e-4, 1, 0.117, -1}, {LC_BF16, 1e-4, 1000, 0.025, -1},
              {LC_F32, 5e-7, 1, 0, -1}};
   for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
     double share[LC_DIFF_TOLERANCES];

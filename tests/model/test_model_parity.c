@@ -79,7 +79,9 @@ static void check_model(const char *dir) {
   lc_tiny_pixels(pixels ? pixels->data : NULL);
   const bool bare = m->config.task == LC_TASK_NONE;
   const char *what = bare ? "hidden" : "logits";
-  int64_t V = lc_task_has_labels(m->config.task) ? m->config.labels : bare ? m->config.C : m->config.V,
+  int64_t V = lc_task_has_labels(m->config.task) ? m->config.labels
+              : bare                             ? m->config.C
+                                                 : m->config.V,
           rows = m->config.task == LC_TASK_CLASSIFY ? 1 : T;
   float *logits = malloc((size_t)(T * V) * sizeof *logits);
 
@@ -110,7 +112,8 @@ static void test_golden_models(void **state) {
   assert_non_null(d);
   int n = 0;
   for (struct dirent *f; (f = readdir(d));) {
-    if (*f->d_name == '.' || !lc_path_exists(lc_tiny_path(lc_tiny_path("golden", f->d_name), "config.json"))) continue;
+    if (*f->d_name == '.' || !lc_path_exists(lc_tiny_path(lc_tiny_path("golden", f->d_name), "config.json")))
+      continue;
     const char *dir = lc_tiny_path("golden", f->d_name);
     if (!lc_path_exists(lc_tiny_path(dir, "expected.safetensors"))) continue;
     check_model(dir);

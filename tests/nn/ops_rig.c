@@ -45,8 +45,8 @@ static const lc_op probe = {.name = "probe",
 
 /* ---- weights ---- */
 
-void add_weight(rig *k, const char *name, lc_weight_kind kind, int64_t M, int64_t N, int ndim,
-                       float mean, float spread) {
+void add_weight(rig *k, const char *name, lc_weight_kind kind, int64_t M, int64_t N, int ndim, float mean,
+                float spread) {
   assert_true(k->n < MAX_WEIGHTS);
   lc_weight *w = &k->w[k->n];
   *w = (lc_weight){

@@ -7,7 +7,11 @@
 #include <cmocka.h>
 #include "nn/nn.h"
 
-enum { MAX_WEIGHTS = 12, FEW_ROWS = 45, MANY_ROWS = 300 /* from 256 on, linear layers pack their weights where that pays */ };
+enum {
+  MAX_WEIGHTS = 12,
+  FEW_ROWS = 45,
+  MANY_ROWS = 300 /* from 256 on, linear layers pack their weights where that pays */
+};
 extern int64_t T; /* rows of a pass */
 
 typedef struct {
@@ -37,7 +41,8 @@ typedef struct {
 } test_case;
 
 /* A weight with its parameter and a dense sink; embeddings and matrices have two dimensions, vectors one. */
-void add_weight(rig *k, const char *name, lc_weight_kind kind, int64_t M, int64_t N, int ndim, float mean, float spread);
+void add_weight(rig *k, const char *name, lc_weight_kind kind, int64_t M, int64_t N, int ndim, float mean,
+                float spread);
 void rig_open(rig *k, const test_case *c, lc_dtype compute, int threads, bool scalar, bool recompute);
 void rig_close(rig *k);
 double loss(rig *k);     /* forward */

@@ -90,7 +90,8 @@ static void make_sparse(lc_adapter *a, bool trained) {
 }
 static void make_lora(lc_adapter *a, bool trained) {
   lc_delta *d;
-  ok(lc_delta_lora_new(ctx, lc_net_weight(a->net, UP), &(lc_lora_opts){.rank = 3, .alpha = 6, .seed = 5}, NULL, NULL, trained, &d));
+  ok(lc_delta_lora_new(ctx, lc_net_weight(a->net, UP), &(lc_lora_opts){.rank = 3, .alpha = 6, .seed = 5},
+                       NULL, NULL, trained, &d));
   randomise(d->param[1], 0.1f);
   add(a, d);
 }
@@ -101,8 +102,12 @@ static void make_slice(lc_adapter *a, int axis, bool trained) {
   randomise(d->param[0], 0.1f);
   add(a, d);
 }
-static void make_columns(lc_adapter *a, bool trained) { make_slice(a, LC_SLICE_COLUMNS, trained); }
-static void make_rows(lc_adapter *a, bool trained) { make_slice(a, LC_SLICE_ROWS, trained); }
+static void make_columns(lc_adapter *a, bool trained) {
+  make_slice(a, LC_SLICE_COLUMNS, trained);
+}
+static void make_rows(lc_adapter *a, bool trained) {
+  make_slice(a, LC_SLICE_ROWS, trained);
+}
 static void make_mask(lc_adapter *a, bool trained) {
   lc_weight *w = lc_net_weight(a->net, UP);
   lc_index idx = positions(w, 1, 3);
@@ -116,15 +121,16 @@ static void make_mask(lc_adapter *a, bool trained) {
 }
 static void make_kernel(lc_adapter *a, bool trained) {
   lc_delta *d;
-  ok(lc_delta_kernel_new(ctx, lc_net_weight(a->net, UP), &(lc_kernel_opts){.rank = 4, .seed = 5, .variant = LC_KERNEL_KLORA}, trained,
-                         &d));
+  ok(lc_delta_kernel_new(ctx, lc_net_weight(a->net, UP),
+                         &(lc_kernel_opts){.rank = 4, .seed = 5, .variant = LC_KERNEL_KLORA}, trained, &d));
   randomise(d->param[1], 1);
   add(a, d);
 }
 static void make_noise(lc_adapter *a, bool trained) {
   lc_noise_log *log;
   lc_delta *d;
-  ok(lc_noise_log_new(ctx, &(lc_noise_opts){.seed = 9, .sparsity = 0.25, .decay = 0.1, .mask = LC_NOISE_RANDOM}, 4, &log));
+  ok(lc_noise_log_new(
+      ctx, &(lc_noise_opts){.seed = 9, .sparsity = 0.25, .decay = 0.1, .mask = LC_NOISE_RANDOM}, 4, &log));
   ok(lc_noise_log_add(log, 0, 0.5f, 0.1f));
   ok(lc_noise_log_add(log, 1, -0.25f, 0.1f));
   ok(lc_delta_noise_new(ctx, lc_net_weight(a->net, UP), log, &d));
@@ -134,14 +140,15 @@ static void make_noise(lc_adapter *a, bool trained) {
 /* Both biases of the gate, zero weights: every token has the same shares, so that the experts' sum is one matrix. */
 static void make_mole(lc_adapter *a, bool route_trained, bool experts_trained) {
   lc_delta *route, *d;
-  ok(lc_delta_route_new(ctx, lc_net_weight(a->net, FFN "gate_proj.weight"), &(lc_route_opts){.experts = EXPERTS, .seed = 5}, route_trained,
-                        &route));
+  ok(lc_delta_route_new(ctx, lc_net_weight(a->net, FFN "gate_proj.weight"),
+                        &(lc_route_opts){.experts = EXPERTS, .seed = 5}, route_trained, &route));
   memset(route->param[0]->value, 0, (size_t)route->param[0]->n * sizeof(float));
   route->param[1]->value[0] = 0.3f, route->param[1]->value[1] = -0.2f;
   add(a, route);
-  ok(lc_delta_experts_new(ctx, lc_net_weight(a->net, UP), route,
-                          &(lc_experts_opts){.experts = EXPERTS, .rank = 2, .seed = 5, .alpha = 4, .gate = LC_GATE_DENSE}, experts_trained,
-                          &d));
+  ok(lc_delta_experts_new(
+      ctx, lc_net_weight(a->net, UP), route,
+      &(lc_experts_opts){.experts = EXPERTS, .rank = 2, .seed = 5, .alpha = 4, .gate = LC_GATE_DENSE},
+      experts_trained, &d));
   randomise(d->param[1], 0.1f);
   add(a, d);
 }
@@ -154,8 +161,10 @@ static void make_experts(lc_adapter *a, bool trained) {
 /* D = 0: what is added is the same for every token, U·gelu(b_D) + b_U: a bias. */
 static void make_bottleneck(lc_adapter *a, bool trained) {
   lc_delta *d;
-  ok(lc_delta_bottleneck_new(ctx, lc_net_weight(a->net, DOWN),
-                             &(lc_bottleneck_opts){.width = 5, .seed = 5, .style = LC_STYLE_ADAPTFORMER, .scale = 0.5}, trained, &d));
+  ok(lc_delta_bottleneck_new(
+      ctx, lc_net_weight(a->net, DOWN),
+      &(lc_bottleneck_opts){.width = 5, .seed = 5, .style = LC_STYLE_ADAPTFORMER, .scale = 0.5}, trained,
+      &d));
   memset(d->param[0]->value, 0, (size_t)d->param[0]->n * sizeof(float));
   for (int i = 1; i < 4; i++) randomise(d->param[i], 0.5f);
   add(a, d);
@@ -168,10 +177,12 @@ static void dense_sparse(const lc_delta *d, double *to) {
   const lc_param *p = d->param[0];
   for (int64_t k = 0; k < p->n; k++) to[3 + 7 * k] += 0.5 * (double)p->value[k];
 }
-static void dense_product(const lc_delta *d, double s, int64_t R, const float *A, const float *B, double *to) {
+static void dense_product(const lc_delta *d, double s, int64_t R, const float *A, const float *B,
+                          double *to) {
   for (int64_t r = 0; r < d->w->M; r++)
     for (int64_t c = 0; c < d->w->N; c++)
-      for (int64_t k = 0; k < R; k++) to[r * d->w->N + c] += s * (double)B[r * R + k] * (double)A[k * d->w->N + c];
+      for (int64_t k = 0; k < R; k++)
+        to[r * d->w->N + c] += s * (double)B[r * R + k] * (double)A[k * d->w->N + c];
 }
 static void dense_lora(const lc_delta *d, double *to) {
   dense_product(d, 2, 3, d->param[0]->value, d->param[1]->value, to);
@@ -207,7 +218,8 @@ static void dense_noise(const lc_delta *d, double *to) {
 static void dense_experts(const lc_delta *d, double *to) {
   const double share = 1 / (1 + exp(-0.5));
   for (int e = 0; e < EXPERTS; e++)
-    dense_product(d, 2 * (e ? 1 - share : share), 2, d->param[0]->value + e * 2 * d->w->N, d->param[1]->value + e * d->w->M * 2, to);
+    dense_product(d, 2 * (e ? 1 - share : share), 2, d->param[0]->value + e * 2 * d->w->N,
+                  d->param[1]->value + e * d->w->M * 2, to);
 }
 /* Here to is the bias. */
 static void dense_bottleneck(const lc_delta *d, double *to) {
@@ -225,17 +237,18 @@ static void dense_bottleneck(const lc_delta *d, double *to) {
 
 enum { MODULES = 1 << LC_LAYOUT_MODULES, PEFT_LORA = 1 << LC_LAYOUT_PEFT_LORA, LOG = 1 << LC_LAYOUT_LOG };
 typedef struct {
-  const char *name;        /* of the row: a kind, and a word after a blank where it has two */
+  const char *name; /* of the row: a kind, and a word after a blank where it has two */
   const lc_delta_ops *ops;
   void (*make)(lc_adapter *, bool trained);
-  dense_fn *dense;         /* of the adapter's last delta */
-  const char *changes;     /* the weight that it writes to */
-  bool chain;              /* its gradients are dW through `dense` */
-  bool idle;               /* has no trainables: what an optimiser would need is not there */
-  int layouts;             /* that hold it; the others say "which this layout cannot hold" */
+  dense_fn *dense;                      /* of the adapter's last delta */
+  const char *changes;                  /* the weight that it writes to */
+  bool chain;                           /* its gradients are dW through `dense` */
+  bool idle;                            /* has no trainables: what an optimiser would need is not there */
+  int layouts;                          /* that hold it; the others say "which this layout cannot hold" */
   const char *in_place, *aside, *merge; /* what cannot be: a part of the sentence; NULL: can be */
 } row;
-static const char no_place[] = "cannot be applied in place", no_aside[] = "cannot be applied aside", no_merge[] = "which cannot be merged";
+static const char no_place[] = "cannot be applied in place", no_aside[] = "cannot be applied aside",
+                  no_merge[] = "which cannot be merged";
 static const row rows[] = {
     {"sparse", &lc_delta_sparse, make_sparse, dense_sparse, UP, true, false, MODULES, NULL, NULL, NULL},
     {"lora", &lc_delta_lora, make_lora, dense_lora, UP, true, false, MODULES | PEFT_LORA, NULL, NULL, NULL},
@@ -244,10 +257,12 @@ static const row rows[] = {
     {"mask", &lc_delta_mask, make_mask, dense_mask, UP, false, true, MODULES, NULL, no_aside, NULL},
     {"kernel", &lc_delta_kernel, make_kernel, dense_kernel, UP, true, false, MODULES, NULL, NULL, NULL},
     {"noise", &lc_delta_noise, make_noise, dense_noise, UP, false, true, LOG, NULL, no_aside, NULL},
-    {"route", &lc_delta_route, make_route, dense_experts, UP, false, false, MODULES, no_place, NULL, no_merge},
-    {"experts", &lc_delta_experts, make_experts, dense_experts, UP, false, false, MODULES, no_place, NULL, no_merge},
-    {"bottleneck", &lc_delta_bottleneck, make_bottleneck, dense_bottleneck, FFN "down_proj.bias", false, false, MODULES, no_place, NULL,
+    {"route", &lc_delta_route, make_route, dense_experts, UP, false, false, MODULES, no_place, NULL,
      no_merge},
+    {"experts", &lc_delta_experts, make_experts, dense_experts, UP, false, false, MODULES, no_place, NULL,
+     no_merge},
+    {"bottleneck", &lc_delta_bottleneck, make_bottleneck, dense_bottleneck, FFN "down_proj.bias", false,
+     false, MODULES, no_place, NULL, no_merge},
 };
 enum { ROWS = sizeof rows / sizeof *rows };
 
@@ -265,7 +280,8 @@ static void test_every_kind_and_optimiser_has_a_row(void **state) {
   for (int i = 0; i <= lc_n_delta_kinds; i++) { /* noise has a layout of its own, so it is none of those */
     const lc_delta_ops *ops = i < lc_n_delta_kinds ? lc_delta_kinds[i]->ops : &lc_delta_noise;
     int found = 0;
-    for (int r = 0; r < ROWS; r++) found += rows[r].ops == ops && !strncmp(rows[r].name, ops->name, strlen(ops->name));
+    for (int r = 0; r < ROWS; r++)
+      found += rows[r].ops == ops && !strncmp(rows[r].name, ops->name, strlen(ops->name));
     if (!found) fail_msg("deltas of kind '%s' have no row here", ops->name);
   }
   for (int r = 0; r < ROWS; r++) {
@@ -274,7 +290,8 @@ static void test_every_kind_and_optimiser_has_a_row(void **state) {
   }
   for (int o = 0; o < lc_n_optims; o++) {
     int found = 0;
-    for (size_t k = 0; k < sizeof paces / sizeof *paces; k++) found += !strcmp(paces[k].name, lc_optims[o]->name);
+    for (size_t k = 0; k < sizeof paces / sizeof *paces; k++)
+      found += !strcmp(paces[k].name, lc_optims[o]->name);
     if (found != 1) fail_msg("optimiser '%s' has no row here", lc_optims[o]->name);
   }
 }
@@ -333,7 +350,8 @@ static void say(const cell *c, lc_dtype form, const char *what, double got, doub
   fail_msg("%s on %s: %s: %g, expected %g", c->r->name, lc_dtype_get(form)->name, what, got, want);
 }
 /* The net's output is `want`, but for a relative error. */
-static void agrees(const cell *c, lc_dtype form, const char *how, lc_net *net, const float *want, double error) {
+static void agrees(const cell *c, lc_dtype form, const char *how, lc_net *net, const float *want,
+                   double error) {
   float *is = logits(net);
   const double off = lc_tiny_error(is, want, T * V);
   free(is);
@@ -371,19 +389,24 @@ static void check_output(const row *r, lc_model *m, lc_dtype form) {
     int64_t ld;
     ok(lc_weight_tile(ctx, 0, c.w, (lc_rect){0, c.w->M, 0, c.w->N}, LC_F32, &tile, &ld));
     assert_int_equal(ld, c.w->N);
-    if (!(lc_tiny_error(tile, f, c.n) < 1e-6)) say(&c, form, "the matrix is off by", lc_tiny_error(tile, f, c.n), 0);
+    if (!(lc_tiny_error(tile, f, c.n) < 1e-6))
+      say(&c, form, "the matrix is off by", lc_tiny_error(tile, f, c.n), 0);
   }
   ok(lc_net_set_whole(hand, lc_net_weight(hand, r->changes), f));
   is = logits(c.net);
   dense = logits(hand);
-  if (!(lc_tiny_error(is, base, T * V) > 1e-3)) say(&c, form, "the output moves by", lc_tiny_error(is, base, T * V), 1e-3);
+  if (!(lc_tiny_error(is, base, T * V) > 1e-3))
+    say(&c, form, "the output moves by", lc_tiny_error(is, base, T * V), 1e-3);
   free(is);
   agrees(&c, form, "the output is off by", c.net, dense, 1e-5);
   if (r->in_place) {
     refused(lc_adapter_set(c.a, 1, LC_IN_PLACE), r->in_place);
   } else { /* rounded as the base is stored */
     ok(lc_adapter_set(c.a, 1, LC_IN_PLACE));
-    agrees(&c, form, "in place it is off by", c.net, dense, form == LC_BF16 ? 1e-2 : form == LC_F16 ? 1e-3 : 1e-5);
+    agrees(&c, form, "in place it is off by", c.net, dense,
+           form == LC_BF16  ? 1e-2
+           : form == LC_F16 ? 1e-3
+                            : 1e-5);
     ok(lc_adapter_set(c.a, 1, LC_PATCH));
   }
   if (r->aside) {
@@ -409,7 +432,8 @@ ON_EACH(output)
 
 static lc_status collect(void *self, lc_weight *w, const lc_tile *t) {
   for (int64_t r = t->at.r0; r < t->at.r1; r++)
-    memcpy((float *)self + r * w->N + t->at.c0, t->dw + (r - t->at.r0) * t->ld, (size_t)(t->at.c1 - t->at.c0) * sizeof(float));
+    memcpy((float *)self + r * w->N + t->at.c0, t->dw + (r - t->at.r0) * t->ld,
+           (size_t)(t->at.c1 - t->at.c0) * sizeof(float));
   return LC_OK;
 }
 static void shift(lc_param *p, const float *from, const float *by, double h) {
@@ -418,7 +442,8 @@ static void shift(lc_param *p, const float *from, const float *by, double h) {
 /* Slope along `by`: through the dense matrix and dW, or of the loss. */
 static double slope(const cell *c, lc_param *p, const float *by, double h, const float *dw) {
   float *from = malloc((size_t)p->n * sizeof *from);
-  double *side[2] = {calloc((size_t)c->n, sizeof(double)), calloc((size_t)c->n, sizeof(double))}, loss[2] = {0}, sum = 0;
+  double *side[2] = {calloc((size_t)c->n, sizeof(double)), calloc((size_t)c->n, sizeof(double))},
+         loss[2] = {0}, sum = 0;
   memcpy(from, p->value, (size_t)p->n * sizeof *from);
   for (int s = 0; s < 2; s++) {
     shift(p, from, by, s ? -h : h);
@@ -459,7 +484,8 @@ static void check_gradients(const row *r, lc_model *m, lc_dtype form) {
   cell c = open_cell(r, m, true);
   float *dw = calloc((size_t)c.n, sizeof *dw);
   int i = 0;
-  if (r->chain) ok(lc_weight_add_sink(ctx, c.w, (lc_sink){.kind = LC_SINK_TILES, .tile = collect, .self = dw}));
+  if (r->chain)
+    ok(lc_weight_add_sink(ctx, c.w, (lc_sink){.kind = LC_SINK_TILES, .tile = collect, .self = dw}));
   for (lc_param *p; !r->chain && (p = param_at(&c, &i));) /* away from zero weights */
     for (int64_t k = 0; k < p->n; k++) p->value[k] += 0.1f * noise_at(p->name, k + 500);
   i = 0;
@@ -522,7 +548,8 @@ static void check_frozen(const row *r, lc_model *m, lc_dtype form) {
       }
     if (lc_weight_trains(c.w)) say(&c, form, "the weight still trains", 1, 0);
     float *dw = calloc((size_t)c.n, sizeof *dw); /* somebody else asks for the gradient */
-    if (r->chain) ok(lc_weight_add_sink(ctx, c.w, (lc_sink){.kind = LC_SINK_TILES, .tile = collect, .self = dw}));
+    if (r->chain)
+      ok(lc_weight_add_sink(ctx, c.w, (lc_sink){.kind = LC_SINK_TILES, .tile = collect, .self = dw}));
     loss_of(c.net, true);
     lc_weight_remove_sink(c.w, dw);
     free(dw);
@@ -532,7 +559,8 @@ static void check_frozen(const row *r, lc_model *m, lc_dtype form) {
         lc_param *p = c.a->delta[d]->param[i];
         for (int64_t k = 0; p->grad && k < p->n; k++)
           if (p->grad[k] != 0) say(&c, form, p->name, (double)p->grad[k], 0);
-        for (int o = 0; o < lc_n_optims && !p->grad; o++) refused(lc_optims[o]->update(ctx, p, &h), "has no gradient");
+        for (int o = 0; o < lc_n_optims && !p->grad; o++)
+          refused(lc_optims[o]->update(ctx, p, &h), "has no gradient");
       }
     float *after = logits(c.net);
     assert_memory_equal(before, after, T * V * sizeof *before);
@@ -551,7 +579,8 @@ static void check_files(const row *r, lc_model *m, lc_dtype form) {
   lc_adapter_meta meta = {.base_name = "tiny", .method = "test"};
   for (int layout = LC_LAYOUT_PEFT_LORA; layout <= LC_LAYOUT_LOG; layout++) {
     if (!(r->layouts & 1 << layout)) {
-      refused(lc_adapter_save(c.a, (lc_layout)layout, lc_tiny_path(dir, "no"), &meta), "which this layout cannot hold");
+      refused(lc_adapter_save(c.a, (lc_layout)layout, lc_tiny_path(dir, "no"), &meta),
+              "which this layout cannot hold");
       continue;
     }
     const char *to = lc_tiny_path(dir, "adapter");

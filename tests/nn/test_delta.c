@@ -494,11 +494,10 @@ static void test_refusals(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_zero_is_the_base),   cmocka_unit_test(test_modes_agree),
-      cmocka_unit_test(test_patch_rectangles),   cmocka_unit_test(test_gradients),
-      cmocka_unit_test(test_outer_gradients),
-      cmocka_unit_test(test_finite_differences), cmocka_unit_test(test_same_bits),
-      cmocka_unit_test(test_refusals),
+      cmocka_unit_test(test_zero_is_the_base), cmocka_unit_test(test_modes_agree),
+      cmocka_unit_test(test_patch_rectangles), cmocka_unit_test(test_gradients),
+      cmocka_unit_test(test_outer_gradients),  cmocka_unit_test(test_finite_differences),
+      cmocka_unit_test(test_same_bits),        cmocka_unit_test(test_refusals),
   };
   return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -52,7 +52,7 @@ static double loss(bool backward) {
 static void check(lc_param *p, double h) {
   double err = 0, norm = 0;
   loss(true);
-  for (int64_t k = 0; k < p->n; k += p->n > 90 ? p->n / 30 : 3) {
+  for (int64_t k = 0; k<p->n; k += p->n> 90 ? p->n / 30 : 3) {
     const float was = p->value[k];
     p->value[k] = (float)((double)was + h);
     const double high = (double)p->value[k], up = loss(false);

@@ -41,7 +41,8 @@ static void w_class(rig *k) {
   add_weight(k, "unit.weight", LC_KIND_NORM, 1, 33, 1, 1, 0.1f);
   add_weight(k, "cls", LC_KIND_EMBEDDING, 1, 33, 2, 0, 1);
 }
-static lc_val b_class(rig *k) { /* ids and positions of the rig are row numbers: 0 at each segment's first row */
+static lc_val
+b_class(rig *k) { /* ids and positions of the rig are row numbers: 0 at each segment's first row */
   return lc_class_token(&k->b, rounded(k, "x", 33), k->b.pos, "cls");
 }
 
@@ -58,7 +59,8 @@ static void w_residual(rig *k) {
   table(k, "res.weight", 70);
   add_weight(k, "fc.bias", LC_KIND_BIAS, 1, 70, 1, 0, 1);
 }
-static void w_wide_bias(rig *k) { /* more outputs than a strip of a packed weight's product adds its bias to at once */
+static void
+w_wide_bias(rig *k) { /* more outputs than a strip of a packed weight's product adds its bias to at once */
   table(k, "x.weight", 33);
   add_weight(k, "unit.weight", LC_KIND_NORM, 1, 33, 1, 1, 0.1f);
   add_weight(k, "fc.weight", LC_KIND_LINEAR, 1600, 33, 2, 0, 0.2f);
@@ -160,9 +162,12 @@ static void w_attention(rig *k) {
   add_weight(k, "uk.weight", LC_KIND_NORM, 1, 24, 1, 1.2f, 0.1f);
 }
 static lc_val attention(rig *k, int64_t heads, int64_t kv_heads, int64_t D, int64_t window) {
-  lc_attention_opts o = {
-      .heads = heads, .kv_heads = kv_heads, .head_dim = D, .window = window, .scale = 0.5f,
-      .bidirectional = k->bidirectional};
+  lc_attention_opts o = {.heads = heads,
+                         .kv_heads = kv_heads,
+                         .head_dim = D,
+                         .window = window,
+                         .scale = 0.5f,
+                         .bidirectional = k->bidirectional};
   lc_val q = lc_rmsnorm(&k->b, input(k, "q"), 1e-5f, "uq", 0),
          key = lc_rmsnorm(&k->b, input(k, "k"), 1e-5f, "uk", 0);
   return lc_attention(&k->b, q, key, lc_rmsnorm(&k->b, input(k, "v"), 1e-5f, "uk", 0), &o);
@@ -248,7 +253,8 @@ static lc_val mole(rig *k, lc_gate gate) {
   assert_int_equal(lc_delta_route_new(k->ctx, w, &ro, true, &route), LC_OK);
   assert_int_equal(lc_delta_experts_new(k->ctx, w, route, &eo, true, &experts), LC_OK);
   lc_rng_normal_fill(&r, 0, experts->param[1]->n, experts->param[1]->value);
-  route->param[1]->value[2] = gate == LC_GATE_PROB ? 4 : 0; /* no choice is near a tie: differences do not flip one */
+  route->param[1]->value[2] =
+      gate == LC_GATE_PROB ? 4 : 0; /* no choice is near a tie: differences do not flip one */
   hang(k, w, route);
   hang(k, w, experts);
   lc_val x = lc_tap(&k->b, LC_TAP_MLP_IN, w->layer, rounded(k, "x", 33));
@@ -463,7 +469,8 @@ static void many_rows(void **state) {
     double f = backward(&exact), h = backward(&two);
     assert_true(backward(&one) == h);
     assert_true(fabs(h - f) / (1 + fabs(f)) < 0.1 && distance(&two, &exact) < 0.03);
-    for (int i = 0; i < two.n; i++) assert_memory_equal(two.param[i]->grad, one.param[i]->grad, (size_t)two.param[i]->n * 4);
+    for (int i = 0; i < two.n; i++)
+      assert_memory_equal(two.param[i]->grad, one.param[i]->grad, (size_t)two.param[i]->n * 4);
     rig_close(&exact), rig_close(&two), rig_close(&one);
   }
   T = FEW_ROWS;
@@ -480,7 +487,7 @@ static void all_ops_have_cases(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(gradients_are_differences),
-                                     cmocka_unit_test(paths_agree), cmocka_unit_test(same_bits), cmocka_unit_test(many_rows),
-                                     cmocka_unit_test(all_ops_have_cases)};
+                                     cmocka_unit_test(paths_agree), cmocka_unit_test(same_bits),
+                                     cmocka_unit_test(many_rows), cmocka_unit_test(all_ops_have_cases)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -111,7 +111,8 @@ static lc_delta *make_kind(lc_weight *w, kind k) {
   lc_index idx;
   if (k == COLUMNS || k == ROWS) {
     const lc_slice_opts o = {k == ROWS ? LC_SLICE_ROWS : LC_SLICE_COLUMNS, 3};
-    ok(lc_delta_slice_new(ctx, w, &o, (int32_t[]){0, 4, (int32_t)((k == ROWS ? w->M : w->N) - 1)}, false, &d));
+    ok(lc_delta_slice_new(ctx, w, &o, (int32_t[]){0, 4, (int32_t)((k == ROWS ? w->M : w->N) - 1)}, false,
+                          &d));
     lc_rng_normal_fill(&rng, 0, d->param[0]->n, d->param[0]->value);
   } else {
     ok(lc_rng_choose(ctx, &rng, w->M * w->N, 40, flat));
@@ -181,8 +182,10 @@ static void test_lines_and_masks(void **state) {
       const char *names[] = {"model.layers.0.self_attn.q_proj.weight", "model.layers.1.mlp.down_proj.weight"};
       for (int i = 0; i < 2; i++) {
         lc_weight *w = lc_weights_find(&net->weights, names[i]);
-        lc_delta *d[3] = {make_kind(w, sets[s].first), make_kind(w, sets[s].second), make_kind(w, sets[s].third)};
-        for (int k = 0; k < 24; k++) switch_marked(w, d[(k * 5 + k / 4) % 3], (float[]){1, 0, -0.5f, 2, 0.25f}[k % 5]);
+        lc_delta *d[3] = {make_kind(w, sets[s].first), make_kind(w, sets[s].second),
+                          make_kind(w, sets[s].third)};
+        for (int k = 0; k < 24; k++)
+          switch_marked(w, d[(k * 5 + k / 4) % 3], (float[]){1, 0, -0.5f, 2, 0.25f}[k % 5]);
         for (int k = 0; k < 3; k++) switch_marked(w, d[k], 0);
         assert_true(t_weights_sum(ctx, net) == base);
         d[1]->scale = d[2]->scale = 1;
@@ -229,6 +232,7 @@ static void test_walks(void **state) {
 
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 int main(void) {
-  const struct CMUnitTest tests[] = {TEST(test_switching), TEST(test_entries_only), TEST(test_lines_and_masks), TEST(test_walks)};
+  const struct CMUnitTest tests[] = {TEST(test_switching), TEST(test_entries_only),
+                                     TEST(test_lines_and_masks), TEST(test_walks)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

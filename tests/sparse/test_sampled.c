@@ -44,8 +44,8 @@ static void drop(matrix *m) {
   free(m->exact);
 }
 
-typedef lc_status (*gradient_fn)(lc_ctx *, lc_dtype, const void *, int64_t, lc_dtype, const void *, int64_t, int64_t, int64_t,
-                                 int64_t, const lc_index *, float *);
+typedef lc_status (*gradient_fn)(lc_ctx *, lc_dtype, const void *, int64_t, lc_dtype, const void *, int64_t,
+                                 int64_t, int64_t, int64_t, const lc_index *, float *);
 static gradient_fn gradient; /* the function under test */
 
 static lc_status grad(int threads, const matrix *x, const matrix *dy, const shape *s, const lc_index *idx,
@@ -57,9 +57,9 @@ static lc_status grad(int threads, const matrix *x, const matrix *dy, const shap
   uint64_t calls = lc_mem_allocations(ctx);
   if (!st && threads == 1) { /* the steady state allocates nothing */
     float *again = calloc((size_t)idx->n, sizeof *again);
-    assert_int_equal(gradient(ctx, x->dtype, x->data, x->ld, dy->dtype, dy->data, dy->ld, s->T, s->M,
-                                     s->N, idx, again),
-                     LC_OK);
+    assert_int_equal(
+        gradient(ctx, x->dtype, x->data, x->ld, dy->dtype, dy->data, dy->ld, s->T, s->M, s->N, idx, again),
+        LC_OK);
     assert_int_equal(lc_mem_allocations(ctx), calls);
     free(again);
   }

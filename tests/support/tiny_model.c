@@ -90,9 +90,14 @@ static table encoder_table(const lc_tiny *m) {
   static const struct {
     const char *name;
     int rows, columns; /* 0: a norm; 1: C; 2: F */
-  } part[] = {{"attention.self.query", 1, 1},  {"attention.self.key", 1, 1},         {"attention.self.value", 1, 1},
-              {"attention.output.dense", 1, 1}, {"attention.output.LayerNorm", 1, 0}, {"intermediate.dense", 2, 1},
-              {"output.dense", 1, 2},           {"output.LayerNorm", 1, 0}};
+  } part[] = {{"attention.self.query", 1, 1},
+              {"attention.self.key", 1, 1},
+              {"attention.self.value", 1, 1},
+              {"attention.output.dense", 1, 1},
+              {"attention.output.LayerNorm", 1, 0},
+              {"intermediate.dense", 2, 1},
+              {"output.dense", 1, 2},
+              {"output.LayerNorm", 1, 0}};
   const int64_t size[] = {0, m->C, m->F};
   table t = {0};
   char name[96];
@@ -235,8 +240,9 @@ static lc_status write_tokenizer(lc_ctx *ctx, const lc_tiny *m, const char *dir)
                                            "special", 1));
   json_t *pre = json_pack("{s:s,s:b,s:b,s:b}", "type", "ByteLevel", "add_prefix_space", 0, "trim_offsets", 1,
                           "use_regex", 1);
-  json_t *post = is_encoder(m) ? json_pack("{s:s,s:[s,i],s:[s,i],s:b,s:b}", "type", "RobertaProcessing", "sep", specials[2], 2, "cls",
-                                           specials[1], 1, "trim_offsets", 1, "add_prefix_space", 0)
+  json_t *post = is_encoder(m) ? json_pack("{s:s,s:[s,i],s:[s,i],s:b,s:b}", "type", "RobertaProcessing",
+                                           "sep", specials[2], 2, "cls", specials[1], 1, "trim_offsets", 1,
+                                           "add_prefix_space", 0)
                                : json_null();
   if (is_llama(m))
     pre = json_pack("{s:s,s:[{s:s,s:b},o]}", "type", "Sequence", "pretokenizers", "type", "Digits",
@@ -244,9 +250,10 @@ static lc_status write_tokenizer(lc_ctx *ctx, const lc_tiny *m, const char *dir)
   json_t *t = json_pack(
       "{s:s,s:n,s:n,s:o,s:n,s:o,s:o,s:{s:s,s:b,s:b,s:b},s:{s:s,s:n,s:n,s:n,s:n,s:b,s:b,s:b,s:o,s:o}}",
       "version", "1.0", "truncation", "padding", "added_tokens", added, "normalizer", "pre_tokenizer", pre,
-      "post_processor", post, "decoder", "type", "ByteLevel", "add_prefix_space", 1, "trim_offsets", 1, "use_regex",
-      1, "model", "type", "BPE", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix",
-      "fuse_unk", 0, "byte_fallback", 0, "ignore_merges", 0, "vocab", vocab, "merges", pairs);
+      "post_processor", post, "decoder", "type", "ByteLevel", "add_prefix_space", 1, "trim_offsets", 1,
+      "use_regex", 1, "model", "type", "BPE", "dropout", "unk_token", "continuing_subword_prefix",
+      "end_of_word_suffix", "fuse_unk", 0, "byte_fallback", 0, "ignore_merges", 0, "vocab", vocab, "merges",
+      pairs);
   json_t *config =
       json_pack("{s:s,s:s,s:s,s:s,s:s,s:s,s:I}", "bos_token", specials[1], "eos_token", specials[2],
                 "pad_token", specials[2], "unk_token", specials[0], "chat_template", chat_template,
@@ -269,11 +276,12 @@ static lc_status write_config(lc_ctx *ctx, const lc_tiny *m, const char *dir) {
   json_t *j =
       is_encoder(m)
           ? json_pack("{s:[s],s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:i,s:f,s:s,s:i,s:i,s:i}", "architectures",
-                      strcmp(m->family, "bert") ? "RobertaForMaskedLM" : "BertForMaskedLM", "model_type", m->family, "vocab_size",
-                      (json_int_t)m->V, "hidden_size", (json_int_t)m->C, "num_hidden_layers", (json_int_t)m->L,
-                      "num_attention_heads", (json_int_t)m->H, "intermediate_size", (json_int_t)m->F,
-                      "max_position_embeddings", (json_int_t)m->context, "type_vocab_size", 2, "layer_norm_eps", 1e-5,
-                      "hidden_act", "gelu", "bos_token_id", 1, "eos_token_id", 2, "pad_token_id", 1)
+                      strcmp(m->family, "bert") ? "RobertaForMaskedLM" : "BertForMaskedLM", "model_type",
+                      m->family, "vocab_size", (json_int_t)m->V, "hidden_size", (json_int_t)m->C,
+                      "num_hidden_layers", (json_int_t)m->L, "num_attention_heads", (json_int_t)m->H,
+                      "intermediate_size", (json_int_t)m->F, "max_position_embeddings",
+                      (json_int_t)m->context, "type_vocab_size", 2, "layer_norm_eps", 1e-5, "hidden_act",
+                      "gelu", "bos_token_id", 1, "eos_token_id", 2, "pad_token_id", 1)
       : is_llama(m)
           ? json_pack("{s:[s],s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:f,s:b,s:b,s:b,s:s,s:i,s:i,s:i}",
                       "architectures", "LlamaForCausalLM", "model_type", "llama", "vocab_size",
@@ -517,7 +525,9 @@ lc_status lc_tiny_logits(lc_net *net, const int32_t *ids, int64_t n, float *dst)
   if (g.head)
     LC_GO(lc_head_logits(run, g.features, g.head, r0, r1, dst));
   else
-    for (int64_t r = 0; r < n; r++) memcpy(dst + r * lc_width(run, g.hidden), lc_row_get(run, g.hidden, r, dst), (size_t)lc_width(run, g.hidden) * sizeof *dst);
+    for (int64_t r = 0; r < n; r++)
+      memcpy(dst + r * lc_width(run, g.hidden), lc_row_get(run, g.hidden, r, dst),
+             (size_t)lc_width(run, g.hidden) * sizeof *dst);
 done:
   if (run) lc_run_free(run);
   if (plan) lc_plan_free(plan);

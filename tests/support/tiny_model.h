@@ -6,7 +6,7 @@
 #include "model/model.h"
 
 typedef struct {
-  const char *family;                   /* "llama", "gpt2", "bert" or "roberta" (the bodies of the last two, without a head) */
+  const char *family; /* "llama", "gpt2", "bert" or "roberta" (the bodies of the last two, without a head) */
   int64_t C, L, H, G, D, F, V, context; /* gpt2: G and D are ignored */
   bool tied, attention_bias, mlp_bias;
   uint64_t seed;

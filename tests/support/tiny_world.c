@@ -13,7 +13,9 @@ char *lc_tiny_world(void) {
   char *dir = lc_tiny_dir();
   lc_status st = dir ? lc_tiny_hf(ctx, &m, lc_tiny_path(dir, "model")) : LC_FAILED;
   FILE *f = st ? NULL : fopen(lc_tiny_path(dir, "text.txt"), "w");
-  for (int i = 0; f && i < 30; i++) fprintf(f, "the cat sat on a mat and saw two birds fly far away, and the dog ran after them %d times.\n", i);
+  for (int i = 0; f && i < 30; i++)
+    fprintf(f, "the cat sat on a mat and saw two birds fly far away, and the dog ran after them %d times.\n",
+            i);
   if (f) fclose(f);
   lc_ctx_free(ctx);
   return f ? dir : NULL;

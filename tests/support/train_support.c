@@ -91,7 +91,11 @@ lc_status t_train(t_world *w, const t_spec *s) {
   if (!st && goal) st = set_all(w->ctx, goal->options, io.goal.self, s->with);
   if (!st) st = lc_net_new(w->model, lc_dtype_by_name(o.dtype), &net);
   if (!st)
-    st = lc_train(net, w->tok, s->data ? s->data : w->data, s->no_eval ? NULL : s->eval ? s->eval : w->eval, m, self, &o, &io);
+    st = lc_train(net, w->tok, s->data ? s->data : w->data,
+                  s->no_eval ? NULL
+                  : s->eval  ? s->eval
+                             : w->eval,
+                  m, self, &o, &io);
   lc_net_free(net);
   lc_options_clear(w->ctx, lc_train_options, &o);
   lc_options_clear(w->ctx, m->options, self);

@@ -23,9 +23,9 @@ typedef struct {
   const char *from;
   lc_event_fn event;
   void *arg;
-  const lc_method *row;   /* instead of method's: hooks of the test's own */
+  const lc_method *row;          /* instead of method's: hooks of the test's own */
   const lc_dataset *data, *eval; /* instead of the world's */
-  const char *objective, *with; /* NULL: next-token loss */
+  const char *objective, *with;  /* NULL: next-token loss */
 } t_spec;
 lc_status t_train(t_world *, const t_spec *); /* its own net */
 /* "OUT/name" in the world's directory (of eight rotating buffers). */

@@ -73,8 +73,10 @@ static void test_json(void **state) {
       {"post_processor", "{\"type\": \"BertProcessing\"}", "no cls token"},
       {"post_processor", "{\"type\": \"RobertaProcessing\", \"cls\": [\"<none>\", 1]}", "'<none>'"},
       {"post_processor", "{\"type\": \"ByteFallback\"}", "'ByteFallback'"},
-      {"post_processor", "{\"type\": \"TemplateProcessing\", \"single\": [{\"Sequence\": {\"id\": \"C\"}}]}", "'C'"},
-      {"post_processor", "{\"type\": \"TemplateProcessing\", \"single\": [{\"Sequence\": {\"id\": \"A\", \"type_id\": 300}}]}",
+      {"post_processor", "{\"type\": \"TemplateProcessing\", \"single\": [{\"Sequence\": {\"id\": \"C\"}}]}",
+       "'C'"},
+      {"post_processor",
+       "{\"type\": \"TemplateProcessing\", \"single\": [{\"Sequence\": {\"id\": \"A\", \"type_id\": 300}}]}",
        "malformed"},
       {"post_processor",
        "{\"type\": \"TemplateProcessing\", \"single\": [{\"Sequence\": {\"id\": \"A\"}}, {\"SpecialToken\": "

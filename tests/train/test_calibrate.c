@@ -135,8 +135,13 @@ static void test_pairs(void **state) {
   row.calibrate = look;
   double *of[2];
   for (int k = 0; k < 2; k++) {
-    t_spec s = {.row = &row, .out = "p", .overwrite = true, .no_eval = true, .data = k ? plain : pairs,
-                .objective = k ? NULL : "simpo", .opts = "steps=1 batch=4 shuffle=false"};
+    t_spec s = {.row = &row,
+                .out = "p",
+                .overwrite = true,
+                .no_eval = true,
+                .data = k ? plain : pairs,
+                .objective = k ? NULL : "simpo",
+                .opts = "steps=1 batch=4 shuffle=false"};
     ok(t_train(&w, &s));
     of[k] = squares;
   }

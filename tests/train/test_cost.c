@@ -152,8 +152,6 @@ static void test_by_hand(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {TEST(test_state),
-                                     TEST(test_all),
-                                     TEST(test_by_hand)};
+  const struct CMUnitTest tests[] = {TEST(test_state), TEST(test_all), TEST(test_by_hand)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -140,16 +140,18 @@ static void every_method_trains_a_head(void **state) {
     for (int i = 0; i < lc_n_methods; i++) {
       const lc_method *m = lc_methods[i];
       char from[600] = "";
-      if (m->step) continue; /* without gradients: refused below */
+      if (m->step) continue;                   /* without gradients: refused below */
       if (lc_options_find(m->options, "from")) /* stands on an earlier run's result */
         snprintf(from, sizeof from, "from=%s", t_out(&l.w, "full", ""));
       run(&l, (t_spec){.method = m->name,
                        .out = m->name,
-                       .set = from, .opts = "steps=12 batch=8 lr=0.003 keep=0 density=0.05"});
+                       .set = from,
+                       .opts = "steps=12 batch=8 lr=0.003 keep=0 density=0.05"});
       const double before = number(&l, m->name, "select loss from evals order by step limit 1"),
                    after = number(&l, m->name, "select loss from evals order by step desc limit 1");
       const lc_label_score s = score_of(&l, m->name);
-      if (*from ? after == before : !(after < before)) /* a few entries of another run: held-out loss may rise */
+      if (*from ? after == before
+                : !(after < before)) /* a few entries of another run: held-out loss may rise */
         fail_msg("%s, %s: loss %g became %g", worlds[k].family, m->name, before, after);
       if (!(fabs(s.loss - after) < 1e-5 * (1 + after)))
         fail_msg("%s, %s: the run ended with a loss of %g, what it saved has %g", worlds[k].family, m->name,
@@ -185,7 +187,11 @@ static void learns(void **state) {
   labelled l;
   told seen = {0};
   start(&l, "roberta", LC_TASK_CLASSIFY, 2);
-  run(&l, (t_spec){.method = "lora", .out = "lora", .opts = "steps=100 batch=16 lr=0.005 keep=0", .event = hear, .arg = &seen});
+  run(&l, (t_spec){.method = "lora",
+                   .out = "lora",
+                   .opts = "steps=100 batch=16 lr=0.005 keep=0",
+                   .event = hear,
+                   .arg = &seen});
   const lc_label_score s = score_of(&l, "lora");
   if (!(s.accuracy > 0.8)) fail_msg("accuracy %g, loss %g", s.accuracy, s.loss);
   assert_true(seen.n >= 2 && seen.first < seen.last && seen.last == s.accuracy);
@@ -374,9 +380,13 @@ static void names_come_from_the_data(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {
-      cmocka_unit_test(every_method_trains_a_head), cmocka_unit_test(odd_sizes), cmocka_unit_test(learns),   cmocka_unit_test(same_bits),
-      cmocka_unit_test(a_head_comes_off),           cmocka_unit_test(refusals), cmocka_unit_test(rows),
-      cmocka_unit_test(names_come_from_the_data)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(every_method_trains_a_head),
+                                     cmocka_unit_test(odd_sizes),
+                                     cmocka_unit_test(learns),
+                                     cmocka_unit_test(same_bits),
+                                     cmocka_unit_test(a_head_comes_off),
+                                     cmocka_unit_test(refusals),
+                                     cmocka_unit_test(rows),
+                                     cmocka_unit_test(names_come_from_the_data)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -30,8 +30,8 @@ static lc_dataset *rows(const char *name, int n, bool preference) {
   assert_non_null(f);
   for (int i = 0; i < n; i++)
     if (preference)
-      fprintf(f, "{\"prompt\": \"%s\", \"chosen\": \" %s %s\", \"rejected\": \" %s\"}\n", words[i % 6], words[(i + 1) % 6],
-              words[(i * 3 + 2) % 6], words[(i * 5 + 4) % 6]);
+      fprintf(f, "{\"prompt\": \"%s\", \"chosen\": \" %s %s\", \"rejected\": \" %s\"}\n", words[i % 6],
+              words[(i + 1) % 6], words[(i * 3 + 2) % 6], words[(i * 5 + 4) % 6]);
     else
       fprintf(f, "{\"prompt\": \"%s%d\", \"answer\": \"%d\"}\n", words[i % 6], i, i);
   fclose(f);
@@ -108,7 +108,8 @@ static void test_answers(void **state) {
   assert_false(lc_answer_number("12 apples", 9, &n));
   assert_false(lc_answer_number("", 0, &n));
   for (int i = 0; i < lc_n_rewards; i++) {
-    assert_true(lc_rewards[i].of("7.0", 3, true, "7") == (double)(i > 0)); /* exact: another text; number: the same */
+    assert_true(lc_rewards[i].of("7.0", 3, true, "7") ==
+                (double)(i > 0)); /* exact: another text; number: the same */
     assert_true(lc_rewards[i].of("7", 1, true, "7") == 1);
     assert_true(lc_rewards[i].of("", 0, false, "7") == 0);
   }
@@ -129,13 +130,15 @@ static void test_surrogate(void **state) {
       s = s * 1664525u + 1013904223u;
       u[k] = (double)s / 4294967296.0;
     }
-    const double old = 2 + u[0], nll = old + 0.6 * (u[1] - 0.5), ref = 2 + u[2], A = 4 * (u[3] - 0.5), h = 1e-6;
+    const double old = 2 + u[0], nll = old + 0.6 * (u[1] - 0.5), ref = 2 + u[2], A = 4 * (u[3] - 0.5),
+                 h = 1e-6;
     const lc_surrogate q = {(float)A, 0.2f, i % 3 ? 0.1f : 0};
     const double beta = (double)q.beta, r = exp(old - nll);
     float slope, loss = lc_surrogate_loss(&q, (float)nll, (float)old, (float)ref, &slope);
     assert_true(fabs((double)loss - surrogate(nll, old, ref, A, 0.2, beta)) < 1e-5);
     if (fabs(r - 1.2) < 1e-3 || fabs(r - 0.8) < 1e-3) continue; /* at the corner there is no derivative */
-    const double fd = (surrogate(nll + h, old, ref, A, 0.2, beta) - surrogate(nll - h, old, ref, A, 0.2, beta)) / (2 * h);
+    const double fd =
+        (surrogate(nll + h, old, ref, A, 0.2, beta) - surrogate(nll - h, old, ref, A, 0.2, beta)) / (2 * h);
     if (fabs((double)slope - fd) > 1e-4) fail_msg("slope %g, by differences %g", (double)slope, fd);
   }
 }
@@ -206,7 +209,9 @@ static lc_status compare(void *self, lc_training *t) {
     p->value[best] = keep - e;
     const double fd = (up - update_loss(t)) / (2 * (double)e);
     p->value[best] = keep;
-    if (fabs(fd - g) > 0.02 * fabs(g) + 2e-4) fail_msg("%s, update %d, '%s': gradient %g, by differences %g", t->goal.row->name, (int)t->step + 1, p->name, g, fd);
+    if (fabs(fd - g) > 0.02 * fabs(g) + 2e-4)
+      fail_msg("%s, update %d, '%s': gradient %g, by differences %g", t->goal.row->name, (int)t->step + 1,
+               p->name, g, fd);
     done++;
   }
   differences += done;
@@ -239,7 +244,9 @@ static void test_gradients(void **state) {
                   .with = all[i].with};
       differences = 0;
       ok(t_train(&w, &s));
-      if (differences < 3) fail_msg("%s %s with %s: %d gradients large enough", all[i].objective, all[i].with, methods[m], differences);
+      if (differences < 3)
+        fail_msg("%s %s with %s: %d gradients large enough", all[i].objective, all[i].with, methods[m],
+                 differences);
     }
 }
 
@@ -255,7 +262,8 @@ typedef struct {
 static int watch(void *arg, const char *kind, const struct json_t *e) {
   seen *s = arg;
   if (!strcmp(kind, "eval") && s->evals < 4)
-    s->held[s->evals++] = json_number_value(json_object_get(e, json_object_get(e, "reward") ? "reward" : "loss"));
+    s->held[s->evals++] =
+        json_number_value(json_object_get(e, json_object_get(e, "reward") ? "reward" : "loss"));
   if (strcmp(kind, "step") || s->n == 16) return 0;
   s->loss[s->n] = json_number_value(json_object_get(e, "loss"));
   s->norm[s->n] = json_number_value(json_object_get(e, "grad_norm"));
@@ -266,7 +274,8 @@ static int watch(void *arg, const char *kind, const struct json_t *e) {
   return 0;
 }
 
-static seen run(const char *method, const char *set, const char *objective, const char *with, const char *opts) {
+static seen run(const char *method, const char *set, const char *objective, const char *with,
+                const char *opts) {
   seen s = {0};
   const bool preference = objective[0] == 'd' || objective[0] == 's';
   t_spec spec = {.method = method,
@@ -286,7 +295,11 @@ static seen run(const char *method, const char *set, const char *objective, cons
 
 /* At π = π_ref the loss is log 2, whatever the method; then it falls, and the reference stays where it was. */
 static void test_dpo(void **state) {
-  static const char *const sets[][2] = {{"full", ""}, {"shira", ""}, {"lora", "r=4"}, {"spiel", "period=4 accumulate=2"}, {"llava-mole", "r=4 alpha=8"}};
+  static const char *const sets[][2] = {{"full", ""},
+                                        {"shira", ""},
+                                        {"lora", "r=4"},
+                                        {"spiel", "period=4 accumulate=2"},
+                                        {"llava-mole", "r=4 alpha=8"}};
   for (int i = 0; i < 5; i++) {
     const seen s = run(sets[i][0], sets[i][1], "dpo", "beta=0.5", "steps=13 batch=5 lr=3e-3 density=0.1");
     assert_true(fabs(s.loss[0] - log(2)) < 1e-6);
@@ -308,13 +321,21 @@ static void test_equal_rewards(void **state) {
 static double equal[6];
 static int take_equal(void *arg, const char *kind, const json_t *e) {
   if (!strcmp(kind, "step"))
-    equal[json_integer_value(json_object_get(e, "step")) - 1] = json_number_value(json_object_get(e, "equal_rewards"));
+    equal[json_integer_value(json_object_get(e, "step")) - 1] =
+        json_number_value(json_object_get(e, "equal_rewards"));
   return 0;
 }
 /* The updates made of one sampling tell the same of it. */
 static void test_equal_rewards_told(void **state) {
-  t_spec s = {.method = "shira", .objective = "grpo", .with = "group=4 max-tokens=5 reward=format updates=3", .data = questions,
-              .no_eval = true, .out = "told", .overwrite = true, .opts = "steps=6 batch=2", .event = take_equal};
+  t_spec s = {.method = "shira",
+              .objective = "grpo",
+              .with = "group=4 max-tokens=5 reward=format updates=3",
+              .data = questions,
+              .no_eval = true,
+              .out = "told",
+              .overwrite = true,
+              .opts = "steps=6 batch=2",
+              .event = take_equal};
   ok(t_train(&w, &s));
   for (int i = 0; i < 6; i++) assert_true(equal[i] == 1);
 }
@@ -334,8 +355,13 @@ static void test_learns(void **state) {
   for (int i = 0; i < 3; i++) {
     char with[256];
     const bool ppo = i == 2;
-    snprintf(with, sizeof with, "group=8 max-tokens=2 reward=format extract=[a-e]%s", i == 0 ? " beta=0" : ppo ? " updates=2 kl=0" : "");
-    seen s = run("shira", "", sets[i], with, ppo ? "steps=80 batch=4 lr=2e-2 density=0.2 micro-batch=32" : "steps=40 batch=4 lr=2e-2 density=0.2 micro-batch=32");
+    snprintf(with, sizeof with, "group=8 max-tokens=2 reward=format extract=[a-e]%s",
+             i == 0 ? " beta=0"
+             : ppo  ? " updates=2 kl=0"
+                    : "");
+    seen s = run("shira", "", sets[i], with,
+                 ppo ? "steps=80 batch=4 lr=2e-2 density=0.2 micro-batch=32"
+                     : "steps=40 batch=4 lr=2e-2 density=0.2 micro-batch=32");
     assert_true(s.held[1] > 0.9);
     strcat(with, " shuffle-rewards=true");
     s = run("shira", "", sets[i], with, "steps=10 batch=4 lr=1e-3 density=0.2 micro-batch=32");
@@ -388,7 +414,8 @@ static void test_threads(void **state) {
         first[i] = malloc(n);
         memcpy(first[i], data, size[i] = n);
       } else if (n != size[i] || memcmp(first[i], data, n)) {
-        fail_msg("%s with %s in %s: other bits on two threads", variants[i / 2].objective, variants[i / 2].method, types[i % 2]);
+        fail_msg("%s with %s in %s: other bits on two threads", variants[i / 2].objective,
+                 variants[i / 2].method, types[i % 2]);
       }
       lc_free(w.ctx, data);
     }
@@ -414,9 +441,12 @@ static void test_resume(void **state) {
     s = spec_of(i, b, OPTS);
     s.resume = true;
     ok(t_train(&w, &s));
-    if (!t_same_files(t_out(&w, a, "checkpoint-8/state.safetensors"), t_out(&w, b, "checkpoint-8/state.safetensors")))
+    if (!t_same_files(t_out(&w, a, "checkpoint-8/state.safetensors"),
+                      t_out(&w, b, "checkpoint-8/state.safetensors")))
       fail_msg("%s with %s: resumed, other bits", variants[i].objective, variants[i].method);
-#define STEPS "SELECT group_concat(step || ':' || loss || ':' || grad_norm || ':' || tokens || ':' || targets) FROM steps"
+#define STEPS                                                                                                \
+  "SELECT group_concat(step || ':' || loss || ':' || grad_norm || ':' || tokens || ':' || targets) FROM "    \
+  "steps"
     assert_string_equal(t_query(&w, a, STEPS), t_query(&w, b, STEPS));
   }
   t_spec s = spec_of(0, "parts0", OPTS);
@@ -438,7 +468,8 @@ static void test_recipe(void **state) {
   ok(lc_recipe_read(w.ctx, t_out(&w, "recipe", "recipe.yaml"), &r));
   assert_string_equal(r.objective, "grpo");
   bool found = false;
-  for (int i = 0; i < r.n_with; i++) found |= !strcmp(r.with[i].key, "updates") && !strcmp(r.with[i].value, "3");
+  for (int i = 0; i < r.n_with; i++)
+    found |= !strcmp(r.with[i].key, "updates") && !strcmp(r.with[i].value, "3");
   assert_true(found);
   lc_recipe_free(w.ctx, &r);
 }
@@ -475,11 +506,14 @@ static void test_refusals(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_rows),          cmocka_unit_test(test_answers),  cmocka_unit_test(test_surrogate),
-      cmocka_unit_test(test_advantages),    cmocka_unit_test(test_critic),   cmocka_unit_test(test_gradients),
-      cmocka_unit_test(test_dpo),           cmocka_unit_test(test_clipping), cmocka_unit_test(test_equal_rewards), cmocka_unit_test(test_equal_rewards_told),
-      cmocka_unit_test(test_learns),        cmocka_unit_test(test_threads),  cmocka_unit_test(test_resume),
-      cmocka_unit_test(test_recipe),        cmocka_unit_test(test_refusals),
+      cmocka_unit_test(test_rows),          cmocka_unit_test(test_answers),
+      cmocka_unit_test(test_surrogate),     cmocka_unit_test(test_advantages),
+      cmocka_unit_test(test_critic),        cmocka_unit_test(test_gradients),
+      cmocka_unit_test(test_dpo),           cmocka_unit_test(test_clipping),
+      cmocka_unit_test(test_equal_rewards), cmocka_unit_test(test_equal_rewards_told),
+      cmocka_unit_test(test_learns),        cmocka_unit_test(test_threads),
+      cmocka_unit_test(test_resume),        cmocka_unit_test(test_recipe),
+      cmocka_unit_test(test_refusals),
   };
   return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -232,7 +232,8 @@ static void refusals(void **state) {
                                   .no_eval = true}),
           "vocabulary");
   t_world_close(&text);
-  refused(&g, t_train(&g.w, &(t_spec){.method = "lora", .out = "x", .opts = "steps=1 seq=8 task=classification"}),
+  refused(&g,
+          t_train(&g.w, &(t_spec){.method = "lora", .out = "x", .opts = "steps=1 seq=8 task=classification"}),
           "a picture has 10 rows");
   lc_free(ctx, dir);
   stop(&g);

@@ -219,7 +219,8 @@ static void forge(const char *out, int step, const char *array, size_t width, in
   for (int i = 0; i < f.n && !a; i++)
     if (strstr(f.tensor[i].name, array)) a = &f.tensor[i];
   if (!a) fail_msg("%s has no array %s", path, array);
-  const size_t at = (size_t)((const uint8_t *)a->t.data - f.map[0].data), count = (size_t)lc_tensor_count(&a->t);
+  const size_t at = (size_t)((const uint8_t *)a->t.data - f.map[0].data),
+               count = (size_t)lc_tensor_count(&a->t);
   for (size_t i = 0; i < count; i++) memcpy(data + at + i * width, &to, width);
   snprintf(name, sizeof name, "checkpoint-%d/state.json", step);
   json_t *j = json_load_file(t_out(&w, out, name), 0, NULL);
@@ -248,8 +249,10 @@ static void test_forged(void **state) {
       {"s2ft", "o=0.25 d=0.1", "", ".lines", NULL, NULL, 4, 1 << 30, "line 1 of the slice"},
       {"lt-sft", "iterations=2", "", "carried:index", NULL, NULL, 4, 1 << 30, "outside"},
       {"mezo", "", "", "noise.count", NULL, NULL, 8, 1 << 30, "log of steps"},
-      {"lora", "r=4", "", "rollout:prompts", "grpo", "group=2 max-tokens=4 updates=3", 8, 1 << 30, "1073741824 prompts"},
-      {"lora", "r=4", "", "rollout:size", "grpo", "group=2 max-tokens=4 updates=3", 8, 1 << 30, "sampled sequence 1"},
+      {"lora", "r=4", "", "rollout:prompts", "grpo", "group=2 max-tokens=4 updates=3", 8, 1 << 30,
+       "1073741824 prompts"},
+      {"lora", "r=4", "", "rollout:size", "grpo", "group=2 max-tokens=4 updates=3", 8, 1 << 30,
+       "sampled sequence 1"},
   };
   lc_dataset *sums;
   FILE *f = fopen(lc_tiny_path(w.dir, "sums.jsonl"), "w");
@@ -293,14 +296,9 @@ static void test_nothing_saved(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      TEST(test_bits),
-      TEST(test_earlier_checkpoint),
-      TEST(test_more_steps),
-      TEST(test_refusals),
-      TEST(test_older_checkpoint),
-      TEST(test_damage),
-      TEST(test_forged),
-      TEST(test_nothing_saved),
+      TEST(test_bits),     TEST(test_earlier_checkpoint), TEST(test_more_steps),
+      TEST(test_refusals), TEST(test_older_checkpoint),   TEST(test_damage),
+      TEST(test_forged),   TEST(test_nothing_saved),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -125,7 +125,8 @@ static void test_micro_batches(void **state) {
 
 static void test_loss_falls(void **state) {
   for (size_t i = 0; i < N_VARIANTS; i++) {
-    if (lc_method_find(variants[i].method)->step) continue; /* zeroth order needs other rates: method/test_zo */
+    if (lc_method_find(variants[i].method)->step)
+      continue; /* zeroth order needs other rates: method/test_zo */
     t_spec s = {.method = variants[i].method,
                 .set = variants[i].set,
                 .out = "learn",

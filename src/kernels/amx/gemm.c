@@ -7,7 +7,13 @@
 #include "kernels/amx/gemm.h"
 #include "kernels/amx/tiles.h"
 
-enum { KC = 576, LONG_K = 1152 /* an f32 output takes a longer sum in parts */, A_BYTES = 1 << 20, B_BYTES = 1 << 20, BLOCK = LC_AMX_BLOCK };
+enum {
+  KC = 576,
+  LONG_K = 1152 /* an f32 output takes a longer sum in parts */,
+  A_BYTES = 1 << 20,
+  B_BYTES = 1 << 20,
+  BLOCK = LC_AMX_BLOCK
+};
 enum { SUMS = BLOCK * BLOCK };
 
 /* Where a block's rows of A are: packed tiles, or the matrix itself. */
@@ -17,7 +23,8 @@ typedef struct {
 } left;
 
 /* c (32×32) = [c +] A·B over `steps`; R and N: row and column tiles of the block that count. */
-static inline __attribute__((always_inline)) void block(int R, int N, int64_t steps, left a, const uint16_t *b, float *c, bool add) {
+static inline __attribute__((always_inline)) void block(int R, int N, int64_t steps, left a,
+                                                        const uint16_t *b, float *c, bool add) {
   enum { LD = BLOCK * sizeof(float), HALF = SUMS / 2 };
   const char *pa = (const char *)a.at;
   if (add) {
@@ -51,7 +58,8 @@ static inline __attribute__((always_inline)) void store(float *c) {
   _tile_stored(3, c + HALF + 16, LD);
 }
 
-static inline __attribute__((always_inline)) void run_block(int64_t rows, int64_t cols, int64_t steps, left a, const uint16_t *b, float *c, bool add) {
+static inline __attribute__((always_inline)) void run_block(int64_t rows, int64_t cols, int64_t steps, left a,
+                                                            const uint16_t *b, float *c, bool add) {
   if (rows > 16 && cols > 16)
     block(2, 2, steps, a, b, c, add);
   else if (rows > 16)
@@ -66,11 +74,12 @@ typedef struct {
   const lc_gemm_shape *s;
   lc_gemm_lines A, B;
   bool packs_a;
-  int64_t kc, mc, nc, steps; /* values of k a piece, rows of A packed and columns of B used at a time, steps of k in all */
-  int64_t panel;             /* values from 32 columns of packed B to the next */
+  int64_t kc, mc, nc,
+      steps; /* values of k a piece, rows of A packed and columns of B used at a time, steps of k in all */
+  int64_t panel; /* values from 32 columns of packed B to the next */
   uint16_t *a, *b;
   const uint16_t *packed; /* all of B, NULL: nc columns at a time are packed to b */
-  float *sums; /* of the blocks of nc columns, or of two blocks in turns if there is one piece */
+  float *sums;            /* of the blocks of nc columns, or of two blocks in turns if there is one piece */
   void *C;
 } job;
 
@@ -89,16 +98,20 @@ static void finish(const job *w, waiting at) {
     __mmask32 cols = n < 32 ? (1u << n) - 1 : ~0u;
     uint16_t *c = (uint16_t *)w->C + at.i * s->ldc + at.j;
     for (int64_t r = 0; r < m; r++, from += BLOCK, c += s->ldc)
-      _mm512_mask_storeu_epi16(c, cols, (__m512i)_mm512_cvtne2ps_pbh(_mm512_load_ps(from + 16), _mm512_load_ps(from)));
+      _mm512_mask_storeu_epi16(c, cols,
+                               (__m512i)_mm512_cvtne2ps_pbh(_mm512_load_ps(from + 16), _mm512_load_ps(from)));
     return;
   }
-  __mmask16 low = n < 16 ? (__mmask16)((1u << n) - 1) : 0xffff, high = n < 16 ? 0 : (__mmask16)((1u << (n - 16)) - 1);
+  __mmask16 low = n < 16 ? (__mmask16)((1u << n) - 1) : 0xffff,
+            high = n < 16 ? 0 : (__mmask16)((1u << (n - 16)) - 1);
   float *c = (float *)w->C + at.i * s->ldc + at.j;
   const int64_t ld = s->plus ? s->ld_plus : s->ldc;
   const float *more = s->plus ? s->plus + at.i * ld + at.j : s->beta != 0 ? c : NULL;
   for (int64_t r = 0; r < m; r++, from += BLOCK, c += s->ldc) {
     __m512 x = _mm512_load_ps(from), y = _mm512_load_ps(from + 16);
-    if (more) x = _mm512_add_ps(x, _mm512_maskz_loadu_ps(low, more + r * ld)), y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(high, more + r * ld + 16));
+    if (more)
+      x = _mm512_add_ps(x, _mm512_maskz_loadu_ps(low, more + r * ld)),
+      y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(high, more + r * ld + 16));
     _mm512_mask_storeu_ps(c, low, x);
     _mm512_mask_storeu_ps(c + 16, high, y);
   }
@@ -112,17 +125,20 @@ static bool packs_a(const lc_gemm_shape *s, const void *A) {
 
 /* As many columns as B_BYTES hold, evenly. */
 static int64_t columns_at_a_time(int64_t n, int64_t k) {
-  int64_t row = lc_ceil_div(k, LC_AMX_K) * LC_AMX_K, most = lc_max64(BLOCK, B_BYTES / 2 / row / BLOCK * BLOCK);
+  int64_t row = lc_ceil_div(k, LC_AMX_K) * LC_AMX_K,
+          most = lc_max64(BLOCK, B_BYTES / 2 / row / BLOCK * BLOCK);
   return lc_ceil_div(lc_ceil_div(n, BLOCK), lc_ceil_div(n, most)) * BLOCK;
 }
 
-static lc_status prepare(lc_ctx *ctx, int worker, const lc_gemm_shape *s, const void *A, const void *B, void *C, int64_t panel, job *w) {
+static lc_status prepare(lc_ctx *ctx, int worker, const lc_gemm_shape *s, const void *A, const void *B,
+                         void *C, int64_t panel, job *w) {
   *w = (job){.s = s, .C = C, .packs_a = packs_a(s, A)};
   w->A = (lc_gemm_lines){A, LC_BF16, s->trans_a ? 1 : s->lda, s->trans_a ? s->lda : 1};
   w->B = (lc_gemm_lines){B, LC_BF16, s->trans_b ? s->ldb : 1, s->trans_b ? 1 : s->ldb};
   w->steps = lc_ceil_div(s->k, LC_AMX_K);
   w->kc = lc_ceil_div(w->steps, lc_ceil_div(s->k, KC)) * LC_AMX_K;
-  int64_t row = w->steps * LC_AMX_K, m = lc_ceil_div(s->m, BLOCK) * BLOCK, n = lc_ceil_div(s->n, BLOCK) * BLOCK;
+  int64_t row = w->steps * LC_AMX_K, m = lc_ceil_div(s->m, BLOCK) * BLOCK,
+          n = lc_ceil_div(s->n, BLOCK) * BLOCK;
   w->mc = w->packs_a ? lc_min64(m, lc_max64(BLOCK, A_BYTES / 2 / row / BLOCK * BLOCK)) : m;
   w->nc = columns_at_a_time(n, s->k);
   size_t a = w->packs_a ? (size_t)(w->mc * row) * 2 : 0, b = s->packed_b ? 0 : (size_t)(w->nc * row) * 2,
@@ -131,19 +147,22 @@ static lc_status prepare(lc_ctx *ctx, int worker, const lc_gemm_shape *s, const 
   if (!at) return LC_FAILED;
   at += -(uintptr_t)at % 64;
   w->panel = s->packed_b ? panel : BLOCK * row, w->packed = s->packed_b ? B : NULL;
-  w->sums = (float *)(void *)at, w->a = (uint16_t *)(void *)(at + sums), w->b = (uint16_t *)(void *)(at + sums + a);
+  w->sums = (float *)(void *)at, w->a = (uint16_t *)(void *)(at + sums),
+  w->b = (uint16_t *)(void *)(at + sums + a);
   return LC_OK;
 }
 
 static left left_block(const job *w, int64_t i0, int64_t i, int64_t l) {
-  if (w->packs_a) return (left){w->a + ((i - i0) * w->steps + BLOCK * l / LC_AMX_K) * LC_AMX_K, 64, 1024, 2048};
+  if (w->packs_a)
+    return (left){w->a + ((i - i0) * w->steps + BLOCK * l / LC_AMX_K) * LC_AMX_K, 64, 1024, 2048};
   int64_t ld = w->s->lda * 2;
   return (left){(const uint16_t *)w->A.data + i * w->s->lda + l, ld, 16 * ld, 64};
 }
 
 /* Brings a part of the rows that follow into the second-level cache. */
 static void fetch_ahead(const job *w, int64_t i, int64_t part, int64_t parts) {
-  int64_t lines = lc_ceil_div(w->s->k * 2, 64), each = lc_ceil_div(lines, parts), l1 = lc_min64(lines, (part + 1) * each);
+  int64_t lines = lc_ceil_div(w->s->k * 2, 64), each = lc_ceil_div(lines, parts),
+          l1 = lc_min64(lines, (part + 1) * each);
   if (w->packs_a || i + BLOCK > w->s->m) return;
   for (int64_t r = 0; r < BLOCK; r++) {
     const char *row = (const char *)((const uint16_t *)w->A.data + (i + r) * w->s->lda);
@@ -172,10 +191,12 @@ static void row_block(const job *w, int64_t i0, int64_t i, int64_t j0, int64_t j
 
 static void pack_columns(const lc_gemm_lines *B, int64_t j0, int64_t j1, int64_t k, uint16_t *out) {
   int64_t panel = BLOCK * lc_ceil_div(k, LC_AMX_K) * LC_AMX_K;
-  for (int64_t j = j0; j < j1; j += BLOCK, out += panel) lc_amx_pack_b(B, j, lc_min64(BLOCK, j1 - j), 0, k, out);
+  for (int64_t j = j0; j < j1; j += BLOCK, out += panel)
+    lc_amx_pack_b(B, j, lc_min64(BLOCK, j1 - j), 0, k, out);
 }
 
-static lc_status product(lc_ctx *ctx, int worker, const lc_gemm_shape *s, const void *A, const void *B, void *C, int64_t panel) {
+static lc_status product(lc_ctx *ctx, int worker, const lc_gemm_shape *s, const void *A, const void *B,
+                         void *C, int64_t panel) {
   job w;
   LC_TRY(prepare(ctx, worker, s, A, B, C, panel, &w));
   lc_amx_start();
@@ -199,10 +220,13 @@ static lc_status run(lc_ctx *ctx, int worker, const lc_gemm_shape *s, const void
   int64_t steps = lc_ceil_div(s->k, LC_AMX_K), panel = BLOCK * LC_AMX_K * steps;
   if (s->c_dtype == LC_BF16 || s->k <= LONG_K) return product(ctx, worker, s, A, B, C, panel);
   lc_gemm_shape part = *s;
-  int64_t each = lc_ceil_div(steps, lc_ceil_div(s->k, LONG_K)) * LC_AMX_K, of_b = s->packed_b ? BLOCK : s->trans_b ? 1 : s->ldb;
+  int64_t each = lc_ceil_div(steps, lc_ceil_div(s->k, LONG_K)) * LC_AMX_K, of_b = s->packed_b  ? BLOCK
+                                                                                  : s->trans_b ? 1
+                                                                                               : s->ldb;
   for (int64_t l = 0; l < s->k; l += each, part.beta = 1, part.plus = NULL) {
     part.k = lc_min64(each, s->k - l);
-    LC_TRY(product(ctx, worker, &part, (const uint16_t *)A + l * (s->trans_a ? s->lda : 1), (const uint16_t *)B + l * of_b, C, panel));
+    LC_TRY(product(ctx, worker, &part, (const uint16_t *)A + l * (s->trans_a ? s->lda : 1),
+                   (const uint16_t *)B + l * of_b, C, panel));
   }
   return LC_OK;
 }
@@ -216,4 +240,10 @@ static void pack(const lc_gemm_shape *s, const void *B, void *packed) {
   pack_columns(&lines, 0, s->n, s->k, packed);
 }
 
-const lc_gemm_provider_row lc_gemm_amx = {"amx", run, .bf16 = true, .plus = true, .packed_bytes = packed_bytes, .pack = pack, .packed_columns = columns_at_a_time};
+const lc_gemm_provider_row lc_gemm_amx = {"amx",
+                                          run,
+                                          .bf16 = true,
+                                          .plus = true,
+                                          .packed_bytes = packed_bytes,
+                                          .pack = pack,
+                                          .packed_columns = columns_at_a_time};

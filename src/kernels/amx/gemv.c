@@ -6,6 +6,7 @@
 #include "kernels/avx512/simd.h"
 #include "kernels/simd/gemv.h"
 
-void lc_amx_gemv(lc_dtype dtype, int64_t m, int64_t n, const void *W, size_t row_bytes, const float *x, float *y) {
+void lc_amx_gemv(lc_dtype dtype, int64_t m, int64_t n, const void *W, size_t row_bytes, const float *x,
+                 float *y) {
   LC_SIMD(gemv_any)(dtype, m, n, W, row_bytes, x, y);
 }

@@ -13,9 +13,8 @@ typedef struct {
 
 /* gcc's _tile_loadconfig reads 8 bytes as far as the compiler knows, which then drops the stores to the rest. */
 static inline void lc_amx_start(void) {
-  static const lc_amx_config all = {.palette = 1,
-                                    .bytes = {64, 64, 64, 64, 64, 64, 64, 64},
-                                    .rows = {16, 16, 16, 16, 16, 16, 16, 16}};
+  static const lc_amx_config all = {
+      .palette = 1, .bytes = {64, 64, 64, 64, 64, 64, 64, 64}, .rows = {16, 16, 16, 16, 16, 16, 16, 16}};
   __asm__ volatile("ldtilecfg\t%0" ::"m"(all));
 }
 

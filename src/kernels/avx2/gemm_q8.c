@@ -25,6 +25,7 @@ INLINE vi vi_with_sign(vi x, vi signs) {
 }
 #include "kernels/simd/gemm_q8.h"
 
-void lc_avx2_gemm_q8(lc_dtype dtype, int64_t T, int64_t panels, const void *packed, const lc_q8_rows *x, int64_t t0, float *y, int64_t ldy) {
+void lc_avx2_gemm_q8(lc_dtype dtype, int64_t T, int64_t panels, const void *packed, const lc_q8_rows *x,
+                     int64_t t0, float *y, int64_t ldy) {
   gemm_q8(dtype, T, panels, packed, x, t0, y, ldy);
 }

@@ -37,13 +37,15 @@ INLINE __m128 four_f16(const uint8_t *const *w, int at) {
   return _mm_cvtph_ps(_mm_cvtsi64_si128((long long)packed));
 }
 
-INLINE __m128 rows(lc_dtype dtype, int64_t bytes, int64_t n, const uint8_t *const *row, const uint8_t *ahead, const lc_q8_vector *x) {
+INLINE __m128 rows(lc_dtype dtype, int64_t bytes, int64_t n, const uint8_t *const *row, const uint8_t *ahead,
+                   const lc_q8_vector *x) {
   const uint8_t *w[ROWS];
   __m256 acc[ROWS];
   __m128 offset = _mm_setzero_ps();
   for (int r = 0; r < ROWS; r++) w[r] = row[r], acc[r] = _mm256_setzero_ps();
   for (int64_t b = 0; b < n / LC_BLOCK; b++) {
-    for (int64_t line = 0; line < ROWS * bytes; line += 64) _mm_prefetch((const char *)ahead + line, _MM_HINT_T0);
+    for (int64_t line = 0; line < ROWS * bytes; line += 64)
+      _mm_prefetch((const char *)ahead + line, _MM_HINT_T0);
     ahead += ROWS * bytes;
     __m256i v = _mm256_loadu_si256((const __m256i *)(x->q + b * LC_BLOCK));
     __m256i eights = _mm256_maddubs_epi16(_mm256_set1_epi8(8), v);
@@ -60,7 +62,8 @@ INLINE __m128 rows(lc_dtype dtype, int64_t bytes, int64_t n, const uint8_t *cons
 }
 
 #define GEMV(name, dtype, bytes)                                                                             \
-  static void name(int64_t m, int64_t n, const uint8_t *W, size_t row_bytes, const lc_q8_vector *x, float *y) { \
+  static void name(int64_t m, int64_t n, const uint8_t *W, size_t row_bytes, const lc_q8_vector *x,          \
+                   float *y) {                                                                               \
     for (int64_t i = 0; i < m; i += ROWS) {                                                                  \
       int64_t here = lc_min64(ROWS, m - i);                                                                  \
       const uint8_t *row[ROWS]; /* missing rows: the last again */                                           \
@@ -74,7 +77,8 @@ GEMV(gemv_q8_0, LC_Q8_0, LC_Q8_0_BYTES)
 GEMV(gemv_q4_0, LC_Q4_0, LC_Q4_0_BYTES)
 GEMV(gemv_q4_1, LC_Q4_1, LC_Q4_1_BYTES)
 
-void lc_avx2_gemv_q8(lc_dtype dtype, int64_t m, int64_t n, const void *W, size_t row_bytes, const lc_q8_vector *x, float *y) {
+void lc_avx2_gemv_q8(lc_dtype dtype, int64_t m, int64_t n, const void *W, size_t row_bytes,
+                     const lc_q8_vector *x, float *y) {
   (dtype == LC_Q8_0 ? gemv_q8_0 : dtype == LC_Q4_0 ? gemv_q4_0 : gemv_q4_1)(m, n, W, row_bytes, x, y);
 }
 
@@ -99,8 +103,10 @@ void lc_avx2_quantise_q8(int64_t n, const float *x, const lc_q8_vector *q) {
       i32[i] = _mm256_and_si256(keep, _mm256_cvtps_epi32(_mm256_mul_ps(v[i], inverse)));
       sum = _mm256_add_epi32(sum, i32[i]);
     }
-    __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(i32[0], i32[1]), _mm256_packs_epi32(i32[2], i32[3]));
-    bytes = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)); /* packs work in halves */
+    __m256i bytes =
+        _mm256_packs_epi16(_mm256_packs_epi32(i32[0], i32[1]), _mm256_packs_epi32(i32[2], i32[3]));
+    bytes = _mm256_permutevar8x32_epi32(bytes,
+                                        _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)); /* packs work in halves */
     _mm256_storeu_si256((__m256i *)(q->q + b * LC_BLOCK), bytes);
     __m128i s = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
     s = _mm_add_epi32(s, _mm_unpackhi_epi64(s, s));

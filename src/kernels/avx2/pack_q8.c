@@ -30,7 +30,8 @@ INLINE void pack(lc_dtype dtype, int64_t bytes, int64_t n, const uint8_t *const 
   const int64_t skip = dtype == LC_Q4_1 ? 4 : 2;
   for (int64_t b = 0; b < n / LC_BLOCK; b++) {
     float *d = (float *)(void *)(out + LC_BLOCK * LC_Q8_PANEL);
-    for (int i = 0; i < LC_Q8_PANEL; i++) pack_row(dtype, row[i] + b * bytes + skip, (uint32_t *)(void *)out + i);
+    for (int i = 0; i < LC_Q8_PANEL; i++)
+      pack_row(dtype, row[i] + b * bytes + skip, (uint32_t *)(void *)out + i);
     f16_at(row, b * bytes, d);
     if (dtype == LC_Q4_1) f16_at(row, b * bytes + 2, d + LC_Q8_PANEL);
     out = (uint8_t *)(d + (dtype == LC_Q4_1 ? 2 : 1) * LC_Q8_PANEL);

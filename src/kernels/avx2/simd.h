@@ -158,6 +158,6 @@ static inline float f16_at(const void *p) {
 
 /* Products of the low halves of 64-bit lanes, roots of f64 lanes (vectors of simd/noise.h). */
 #define v_mul_u32(a, b) ((vu)_mm256_mul_epu32((__m256i)(a), (__m256i)(b)))
-#define v_sqrt_f64(x) ((vd)_mm256_sqrt_pd((__m256d)(x)))
+#define v_sqrt_f64(x)   ((vd)_mm256_sqrt_pd((__m256d)(x)))
 
 #endif

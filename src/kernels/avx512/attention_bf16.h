@@ -85,7 +85,8 @@ static inline lc_attn_span lc_attn_visible(const lc_attention_shape *s, int64_t 
                         lc_min64(s->tk, position + 1)};
 }
 /* Of keys [j,j1) the whole panels that any of `rows` queries from `position` sees, relative to j; end <= first: none. */
-static inline lc_attn_span lc_attn_panels(const lc_attention_shape *s, int64_t position, int64_t rows, int64_t j, int64_t j1) {
+static inline lc_attn_span lc_attn_panels(const lc_attention_shape *s, int64_t position, int64_t rows,
+                                          int64_t j, int64_t j1) {
   int64_t first = lc_attn_visible(s, position).first, end = lc_attn_visible(s, position + rows - 1).end;
   first = lc_max64(j, first / PANEL * PANEL), end = lc_min64(j1, lc_ceil_div(end, PANEL) * PANEL);
   return (lc_attn_span){first - j, end - j};
@@ -114,7 +115,8 @@ LC_ALWAYS void lc_attn_hide(int64_t rows, float *s, lc_attn_span panels, lc_attn
 }
 
 /* One row of S to P; *l sums lane by lane; returns what earlier sums shrink by. */
-LC_ALWAYS float lc_attn_softmax_row(int64_t rows, const float *s, lc_attn_span c, float factor, float *max, __m512 *l, uint16_t *p) {
+LC_ALWAYS float lc_attn_softmax_row(int64_t rows, const float *s, lc_attn_span c, float factor, float *max,
+                                    __m512 *l, uint16_t *p) {
   __m512 m0 = v_set(*max), m1 = m0;
   for (int64_t i = c.first; i < c.end; i += PANEL)
     m0 = v_max(m0, v_load(s + i * rows)), m1 = v_max(m1, v_load(s + i * rows + LANES));

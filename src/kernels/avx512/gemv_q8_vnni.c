@@ -2,8 +2,8 @@
 #define LC_GEMV_APART 0
 #include "kernels/avx512/gemv_q8.h"
 
-void lc_avx512_vnni_gemv_q8(lc_dtype dtype, int64_t m, int64_t n, const void *W, size_t row_bytes, const lc_q8_vector *x,
-                            float *y) {
+void lc_avx512_vnni_gemv_q8(lc_dtype dtype, int64_t m, int64_t n, const void *W, size_t row_bytes,
+                            const lc_q8_vector *x, float *y) {
   gemv_q8(dtype, m, n, W, row_bytes, x, y);
 }
 
@@ -18,7 +18,8 @@ void lc_avx512_vnni_quantise_q8(int64_t n, const float *x, const lc_q8_vector *q
     q->scale[b] = some ? most / 127 : finite ? 0 : NAN;
     __m512 inverse = _mm512_set1_ps(some ? 127 / most : 0);
     __mmask16 keep = some ? 0xffff : 0;
-    __m512i iu = _mm512_maskz_cvtps_epi32(keep, _mm512_mul_ps(u, inverse)), iv = _mm512_maskz_cvtps_epi32(keep, _mm512_mul_ps(v, inverse));
+    __m512i iu = _mm512_maskz_cvtps_epi32(keep, _mm512_mul_ps(u, inverse)),
+            iv = _mm512_maskz_cvtps_epi32(keep, _mm512_mul_ps(v, inverse));
     q->sum[b] = _mm512_reduce_add_epi32(_mm512_add_epi32(iu, iv));
     _mm_storeu_si128((__m128i *)(q->q + b * LC_BLOCK), _mm512_cvtepi32_epi8(iu));
     _mm_storeu_si128((__m128i *)(q->q + b * LC_BLOCK + 16), _mm512_cvtepi32_epi8(iv));

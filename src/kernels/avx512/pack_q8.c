@@ -17,8 +17,8 @@ INLINE __m512i quarter(const uint8_t *const *row, int i, int64_t at) {
 /* quad[j]: bytes 4j … 4j+3 of the 16 rows. */
 INLINE void transpose(const uint8_t *const *row, int64_t at, __m512i quad[4]) {
   __m512i a = quarter(row, 0, at), b = quarter(row, 1, at), c = quarter(row, 2, at), d = quarter(row, 3, at);
-  __m512i ab = _mm512_unpacklo_epi32(a, b), cd = _mm512_unpacklo_epi32(c, d), AB = _mm512_unpackhi_epi32(a, b),
-          CD = _mm512_unpackhi_epi32(c, d);
+  __m512i ab = _mm512_unpacklo_epi32(a, b), cd = _mm512_unpacklo_epi32(c, d),
+          AB = _mm512_unpackhi_epi32(a, b), CD = _mm512_unpackhi_epi32(c, d);
   quad[0] = _mm512_unpacklo_epi64(ab, cd), quad[1] = _mm512_unpackhi_epi64(ab, cd);
   quad[2] = _mm512_unpacklo_epi64(AB, CD), quad[3] = _mm512_unpackhi_epi64(AB, CD);
 }

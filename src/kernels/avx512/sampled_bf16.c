@@ -13,8 +13,10 @@ static inline __m512bh load_part(const uint16_t *p, int64_t n) {
 
 /* g[0..n) += the sums of n accumulators, n at most 4: each by the same tree whatever n is. */
 static inline void add_sums(const __m512 *acc, int n, float *g) {
-  const __m512 zero = _mm512_setzero_ps(), a = acc[0], b = n > 1 ? acc[1] : zero, c = n > 2 ? acc[2] : zero, d = n > 3 ? acc[3] : zero;
-  __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)), cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+  const __m512 zero = _mm512_setzero_ps(), a = acc[0], b = n > 1 ? acc[1] : zero, c = n > 2 ? acc[2] : zero,
+               d = n > 3 ? acc[3] : zero;
+  __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)),
+         cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
   __m512 s = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
   __m256 half = _mm256_add_ps(_mm512_castps512_ps256(s), _mm512_extractf32x8_ps(s, 1));
   __m128 sum = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
@@ -22,7 +24,8 @@ static inline void add_sums(const __m512 *acc, int n, float *g) {
   _mm_mask_storeu_ps(g, those, _mm_add_ps(_mm_maskz_loadu_ps(those, g), sum));
 }
 
-static inline __attribute__((always_inline)) void entries(int R, int64_t T, const uint16_t *dy, const uint16_t *const *x, float *g) {
+static inline __attribute__((always_inline)) void entries(int R, int64_t T, const uint16_t *dy,
+                                                          const uint16_t *const *x, float *g) {
   __m512 acc[8];
   int64_t t = 0;
 #pragma GCC unroll 8
@@ -43,19 +46,34 @@ static inline __attribute__((always_inline)) void entries(int R, int64_t T, cons
 
 static void up_to_8(int n, int64_t T, const uint16_t *dy, const uint16_t *const *x, float *g) {
   switch (n) {
-  case 1: entries(1, T, dy, x, g); break;
-  case 2: entries(2, T, dy, x, g); break;
-  case 3: entries(3, T, dy, x, g); break;
-  case 4: entries(4, T, dy, x, g); break;
-  case 5: entries(5, T, dy, x, g); break;
-  case 6: entries(6, T, dy, x, g); break;
-  case 7: entries(7, T, dy, x, g); break;
-  default: entries(8, T, dy, x, g);
+  case 1:
+    entries(1, T, dy, x, g);
+    break;
+  case 2:
+    entries(2, T, dy, x, g);
+    break;
+  case 3:
+    entries(3, T, dy, x, g);
+    break;
+  case 4:
+    entries(4, T, dy, x, g);
+    break;
+  case 5:
+    entries(5, T, dy, x, g);
+    break;
+  case 6:
+    entries(6, T, dy, x, g);
+    break;
+  case 7:
+    entries(7, T, dy, x, g);
+    break;
+  default:
+    entries(8, T, dy, x, g);
   }
 }
 
-void lc_avx512_bf16_sampled(int64_t K, const int32_t *flat, int64_t N, int64_t row0, int64_t T, int64_t ld, const uint16_t *xT, const uint16_t *dyT,
-                            float *g) {
+void lc_avx512_bf16_sampled(int64_t K, const int32_t *flat, int64_t N, int64_t row0, int64_t T, int64_t ld,
+                            const uint16_t *xT, const uint16_t *dyT, float *g) {
   for (int64_t k = 0; k < K;) {
     const int32_t row = flat[k] / (int32_t)N, first = row * (int32_t)N;
     const int64_t end = first + N;

@@ -158,6 +158,6 @@ static inline float f16_at(const void *p) {
 
 /* Products of the low halves of 64-bit lanes, roots of f64 lanes (vectors of simd/noise.h). */
 #define v_mul_u32(a, b) ((vu)_mm512_mul_epu32((__m512i)(a), (__m512i)(b)))
-#define v_sqrt_f64(x) ((vd)_mm512_sqrt_pd((__m512d)(x)))
+#define v_sqrt_f64(x)   ((vd)_mm512_sqrt_pd((__m512d)(x)))
 
 #endif

@@ -60,7 +60,8 @@ static lc_status bridged(lc_ctx *ctx, int worker, const lc_gemm_provider_row *pr
         LC_TRY(operand_strip(ctx, worker, LC_SLOT_GEMM_A, s, A, s->lda, i, m, s->trans_a, &a));
       else
         a = (f32_operand){lc_scratch(ctx, worker, LC_SLOT_GEMM_A, 0), s->trans_a ? m : s->k};
-      lc_gemm_shape part = {m, n, s->k, a.ld, b.ld, s->ldc, s->trans_a, s->trans_b, LC_F32, LC_F32, s->beta, false, NULL, 0};
+      lc_gemm_shape part = {m,          n,      s->k,   a.ld,    b.ld,  s->ldc, s->trans_a,
+                            s->trans_b, LC_F32, LC_F32, s->beta, false, NULL,   0};
       if (s->c_dtype == LC_F32) {
         LC_TRY(provider->run(ctx, worker, &part, a.data, b.data, (float *)C + i * s->ldc + j));
         continue;
@@ -86,7 +87,8 @@ static lc_status check(lc_ctx *ctx, const lc_gemm_shape *s) {
   bool dtypes =
       (s->dtype == LC_F32 || s->dtype == LC_BF16) && (s->c_dtype == LC_F32 || s->c_dtype == LC_BF16);
   bool beta = s->beta == 0 || (s->beta == 1 && s->c_dtype == LC_F32 && !s->plus);
-  bool lds = s->lda >= (s->trans_a ? s->m : s->k) && (s->packed_b || s->ldb >= (s->trans_b ? s->k : s->n)) && s->ldc >= s->n;
+  bool lds = s->lda >= (s->trans_a ? s->m : s->k) && (s->packed_b || s->ldb >= (s->trans_b ? s->k : s->n)) &&
+             s->ldc >= s->n;
   if (s->plus && (s->c_dtype != LC_F32 || s->ld_plus < s->n)) beta = false;
   if (dtypes && beta && (lds || s->k == 0) && s->m >= 0 && s->n >= 0 && s->k >= 0) return LC_OK;
   return lc_fail(ctx,
@@ -100,12 +102,13 @@ lc_status lc_gemm_with(lc_ctx *ctx, int worker, const lc_gemm_provider_row *prov
                        const void *A, const void *B, void *C) {
   LC_TRY(check(ctx, s));
   if (s->packed_b && (!provider->pack || s->dtype != LC_BF16))
-    return lc_fail(ctx, "gemm %lldx%lldx%lld: %s takes no packed operand of this type", (long long)s->m, (long long)s->n, (long long)s->k,
-                   provider->name);
+    return lc_fail(ctx, "gemm %lldx%lldx%lld: %s takes no packed operand of this type", (long long)s->m,
+                   (long long)s->n, (long long)s->k, provider->name);
   if (s->m == 0 || s->n == 0) return LC_OK;
   lc_gemm_shape copied = *s;
   if (s->plus && (!provider->plus || s->k == 0)) {
-    for (int64_t i = 0; i < s->m; i++) memcpy((float *)C + i * s->ldc, s->plus + i * s->ld_plus, (size_t)s->n * sizeof(float));
+    for (int64_t i = 0; i < s->m; i++)
+      memcpy((float *)C + i * s->ldc, s->plus + i * s->ld_plus, (size_t)s->n * sizeof(float));
     copied.plus = NULL, copied.beta = 1;
     s = &copied;
   }
@@ -155,7 +158,8 @@ static lc_status pack_chunk(void *arg, int64_t chunk, int worker) {
   const int64_t j = chunk * PACK_COLUMNS;
   lc_gemm_shape part = *a->s;
   part.n = lc_min64(PACK_COLUMNS, a->s->n - j);
-  lc_gemm_pack(a->ctx, &part, a->B + (a->s->trans_b ? j * a->s->ldb : j), a->packed + lc_gemm_packed_bytes(a->ctx, a->s->dtype, j, a->s->k));
+  lc_gemm_pack(a->ctx, &part, a->B + (a->s->trans_b ? j * a->s->ldb : j),
+               a->packed + lc_gemm_packed_bytes(a->ctx, a->s->dtype, j, a->s->k));
   return LC_OK;
 }
 

@@ -14,7 +14,8 @@ typedef struct {
   lc_gemm_fn run;
   bool f32, bf16; /* multiplies f32; multiplies bf16 and writes bf16 */
   bool plus;      /* knows lc_gemm_shape's plus; lc_gemm copies it to C for the others */
-  size_t (*packed_bytes)(int64_t n, int64_t k); /* lc_gemm_packed_bytes and lc_gemm_pack; NULL: takes no packed B */
+  size_t (*packed_bytes)(int64_t n,
+                         int64_t k); /* lc_gemm_packed_bytes and lc_gemm_pack; NULL: takes no packed B */
   void (*pack)(const lc_gemm_shape *, const void *B, void *packed);
   int64_t (*packed_columns)(int64_t n, int64_t k);
 } lc_gemm_provider_row;
@@ -57,6 +58,6 @@ typedef struct {
  * out[panel][unit][line], zeros where a line or the second of a pair is missing. spare: room for
  * LC_GEMM_KC·width floats. */
 void lc_gemm_panels(const lc_kernels *, const lc_gemm_tile *, const lc_gemm_lines *, int64_t first,
-                  int64_t count, int64_t l0, int64_t k, int width, float *out, float *spare);
+                    int64_t count, int64_t l0, int64_t k, int width, float *out, float *spare);
 
 #endif

@@ -79,7 +79,7 @@ static void pack_panel(const lc_kernels *kn, const lc_gemm_tile *t, const lc_gem
 }
 
 void lc_gemm_panels(const lc_kernels *kn, const lc_gemm_tile *t, const lc_gemm_lines *m, int64_t first,
-                  int64_t count, int64_t l0, int64_t k, int width, float *out, float *spare) {
+                    int64_t count, int64_t l0, int64_t k, int width, float *out, float *spare) {
   int64_t units = t->pairs ? (k + 1) / 2 : k;
   size_t size = m->dtype == LC_BF16 ? 2 : 4;
   for (int64_t i = 0; i < count; i += width, out += units * width) {

@@ -64,16 +64,17 @@ bool lc_gemm_takes_q8(const lc_ctx *ctx, lc_dtype weight, lc_dtype compute) {
   for (size_t i = 0; i < sizeof q8_choices / sizeof *q8_choices; i++) {
     const q8_choice *c = &q8_choices[i];
     if (isa < c->from || isa > c->to || (c->compute != LC_NONE && c->compute != compute)) continue;
-    if (c->needs < 0 || lc_cpu_has((lc_cpu_flag)c->needs)) return weight == LC_Q8_0 ? c->q8_0 : c->q4 && (weight == LC_Q4_0 || weight == LC_Q4_1);
+    if (c->needs < 0 || lc_cpu_has((lc_cpu_flag)c->needs))
+      return weight == LC_Q8_0 ? c->q8_0 : c->q4 && (weight == LC_Q4_0 || weight == LC_Q4_1);
   }
   return false;
 }
 
 const lc_gemm_provider_row *lc_gemm_provider_by_name(const char *name) {
-  static const lc_gemm_provider_row *const rows[] = {&lc_gemm_openblas, &lc_gemm_onednn, &lc_gemm_native,
-                                                     &lc_gemm_reference,
+  static const lc_gemm_provider_row *const rows[] = {
+      &lc_gemm_openblas, &lc_gemm_onednn, &lc_gemm_native, &lc_gemm_reference,
 #ifdef __x86_64__
-                                                     &lc_gemm_amx,
+      &lc_gemm_amx,
 #endif
   };
   for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)

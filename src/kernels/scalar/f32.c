@@ -39,7 +39,8 @@ static void lc_ref_silu_mul_bf16(int64_t n, const uint16_t *gate, const uint16_t
   }
 }
 
-static void lc_ref_silu_mul_back_bf16(int64_t n, const uint16_t *gate, const uint16_t *up, const uint16_t *dh, uint16_t *dgate, uint16_t *dup) {
+static void lc_ref_silu_mul_back_bf16(int64_t n, const uint16_t *gate, const uint16_t *up, const uint16_t *dh,
+                                      uint16_t *dgate, uint16_t *dup) {
   for (int64_t i = 0; i < n; i++) {
     float g = lc_bf16_to_f32(gate[i]), u = lc_bf16_to_f32(up[i]), d = lc_bf16_to_f32(dh[i]), dg, du;
     lc_ref_silu_mul_back(1, &g, &u, &d, &dg, &du);

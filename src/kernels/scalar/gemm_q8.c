@@ -63,7 +63,8 @@ void lc_ref_pack_q8(lc_dtype dtype, int64_t m, int64_t n, const uint8_t *const *
     float *d = (float *)(void *)(out + LC_BLOCK * LC_Q8_PANEL);
     for (int64_t i = 0; i < m; i++) {
       const uint8_t *block = row[i] + b * bytes;
-      for (int c = 0; c < LC_BLOCK; c++) out[(c / 4 * LC_Q8_PANEL + i) * 4 + c % 4] = value_of(dtype, block, c);
+      for (int c = 0; c < LC_BLOCK; c++)
+        out[(c / 4 * LC_Q8_PANEL + i) * 4 + c % 4] = value_of(dtype, block, c);
       d[i] = f16_at(block);
       if (dtype == LC_Q4_1) d[LC_Q8_PANEL + i] = f16_at(block + 2);
     }
@@ -77,7 +78,8 @@ static int32_t block_sum(const uint8_t *panel, int64_t i, const int8_t *x, int32
   return start;
 }
 
-void lc_ref_gemm_q8(lc_dtype dtype, int64_t T, int64_t panels, const void *packed, const lc_q8_rows *x, int64_t t0, float *y, int64_t ldy) {
+void lc_ref_gemm_q8(lc_dtype dtype, int64_t T, int64_t panels, const void *packed, const lc_q8_rows *x,
+                    int64_t t0, float *y, int64_t ldy) {
   const int64_t blocks = x->n / LC_BLOCK, wide = (int64_t)lc_q8_panel_bytes(dtype, LC_BLOCK);
   for (int64_t t = 0; t < T; t++)
     for (int64_t i = 0; i < panels * LC_Q8_PANEL; i++) {
@@ -87,7 +89,8 @@ void lc_ref_gemm_q8(lc_dtype dtype, int64_t T, int64_t panels, const void *packe
       for (int64_t b = 0; b < blocks; b++, panel += wide) {
         const float *d = (const float *)(const void *)(panel + LC_BLOCK * LC_Q8_PANEL);
         int32_t start = dtype == LC_Q8_0 ? x->start128[at + b] : dtype == LC_Q4_0 ? x->start8[at + b] : 0;
-        sum += (double)x->scale[at + b] * (double)d[lane] * block_sum(panel, lane, x->q + (t0 + t) * x->n + b * LC_BLOCK, start);
+        sum += (double)x->scale[at + b] * (double)d[lane] *
+               block_sum(panel, lane, x->q + (t0 + t) * x->n + b * LC_BLOCK, start);
         if (dtype == LC_Q4_1) sum += (double)x->offset[at + b] * (double)d[LC_Q8_PANEL + lane];
       }
       y[t * ldy + i] = (float)sum;

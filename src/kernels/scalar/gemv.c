@@ -42,7 +42,8 @@ void lc_ref_gemv(lc_dtype dtype, int64_t m, int64_t n, const void *W, size_t row
   }
 }
 
-void lc_ref_mix_rows(lc_dtype dtype, int64_t m, int64_t n, const void *V, size_t row_bytes, const float *p, float *y) {
+void lc_ref_mix_rows(lc_dtype dtype, int64_t m, int64_t n, const void *V, size_t row_bytes, const float *p,
+                     float *y) {
   for (int64_t c = 0; c < n; c++) {
     double sum = 0;
     for (int64_t i = 0; i < m; i++) {
@@ -56,8 +57,8 @@ void lc_ref_mix_rows(lc_dtype dtype, int64_t m, int64_t n, const void *V, size_t
   }
 }
 
-void lc_ref_add_low_rank(int64_t m, int64_t n, int64_t R, float s, const float *B, int64_t ldb, const float *A, int64_t lda, float *y,
-                         int64_t ldy) {
+void lc_ref_add_low_rank(int64_t m, int64_t n, int64_t R, float s, const float *B, int64_t ldb,
+                         const float *A, int64_t lda, float *y, int64_t ldy) {
   for (int64_t r = 0; r < m; r++)
     for (int64_t c = 0; c < n; c++) {
       double sum = 0;

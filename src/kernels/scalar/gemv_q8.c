@@ -15,7 +15,8 @@ size_t lc_q8_bytes(int64_t n) {
 lc_q8_vector lc_q8_in(void *buffer, int64_t n) {
   size_t blocks = (size_t)lc_ceil_div(n, LC_BLOCK), values = (blocks * LC_BLOCK + 63) / 64 * 64;
   uint8_t *at = (uint8_t *)(((uintptr_t)buffer + 63) / 64 * 64);
-  return (lc_q8_vector){(int8_t *)at, (float *)(void *)(at + values), (int32_t *)(void *)(at + values + blocks * sizeof(float))};
+  return (lc_q8_vector){(int8_t *)at, (float *)(void *)(at + values),
+                        (int32_t *)(void *)(at + values + blocks * sizeof(float))};
 }
 
 void lc_ref_quantise_q8(int64_t n, const float *x, const lc_q8_vector *q) {
@@ -56,7 +57,8 @@ static int32_t dot_q4(const uint8_t *w, int zero, const int8_t *x) {
   return sum;
 }
 
-void lc_ref_gemv_q8(lc_dtype dtype, int64_t m, int64_t n, const void *W, size_t row_bytes, const lc_q8_vector *x, float *y) {
+void lc_ref_gemv_q8(lc_dtype dtype, int64_t m, int64_t n, const void *W, size_t row_bytes,
+                    const lc_q8_vector *x, float *y) {
   size_t bytes = (size_t)lc_dtype_get(dtype)->bytes;
   for (int64_t i = 0; i < m; i++) {
     const uint8_t *w = (const uint8_t *)W + (size_t)i * row_bytes;

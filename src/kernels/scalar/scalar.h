@@ -22,12 +22,15 @@ void lc_ref_decode_bf16(lc_dtype, int64_t n, const void *src, uint16_t *dst);
 void lc_ref_pick(lc_dtype, int64_t n, const void *src, const int64_t *at, float *dst);
 void lc_ref_gemv(lc_dtype, int64_t m, int64_t n, const void *W, size_t row_bytes, const float *x, float *y);
 void lc_ref_quantise_q8(int64_t n, const float *x, const lc_q8_vector *q);
-void lc_ref_mix_rows(lc_dtype, int64_t m, int64_t n, const void *V, size_t row_bytes, const float *p, float *y);
-void lc_ref_add_low_rank(int64_t m, int64_t n, int64_t R, float s, const float *B, int64_t ldb, const float *A, int64_t lda, float *y,
-                         int64_t ldy);
-void lc_ref_gemv_q8(lc_dtype, int64_t m, int64_t n, const void *W, size_t row_bytes, const lc_q8_vector *x, float *y);
+void lc_ref_mix_rows(lc_dtype, int64_t m, int64_t n, const void *V, size_t row_bytes, const float *p,
+                     float *y);
+void lc_ref_add_low_rank(int64_t m, int64_t n, int64_t R, float s, const float *B, int64_t ldb,
+                         const float *A, int64_t lda, float *y, int64_t ldy);
+void lc_ref_gemv_q8(lc_dtype, int64_t m, int64_t n, const void *W, size_t row_bytes, const lc_q8_vector *x,
+                    float *y);
 void lc_ref_pack_q8(lc_dtype, int64_t m, int64_t n, const uint8_t *const *row, void *packed);
-void lc_ref_gemm_q8(lc_dtype, int64_t T, int64_t panels, const void *packed, const lc_q8_rows *x, int64_t t0, float *y, int64_t ldy);
+void lc_ref_gemm_q8(lc_dtype, int64_t T, int64_t panels, const void *packed, const lc_q8_rows *x, int64_t t0,
+                    float *y, int64_t ldy);
 void lc_ref_sampled_bf16(int64_t K, const int32_t *flat, int64_t N, int64_t row0, int64_t T, int64_t ld,
                          const uint16_t *xT, const uint16_t *dyT, float *g);
 void lc_ref_transpose_f32(int64_t rows, int64_t cols, const float *src, int64_t ld, float *dst, int64_t ldd);

@@ -1,15 +1,16 @@
 /* GGUF's blocks to f32, with the scalar reference's bits: d·q is exact, and Q4_1's + m is the one rounding,
  * fused or not. `narrow` rounds to bf16 on the way. */
 
-static inline __attribute__((always_inline)) void LC_SIMD(put_decoded)(bool narrow, void *dst, int64_t i, vf x) {
+static inline __attribute__((always_inline)) void LC_SIMD(put_decoded)(bool narrow, void *dst, int64_t i,
+                                                                       vf x) {
   if (narrow)
     v_store_bf16((uint16_t *)dst + i, x);
   else
     v_store((float *)dst + i, x);
 }
 
-static inline __attribute__((always_inline)) void LC_SIMD(blocks_q8_0)(bool narrow, int64_t n, const uint8_t *block,
-                                                                       void *dst) {
+static inline __attribute__((always_inline)) void LC_SIMD(blocks_q8_0)(bool narrow, int64_t n,
+                                                                       const uint8_t *block, void *dst) {
   for (int64_t at = 0; at < n; at += LC_BLOCK, block += LC_Q8_0_BYTES) {
     vf d = v_set_f16(block);
     for (int i = 0; i < LC_BLOCK; i += LANES)
@@ -17,8 +18,8 @@ static inline __attribute__((always_inline)) void LC_SIMD(blocks_q8_0)(bool narr
   }
 }
 
-static inline __attribute__((always_inline)) void LC_SIMD(blocks_q4_0)(bool narrow, int64_t n, const uint8_t *block,
-                                                                       void *dst) {
+static inline __attribute__((always_inline)) void LC_SIMD(blocks_q4_0)(bool narrow, int64_t n,
+                                                                       const uint8_t *block, void *dst) {
   for (int64_t at = 0; at < n; at += LC_BLOCK, block += LC_Q4_0_BYTES) {
     vf d = v_set_f16(block), low, high;
     for (int i = 0; i < LC_BLOCK / 2; i += LANES) {
@@ -29,8 +30,8 @@ static inline __attribute__((always_inline)) void LC_SIMD(blocks_q4_0)(bool narr
   }
 }
 
-static inline __attribute__((always_inline)) void LC_SIMD(blocks_q4_1)(bool narrow, int64_t n, const uint8_t *block,
-                                                                       void *dst) {
+static inline __attribute__((always_inline)) void LC_SIMD(blocks_q4_1)(bool narrow, int64_t n,
+                                                                       const uint8_t *block, void *dst) {
   for (int64_t at = 0; at < n; at += LC_BLOCK, block += LC_Q4_1_BYTES) {
     vf d = v_set_f16(block), m = v_set_f16(block + 2), low, high;
     for (int i = 0; i < LC_BLOCK / 2; i += LANES) {

@@ -19,7 +19,8 @@ INLINE lefts lefts_at(lc_dtype dtype, const lc_q8_rows *x, int64_t t, int64_t to
   for (int r = 0; r < MR; r++) {
     int64_t at = t + lc_min64(r, tokens - 1);
     a.q[r] = x->q + at * x->n;
-    a.scale[r] = x->scale + at * blocks, a.offset[r] = x->offset + at * blocks, a.start[r] = start + at * blocks;
+    a.scale[r] = x->scale + at * blocks, a.offset[r] = x->offset + at * blocks,
+    a.start[r] = start + at * blocks;
   }
   return a;
 }
@@ -31,7 +32,8 @@ INLINE lefts lefts_at(lc_dtype dtype, const lc_q8_rows *x, int64_t t, int64_t to
 #endif
 
 /* V vectors of rows of W: one panel's or P panels', `apart` bytes from each other. */
-INLINE void tile(lc_dtype dtype, int V, int64_t blocks, const lefts *a, const uint8_t *w, int64_t apart, float *y, int64_t ldy, int64_t tokens) {
+INLINE void tile(lc_dtype dtype, int V, int64_t blocks, const lefts *a, const uint8_t *w, int64_t apart,
+                 float *y, int64_t ldy, int64_t tokens) {
   const int64_t step = W_BYTES + (dtype == LC_Q4_1 ? 2 : 1) * LC_Q8_PANEL * (int64_t)sizeof(float);
   vf acc[MR][WIDE];
 #pragma GCC unroll 8
@@ -46,7 +48,8 @@ INLINE void tile(lc_dtype dtype, int V, int64_t blocks, const lefts *a, const ui
       vf s = v_set(a->scale[r][b]), o = dtype == LC_Q4_1 ? v_set(a->offset[r][b]) : s;
 #pragma GCC unroll 4
       for (int v = 0; v < V; v++) {
-        const float *d = (const float *)(const void *)(w + v / PANEL_VECTORS * apart + W_BYTES) + v % PANEL_VECTORS * LANES;
+        const float *d = (const float *)(const void *)(w + v / PANEL_VECTORS * apart + W_BYTES) +
+                         v % PANEL_VECTORS * LANES;
         acc[r][v] = v_fma(v_mul(vi_to_vf(sum[r][v]), s), v_load(d), acc[r][v]);
         if (dtype == LC_Q4_1) acc[r][v] = v_fma(o, v_load(d + LC_Q8_PANEL), acc[r][v]);
       }
@@ -56,23 +59,26 @@ INLINE void tile(lc_dtype dtype, int V, int64_t blocks, const lefts *a, const ui
     for (int v = 0; v < V; v++) v_store(y + v * LANES, acc[r][v]);
 }
 
-#define LC_GEMM_Q8(name, dtype)                                                                                                          \
-  static void name(int64_t T, int64_t panels, const uint8_t *w, int64_t apart, const lc_q8_rows *x, int64_t t0, float *y, int64_t ldy) { \
-    const int64_t blocks = x->n / LC_BLOCK;                                                                                              \
-    for (int64_t p = 0; p < panels; p += P, w += P * apart)                                                                              \
-      for (int64_t t = 0; t < T; t += MR) {                                                                                              \
-        lefts a = lefts_at(dtype, x, t0 + t, lc_min64(MR, T - t));                                                                       \
-        if (p + P <= panels)                                                                                                             \
-          tile(dtype, WIDE, blocks, &a, w, apart, y + t * ldy + p * LC_Q8_PANEL, ldy, T - t);                                            \
-        else                                                                                                                             \
-          tile(dtype, PANEL_VECTORS, blocks, &a, w, apart, y + t * ldy + p * LC_Q8_PANEL, ldy, T - t);                                   \
-      }                                                                                                                                  \
+#define LC_GEMM_Q8(name, dtype)                                                                              \
+  static void name(int64_t T, int64_t panels, const uint8_t *w, int64_t apart, const lc_q8_rows *x,          \
+                   int64_t t0, float *y, int64_t ldy) {                                                      \
+    const int64_t blocks = x->n / LC_BLOCK;                                                                  \
+    for (int64_t p = 0; p < panels; p += P, w += P * apart)                                                  \
+      for (int64_t t = 0; t < T; t += MR) {                                                                  \
+        lefts a = lefts_at(dtype, x, t0 + t, lc_min64(MR, T - t));                                           \
+        if (p + P <= panels)                                                                                 \
+          tile(dtype, WIDE, blocks, &a, w, apart, y + t * ldy + p * LC_Q8_PANEL, ldy, T - t);                \
+        else                                                                                                 \
+          tile(dtype, PANEL_VECTORS, blocks, &a, w, apart, y + t * ldy + p * LC_Q8_PANEL, ldy, T - t);       \
+      }                                                                                                      \
   }
 LC_GEMM_Q8(gemm_q8_0, LC_Q8_0)
 LC_GEMM_Q8(gemm_q4_0, LC_Q4_0)
 LC_GEMM_Q8(gemm_q4_1, LC_Q4_1)
 
-INLINE void gemm_q8(lc_dtype dtype, int64_t T, int64_t panels, const void *packed, const lc_q8_rows *x, int64_t t0, float *y, int64_t ldy) {
-  (dtype == LC_Q8_0 ? gemm_q8_0 : dtype == LC_Q4_0 ? gemm_q4_0 : gemm_q4_1)(T, panels, packed, (int64_t)lc_q8_panel_bytes(dtype, x->n), x, t0, y,
-                                                                            ldy);
+INLINE void gemm_q8(lc_dtype dtype, int64_t T, int64_t panels, const void *packed, const lc_q8_rows *x,
+                    int64_t t0, float *y, int64_t ldy) {
+  (dtype == LC_Q8_0   ? gemm_q8_0
+   : dtype == LC_Q4_0 ? gemm_q4_0
+                      : gemm_q4_1)(T, panels, packed, (int64_t)lc_q8_panel_bytes(dtype, x->n), x, t0, y, ldy);
 }

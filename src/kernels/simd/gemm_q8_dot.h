@@ -1,5 +1,6 @@
 /* A block's sums where the instruction set has dot products of four unsigned by four signed bytes. Before: vi_dot. */
-INLINE void block_sums(lc_dtype dtype, int V, const uint8_t *w, int64_t apart, const lefts *a, int64_t b, vi sum[MR][WIDE]) {
+INLINE void block_sums(lc_dtype dtype, int V, const uint8_t *w, int64_t apart, const lefts *a, int64_t b,
+                       vi sum[MR][WIDE]) {
 #pragma GCC unroll 8
   for (int r = 0; r < MR; r++)
 #pragma GCC unroll 4

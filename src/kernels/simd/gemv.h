@@ -84,14 +84,15 @@ LC_INLINE float LC_SIMD(tail_value)(lc_dtype dtype, const uint8_t *w, int64_t i)
 typedef vf (*LC_SIMD(step))(const uint8_t *, const LC_SIMD(piece) *, float, float, vf);
 
 /* R <= 4 rows, every `apart`-th, blocks of `bytes`. */
-LC_INLINE void LC_SIMD(gemv_rows)(int R, int64_t apart, lc_dtype dtype, int64_t bytes, LC_SIMD(step) step, int64_t n,
-                                  const uint8_t *W, size_t row_bytes, const float *x, float *y) {
+LC_INLINE void LC_SIMD(gemv_rows)(int R, int64_t apart, lc_dtype dtype, int64_t bytes, LC_SIMD(step) step,
+                                  int64_t n, const uint8_t *W, size_t row_bytes, const float *x, float *y) {
   int64_t whole = n - n % LC_BLOCK;
   const uint8_t *w[4], *ahead = W + (size_t)R * row_bytes;
   vf acc[4];
   for (int r = 0; r < R; r++) w[r] = W + (size_t)(r * apart) * row_bytes, acc[r] = v_set(0);
   for (int64_t c = 0; c < whole; c += LC_BLOCK) {
-    for (int64_t line = 0; line < R * bytes && !LC_GEMV_APART; line += 64) _mm_prefetch((const char *)ahead + line, _MM_HINT_T0);
+    for (int64_t line = 0; line < R * bytes && !LC_GEMV_APART; line += 64)
+      _mm_prefetch((const char *)ahead + line, _MM_HINT_T0);
     ahead += R * bytes;
     LC_SIMD(piece) p = {.sum = v_set(0)};
     float d[4] = {0}, m[4] = {0};
@@ -117,8 +118,9 @@ LC_INLINE void LC_SIMD(gemv_rows)(int R, int64_t apart, lc_dtype dtype, int64_t 
     int64_t i = 0, fours = m / 4;                                                                            \
     for (int64_t k = 0; k < fours; k++, i += 4) {                                                            \
       int64_t at = LC_GEMV_APART ? k : i;                                                                    \
-      LC_SIMD(gemv_rows)(4, LC_GEMV_APART ? fours : 1, dtype, bytes, step, n, w + (size_t)at * row_bytes,    \
-                         row_bytes, x, y + at);                                                              \
+      LC_SIMD(gemv_rows)                                                                                     \
+      (4, LC_GEMV_APART ? fours : 1, dtype, bytes, step, n, w + (size_t)at * row_bytes, row_bytes, x,        \
+       y + at);                                                                                              \
     }                                                                                                        \
     for (; i < m; i++)                                                                                       \
       LC_SIMD(gemv_rows)(1, 1, dtype, bytes, step, n, w + (size_t)i * row_bytes, row_bytes, x, y + i);       \

@@ -15,24 +15,30 @@ static inline float LC_SIMD(mix_value)(lc_dtype dtype, const uint8_t *row, int64
   return dtype == LC_BF16 ? lc_bf16_to_f32(*h) : f16_at(h);
 }
 
-static inline __attribute__((always_inline)) void LC_SIMD(mix_columns)(int vectors, lc_dtype dtype, int64_t m, const uint8_t *V,
-                                                                        size_t row_bytes, int64_t c, const float *p, float *y) {
+static inline __attribute__((always_inline)) void LC_SIMD(mix_columns)(int vectors, lc_dtype dtype, int64_t m,
+                                                                       const uint8_t *V, size_t row_bytes,
+                                                                       int64_t c, const float *p, float *y) {
   vf acc[2][LC_SIMD(MIX)];
   for (int v = 0; v < vectors; v++) acc[0][v] = acc[1][v] = v_set(0);
   int64_t i = 0;
   for (; i + 2 <= m; i += 2)
     for (int half = 0; half < 2; half++)
       for (int v = 0; v < vectors; v++)
-        acc[half][v] = v_fma(v_set(p[i + half]), LC_SIMD(mix_load)(dtype, V + (size_t)(i + half) * row_bytes, c + v * LANES), acc[half][v]);
+        acc[half][v] =
+            v_fma(v_set(p[i + half]),
+                  LC_SIMD(mix_load)(dtype, V + (size_t)(i + half) * row_bytes, c + v * LANES), acc[half][v]);
   for (int v = 0; v < vectors && i < m; v++)
-    acc[0][v] = v_fma(v_set(p[i]), LC_SIMD(mix_load)(dtype, V + (size_t)i * row_bytes, c + v * LANES), acc[0][v]);
+    acc[0][v] =
+        v_fma(v_set(p[i]), LC_SIMD(mix_load)(dtype, V + (size_t)i * row_bytes, c + v * LANES), acc[0][v]);
   for (int v = 0; v < vectors; v++) v_store(y + c + v * LANES, v_add(acc[0][v], acc[1][v]));
 }
 
-static inline __attribute__((always_inline)) void LC_SIMD(mix_as)(lc_dtype dtype, int64_t m, int64_t n, const uint8_t *V, size_t row_bytes,
-                                                                   const float *p, float *y) {
+static inline __attribute__((always_inline)) void LC_SIMD(mix_as)(lc_dtype dtype, int64_t m, int64_t n,
+                                                                  const uint8_t *V, size_t row_bytes,
+                                                                  const float *p, float *y) {
   int64_t c = 0;
-  for (; c + LC_SIMD(MIX) * LANES <= n; c += LC_SIMD(MIX) * LANES) LC_SIMD(mix_columns)(LC_SIMD(MIX), dtype, m, V, row_bytes, c, p, y);
+  for (; c + LC_SIMD(MIX) * LANES <= n; c += LC_SIMD(MIX) * LANES)
+    LC_SIMD(mix_columns)(LC_SIMD(MIX), dtype, m, V, row_bytes, c, p, y);
   for (; c + LANES <= n; c += LANES) LC_SIMD(mix_columns)(1, dtype, m, V, row_bytes, c, p, y);
   for (; c < n; c++) {
     float sum = 0;
@@ -41,7 +47,8 @@ static inline __attribute__((always_inline)) void LC_SIMD(mix_as)(lc_dtype dtype
   }
 }
 
-static void LC_SIMD(mix_rows)(lc_dtype dtype, int64_t m, int64_t n, const void *V, size_t row_bytes, const float *p, float *y) {
+static void LC_SIMD(mix_rows)(lc_dtype dtype, int64_t m, int64_t n, const void *V, size_t row_bytes,
+                              const float *p, float *y) {
   if (dtype == LC_F32)
     LC_SIMD(mix_as)(LC_F32, m, n, V, row_bytes, p, y);
   else if (dtype == LC_BF16)

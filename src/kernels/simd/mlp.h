@@ -53,7 +53,8 @@ static void LC_SIMD(silu_mul_bf16)(int64_t n, const uint16_t *gate, const uint16
   memcpy(h + i, e.v[2], bytes);
 }
 
-static void LC_SIMD(silu_mul_back_bf16)(int64_t n, const uint16_t *gate, const uint16_t *up, const uint16_t *dh, uint16_t *dgate, uint16_t *dup) {
+static void LC_SIMD(silu_mul_back_bf16)(int64_t n, const uint16_t *gate, const uint16_t *up,
+                                        const uint16_t *dh, uint16_t *dgate, uint16_t *dup) {
   int64_t i = 0;
   for (; i + LANES <= n; i += LANES) {
     vf minus, g = v_load_bf16(gate + i), s = v_sigmoid_pair(g, &minus);

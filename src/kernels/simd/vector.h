@@ -27,16 +27,23 @@ static inline vf LC_SIMD(plus_nonzero)(vf a, vf x, vf y) {
 
 static void LC_SIMD(add_nonzero)(int64_t n, float a, const float *x, const float *y, float *out) {
   int64_t i = 0;
-  for (; i + LANES <= n; i += LANES) v_store(out + i, LC_SIMD(plus_nonzero)(v_set(a), v_load(x + i), v_load(y + i)));
-  if (i < n) v_store_part(out + i, LC_SIMD(plus_nonzero)(v_set(a), v_load_part(x + i, n - i), v_load_part(y + i, n - i)), n - i);
+  for (; i + LANES <= n; i += LANES)
+    v_store(out + i, LC_SIMD(plus_nonzero)(v_set(a), v_load(x + i), v_load(y + i)));
+  if (i < n)
+    v_store_part(out + i,
+                 LC_SIMD(plus_nonzero)(v_set(a), v_load_part(x + i, n - i), v_load_part(y + i, n - i)),
+                 n - i);
 }
 
 static void LC_SIMD(add_nonzero_bf16)(int64_t n, float a, const float *x, const uint16_t *y, uint16_t *out) {
   int64_t i = 0;
-  for (; i + LANES <= n; i += LANES) v_store_bf16(out + i, LC_SIMD(plus_nonzero)(v_set(a), v_load(x + i), v_load_bf16(y + i)));
+  for (; i + LANES <= n; i += LANES)
+    v_store_bf16(out + i, LC_SIMD(plus_nonzero)(v_set(a), v_load(x + i), v_load_bf16(y + i)));
   for (; i < n; i++)
-    if (x[i] != 0) out[i] = lc_f32_to_bf16(lc_bf16_to_f32(y[i]) + a * x[i]);
-    else out[i] = y[i];
+    if (x[i] != 0)
+      out[i] = lc_f32_to_bf16(lc_bf16_to_f32(y[i]) + a * x[i]);
+    else
+      out[i] = y[i];
 }
 
 static void LC_SIMD(add)(int64_t n, const float *a, const float *b, float *y) {
