@@ -11,7 +11,7 @@
 #include <string.h>
 
 enum { SHARED_LOGITS, SHARED_WHOLE };
-enum { ROWS = 512, VSTRIP = 1024, KSTRIP = 4096, WHOLE = 128 << 20 };
+enum { ROWS = 512, VSTRIP = 1024, KSTRIP = 1024, NARROW = 96, WHOLE = 128 << 20 };
 
 static lc_status shape(lc_graph *g, lc_node *n) {
   const lc_head_attr *a = n->attr;
@@ -194,9 +194,15 @@ static lc_status loss_chunk(void *arg, int64_t c, int worker) {
   return LC_OK;
 }
 
+/* Columns of dh a chunk: every chunk reads the whole gradient of the logits, so there are no more than threads need. Where columns are cut changes no sum. */
+static int64_t dh_columns(const head_block *b) {
+  return lc_max64(NARROW, lc_ceil_div(lc_ceil_div(b->C, lc_threads(b->run->ctx)), 32) * 32);
+}
+
 static lc_status dh_chunk(void *arg, int64_t c, int worker) {
   head_block *b = arg;
-  int64_t c0 = c * 96, c1 = lc_min64(c0 + 96, b->C), ld;
+  const int64_t columns = dh_columns(b);
+  int64_t c0 = c * columns, c1 = lc_min64(c0 + columns, b->C), ld;
   const void *tile;
   for (int64_t v0 = 0; v0 < b->V; v0 += KSTRIP) {
     int64_t v1 = lc_min64(v0 + KSTRIP, b->V);
@@ -236,7 +242,7 @@ static lc_status run_block(head_block *b) {
   if (b->n->want & LC_PARAMS && lc_weight_trains(a->w))
     LC_TRY(lc_weight_gradient(run, a->w, b->dtype, b->h, b->C, b->dtype, b->logits, grad_ld(b), b->rows, a->use));
   if (!(b->n->want & LC_IN(0))) return LC_OK;
-  LC_TRY(lc_parallel(run->ctx, lc_ceil_div(b->C, 96), dh_chunk, b));
+  LC_TRY(lc_parallel(run->ctx, lc_ceil_div(b->C, dh_columns(b)), dh_chunk, b));
   float *dh = lc_data(run, b->n->out[1]);
   for (int64_t r = 0; r < b->rows; r++)
     memcpy(dh + b->at[r] * b->C, b->dh + r * b->C, (size_t)b->C * sizeof *dh);
