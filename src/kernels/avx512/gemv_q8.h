@@ -17,7 +17,7 @@
 #include <immintrin.h>
 
 #define INLINE static inline __attribute__((always_inline))
-enum { ROWS = 8, PAIRS = ROWS / 2, LOW_LANES = 0x0f0f };
+enum { ROWS = 8, PAIRS = ROWS / 2, LOW_LANES = 0x0f0f, LONG_ROW = 1024 };
 
 INLINE __m512i pair_q8(const uint8_t *a, const uint8_t *b) {
   __m512i w = _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)a));
@@ -116,6 +116,51 @@ INLINE __m256 rows(lc_dtype dtype, int64_t bytes, int64_t n, const uint8_t *cons
   return sum;
 }
 
+/* Q4_0 in long rows, eight blocks of eight rows at a time: one permutation of words takes the eight scales of a row, and Q4_0's −8 is a product of
+ * scales. In the second-level cache 22.4 GB/s where `rows` reaches 19.8 (one thread, N 2,560); at N 576 18 against 20, since 18 blocks leave two over. */
+INLINE __m256 rows_q4_0(int64_t n, const uint8_t *const *row, const lc_q8_vector *x) {
+  enum { GROUP = 8, WORDS = LC_Q4_0_BYTES / 2 };
+  const __m512i every = _mm512_set_epi16(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 63, 54, 45, 36, 27, 18, 9, 0);
+  float scale[ROWS][GROUP];
+  const uint8_t *w[ROWS];
+  __m512 acc[PAIRS];
+  __m256 offset[ROWS];
+  for (int p = 0; p < PAIRS; p++) acc[p] = _mm512_setzero_ps();
+  for (int r = 0; r < ROWS; r++) w[r] = row[r], offset[r] = _mm256_setzero_ps();
+  for (int64_t blocks = n / LC_BLOCK, b0 = 0; b0 < blocks; b0 += GROUP) {
+    const int64_t here = lc_min64(GROUP, blocks - b0);
+    const uint64_t words = here == GROUP ? ~(uint64_t)0 : ((uint64_t)1 << (here * WORDS)) - 1;
+    const __mmask8 mask = (__mmask8)((1u << here) - 1);
+    const __m256 s = _mm256_maskz_loadu_ps(mask, x->scale + b0);
+    const __m256 eights = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_maskz_loadu_epi32(mask, x->sum + b0)), _mm256_set1_ps(-8));
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; r++) {
+      __m512i a = _mm512_maskz_loadu_epi16((__mmask32)words, w[r]), b = _mm512_maskz_loadu_epi16((__mmask32)(words >> 32), w[r] + 64);
+      __m256 d = _mm256_mul_ps(_mm256_cvtph_ps(_mm512_castsi512_si128(_mm512_permutex2var_epi16(a, every, b))), s);
+      _mm256_storeu_ps(scale[r], d);
+      offset[r] = _mm256_fmadd_ps(d, eights, offset[r]);
+    }
+    for (int64_t c = 0; c < here; c++) {
+      __m512i v = _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)(x->q + (b0 + c) * LC_BLOCK)));
+#pragma GCC unroll 4
+      for (int p = 0; p < PAIRS; p++) {
+        __m512i q = pair_q4(w[2 * p] + c * LC_Q4_0_BYTES + 2, w[2 * p + 1] + c * LC_Q4_0_BYTES + 2);
+        __m512 sum = _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(_mm512_setzero_si512(), q, v)), d = _mm512_set1_ps(scale[2 * p][c]);
+        d = _mm512_mask_broadcastss_ps(d, 0xff00, _mm_load_ss(&scale[2 * p + 1][c]));
+        acc[p] = _mm512_fmadd_ps(sum, d, acc[p]);
+      }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; r++) w[r] += GROUP * LC_Q4_0_BYTES;
+  }
+#pragma GCC unroll 4
+  for (int p = 0; p < PAIRS; p++) {
+    __m512 both = _mm512_insertf32x8(_mm512_castps256_ps512(offset[2 * p]), offset[2 * p + 1], 1);
+    acc[p] = _mm512_fmadd_ps(acc[p], _mm512_mask_blend_ps(LOW_LANES, _mm512_set1_ps(0.0625f), _mm512_set1_ps(1)), both);
+  }
+  return row_sums(acc);
+}
+
 #define GEMV(name, dtype, bytes)                                                                             \
   static void name(int64_t m, int64_t n, const uint8_t *W, size_t row_bytes, const lc_q8_vector *x, float *y) { \
     int64_t eights = lc_ceil_div(m, ROWS), apart = LC_GEMV_APART ? eights : 1;                               \
@@ -124,7 +169,8 @@ INLINE __m256 rows(lc_dtype dtype, int64_t bytes, int64_t n, const uint8_t *cons
       const uint8_t *row[ROWS]; /* missing rows: the last again */                                           \
       float sum[ROWS];                                                                                       \
       for (int64_t r = 0; r < ROWS; r++) row[r] = W + (size_t)lc_min64(first + r * apart, m - 1) * row_bytes; \
-      _mm256_storeu_ps(sum, rows(dtype, bytes, n, row, row[0] + ROWS * row_bytes, x));                       \
+      _mm256_storeu_ps(sum, LC_GEMV_APART && dtype == LC_Q4_0 && n >= LONG_ROW ? rows_q4_0(n, row, x)                 \
+                                             : rows(dtype, bytes, n, row, row[0] + ROWS * row_bytes, x));      \
       for (int64_t r = 0; r < ROWS && first + r * apart < m; r++) y[first + r * apart] = sum[r];             \
     }                                                                                                        \
   }
