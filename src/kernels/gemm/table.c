@@ -38,11 +38,11 @@ const lc_gemm_provider_row *lc_gemm_choose(const lc_ctx *ctx, const lc_gemm_shap
 
 /* Prompts in integers (gemm_q8), or decoded: the same kind of table. On one core of an Intel processor with AMX (T = 512, SmolLM2's shapes, Gop/s):
  *                      Q8_0        Q4_0, Q4_1   f32 peak   bf16
- *   AVX-512, VNNI      450         420 to 460   169        85 (peak)
- *   AVX-512, no VNNI   120         170 to 270   169
- *   AVX2, AVX-VNNI     225 to 245  220 to 240   84
- *   AVX2, no VNNI      90          150          84
- *   AMX                                                    1,000 and more, in tiles
+ *   AVX-512, VNNI      450 to 505  460 to 505   176        85 (peak)
+ *   AVX-512, no VNNI   134         265 to 275   176
+ *   AVX2, AVX-VNNI     250 to 260  240 to 265   92
+ *   AVX2, no VNNI      98          147 to 161   92
+ *   AMX                                                    900 and more, in tiles
  * so that where there are tiles for the compute dtype, integers lose, and without dot products Q8_0 gains nothing. */
 typedef struct {
   lc_isa from, to;
