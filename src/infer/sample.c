@@ -29,7 +29,8 @@ static float largest(const float *l, int64_t V, int64_t *id) {
     for (int j = 0; j < AT_ONCE; j++) lane[j] = l[i + j] > lane[j] ? l[i + j] : lane[j];
   for (int j = 0; j < AT_ONCE; j++) most = lane[j] > most ? lane[j] : most;
   for (; i < V; i++) most = l[i] > most ? l[i] : most;
-  for (*id = 0; *id < V - 1 && l[*id] != most; ++*id) {}
+  for (*id = 0; *id < V - 1 && l[*id] != most; ++*id) {
+  }
   return l[*id];
 }
 

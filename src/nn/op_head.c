@@ -107,7 +107,8 @@ static lc_status bias_chunk(void *arg, int64_t c, int worker) {
   const lc_weight *bias = b->w->head_bias;
   const lc_kernels *k = lc_kernels_get(b->run->ctx);
   for (int i = 0; i < bias->n_sink; i++)
-    for (int64_t r = 0; r < b->rows && bias->sink[i].kind == LC_SINK_DENSE && bias->sink[i].param->wants_grad; r++) {
+    for (int64_t r = 0; r < b->rows && bias->sink[i].kind == LC_SINK_DENSE && bias->sink[i].param->wants_grad;
+         r++) {
       float *g = bias->sink[i].param->grad + v0, wide[VSTRIP];
       const float *d = b->logits + r * b->ld + v0;
       if (b->dtype == LC_BF16) {
@@ -149,7 +150,8 @@ static void paired_loss(const head_block *b, lc_pair_loss pair, int64_t r, float
   const float lse1 = k->softmax(V, p1), lse2 = k->softmax(V, p2);
   double both = 0;
   for (int64_t v = 0; v < V && pair.agree != 0; v++)
-    both += ((double)p2[v] - (double)p1[v]) * (((double)z2[v] - (double)lse2) - ((double)z1[v] - (double)lse1));
+    both +=
+        ((double)p2[v] - (double)p1[v]) * (((double)z2[v] - (double)lse2) - ((double)z1[v] - (double)lse1));
   out[b->at[r]] = lse1 - z1[y];
   out[b->at[r + 1]] = pair.again * (lse2 - z2[y]) + pair.agree * 0.5f * (float)both;
   for (int64_t v = 0; v < V && b->grad; v++) {
@@ -187,9 +189,9 @@ static lc_status loss_chunk(void *arg, int64_t c, int worker) {
       if (!z) return LC_FAILED;
       paired_loss(b, ((const lc_head_attr *)b->n->attr)->pair, r, z, out);
     }
-    if (!b->paired) out[b->at[r]] = link->row
-                        ? linked_loss(b, link, logits, b->at[r], b->label[r])
-                        : plain_loss(b, logits, b->label[r], b->grad ? b->run->loss_scale : 0);
+    if (!b->paired)
+      out[b->at[r]] = link->row ? linked_loss(b, link, logits, b->at[r], b->label[r])
+                                : plain_loss(b, logits, b->label[r], b->grad ? b->run->loss_scale : 0);
   }
   return LC_OK;
 }
@@ -216,8 +218,8 @@ static lc_status dh_chunk(void *arg, int64_t c, int worker) {
                        .dtype = b->dtype,
                        .c_dtype = LC_F32,
                        .beta = v0 ? 1 : 0};
-    LC_TRY(lc_gemm(b->run->ctx, worker, &s, (const uint8_t *)b->logits + (size_t)v0 * lc_size_of(b->dtype), tile,
-                   b->dh + c0));
+    LC_TRY(lc_gemm(b->run->ctx, worker, &s, (const uint8_t *)b->logits + (size_t)v0 * lc_size_of(b->dtype),
+                   tile, b->dh + c0));
   }
   return LC_OK;
 }
@@ -240,7 +242,8 @@ static lc_status run_block(head_block *b) {
   if (b->n->want & LC_PARAMS && a->w->head_bias && lc_weight_trains(a->w->head_bias))
     LC_TRY(lc_parallel(run->ctx, lc_ceil_div(b->V, VSTRIP), bias_chunk, b));
   if (b->n->want & LC_PARAMS && lc_weight_trains(a->w))
-    LC_TRY(lc_weight_gradient(run, a->w, b->dtype, b->h, b->C, b->dtype, b->logits, grad_ld(b), b->rows, a->use));
+    LC_TRY(lc_weight_gradient(run, a->w, b->dtype, b->h, b->C, b->dtype, b->logits, grad_ld(b), b->rows,
+                              a->use));
   if (!(b->n->want & LC_IN(0))) return LC_OK;
   LC_TRY(lc_parallel(run->ctx, lc_ceil_div(b->C, dh_columns(b)), dh_chunk, b));
   float *dh = lc_data(run, b->n->out[1]);
@@ -258,10 +261,12 @@ static lc_status forward(const lc_node *n, lc_run *run, int64_t r0, int64_t r1) 
                   .dtype = a->compute,
                   .V = a->w->M,
                   .C = a->w->N,
-                  .ld = (lc_ceil_div(a->w->M, 32) | 1) * 32, /* whole lines, and rows that do not meet in the same sets of a cache */
+                  .ld = (lc_ceil_div(a->w->M, 32) | 1) *
+                        32, /* whole lines, and rows that do not meet in the same sets of a cache */
                   .grad = run->training && n->want,
                   .paired = a->paired && run->copies == 2};
-  if (a->misses && b.grad) return lc_fail(run->ctx, "'%s': whether a token is missed has no gradient", a->w->name);
+  if (a->misses && b.grad)
+    return lc_fail(run->ctx, "'%s': whether a token is missed has no gradient", a->w->name);
   const int64_t rows = b.paired ? run->rows / 2 : run->rows;
   for (int i = 0; b.grad && i < a->w->n_sink; i++)
     if (a->w->sink[i].kind == LC_SINK_TILES && lc_sink_wants(&a->w->sink[i]))

@@ -74,7 +74,8 @@ INLINE __m256 row_sums(const __m512 *acc) {
   return _mm256_add_ps(_mm256_permute2f128_ps(x, y, 0x20), _mm256_permute2f128_ps(x, y, 0x31));
 }
 
-INLINE __m256 rows(lc_dtype dtype, int64_t bytes, int64_t n, const uint8_t *const *row, const uint8_t *ahead, const lc_q8_vector *x) {
+INLINE __m256 rows(lc_dtype dtype, int64_t bytes, int64_t n, const uint8_t *const *row, const uint8_t *ahead,
+                   const lc_q8_vector *x) {
   const uint8_t *w[ROWS];
   __m512 acc[PAIRS], offset = _mm512_setzero_ps();
   __m512i at[PAIRS];
@@ -86,7 +87,8 @@ INLINE __m256 rows(lc_dtype dtype, int64_t bytes, int64_t n, const uint8_t *cons
   }
   for (int r = 0; r < ROWS; r++) w[r] = row[r];
   for (int64_t b = 0; b < n / LC_BLOCK; b++) {
-    for (int64_t line = 0; line < ROWS * bytes && !LC_GEMV_APART; line += 64) _mm_prefetch((const char *)ahead + line, _MM_HINT_T0);
+    for (int64_t line = 0; line < ROWS * bytes && !LC_GEMV_APART; line += 64)
+      _mm_prefetch((const char *)ahead + line, _MM_HINT_T0);
     ahead += ROWS * bytes;
     __m512i start = dtype == LC_Q8_0   ? _mm512_set1_epi32(-16 * x->sum[b])
                     : dtype == LC_Q4_0 ? _mm512_maskz_set1_epi32(LOW_LANES, -2 * x->sum[b])
@@ -98,7 +100,8 @@ INLINE __m256 rows(lc_dtype dtype, int64_t bytes, int64_t n, const uint8_t *cons
     int skip = dtype == LC_Q4_1 ? 4 : 2;
 #pragma GCC unroll 4
     for (int p = 0; p < PAIRS; p++) {
-      __m512i q = dtype == LC_Q8_0 ? pair_q8(w[2 * p] + skip, w[2 * p + 1] + skip) : pair_q4(w[2 * p] + skip, w[2 * p + 1] + skip);
+      __m512i q = dtype == LC_Q8_0 ? pair_q8(w[2 * p] + skip, w[2 * p + 1] + skip)
+                                   : pair_q4(w[2 * p] + skip, w[2 * p + 1] + skip);
       __m512 sum = _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(start, q, v));
       acc[p] = _mm512_fmadd_ps(sum, _mm512_permutexvar_ps(at[p], s), acc[p]);
     }
@@ -107,7 +110,8 @@ INLINE __m256 rows(lc_dtype dtype, int64_t bytes, int64_t n, const uint8_t *cons
   }
   if (dtype != LC_Q8_0)
     for (int p = 0; p < PAIRS; p++)
-      acc[p] = _mm512_mul_ps(acc[p], _mm512_mask_blend_ps(LOW_LANES, _mm512_set1_ps(0.0625f), _mm512_set1_ps(1)));
+      acc[p] =
+          _mm512_mul_ps(acc[p], _mm512_mask_blend_ps(LOW_LANES, _mm512_set1_ps(0.0625f), _mm512_set1_ps(1)));
   __m256 sum = row_sums(acc);
   if (dtype == LC_Q4_1) {
     __m512i odd = _mm512_set_epi32(0, 0, 0, 0, 0, 0, 0, 0, 15, 13, 11, 9, 7, 5, 3, 1);
@@ -120,7 +124,8 @@ INLINE __m256 rows(lc_dtype dtype, int64_t bytes, int64_t n, const uint8_t *cons
  * scales. In the second-level cache 22.4 GB/s where `rows` reaches 19.8 (one thread, N 2,560); at N 576 18 against 20, since 18 blocks leave two over. */
 INLINE __m256 rows_q4_0(int64_t n, const uint8_t *const *row, const lc_q8_vector *x) {
   enum { GROUP = 8, WORDS = LC_Q4_0_BYTES / 2 };
-  const __m512i every = _mm512_set_epi16(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 63, 54, 45, 36, 27, 18, 9, 0);
+  const __m512i every = _mm512_set_epi16(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+                                         0, 63, 54, 45, 36, 27, 18, 9, 0);
   float scale[ROWS][GROUP];
   const uint8_t *w[ROWS];
   __m512 acc[PAIRS];
@@ -132,11 +137,14 @@ INLINE __m256 rows_q4_0(int64_t n, const uint8_t *const *row, const lc_q8_vector
     const uint64_t words = here == GROUP ? ~(uint64_t)0 : ((uint64_t)1 << (here * WORDS)) - 1;
     const __mmask8 mask = (__mmask8)((1u << here) - 1);
     const __m256 s = _mm256_maskz_loadu_ps(mask, x->scale + b0);
-    const __m256 eights = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_maskz_loadu_epi32(mask, x->sum + b0)), _mm256_set1_ps(-8));
+    const __m256 eights =
+        _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_maskz_loadu_epi32(mask, x->sum + b0)), _mm256_set1_ps(-8));
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; r++) {
-      __m512i a = _mm512_maskz_loadu_epi16((__mmask32)words, w[r]), b = _mm512_maskz_loadu_epi16((__mmask32)(words >> 32), w[r] + 64);
-      __m256 d = _mm256_mul_ps(_mm256_cvtph_ps(_mm512_castsi512_si128(_mm512_permutex2var_epi16(a, every, b))), s);
+      __m512i a = _mm512_maskz_loadu_epi16((__mmask32)words, w[r]),
+              b = _mm512_maskz_loadu_epi16((__mmask32)(words >> 32), w[r] + 64);
+      __m256 d =
+          _mm256_mul_ps(_mm256_cvtph_ps(_mm512_castsi512_si128(_mm512_permutex2var_epi16(a, every, b))), s);
       _mm256_storeu_ps(scale[r], d);
       offset[r] = _mm256_fmadd_ps(d, eights, offset[r]);
     }
@@ -145,7 +153,8 @@ INLINE __m256 rows_q4_0(int64_t n, const uint8_t *const *row, const lc_q8_vector
 #pragma GCC unroll 4
       for (int p = 0; p < PAIRS; p++) {
         __m512i q = pair_q4(w[2 * p] + c * LC_Q4_0_BYTES + 2, w[2 * p + 1] + c * LC_Q4_0_BYTES + 2);
-        __m512 sum = _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(_mm512_setzero_si512(), q, v)), d = _mm512_set1_ps(scale[2 * p][c]);
+        __m512 sum = _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(_mm512_setzero_si512(), q, v)),
+               d = _mm512_set1_ps(scale[2 * p][c]);
         d = _mm512_mask_broadcastss_ps(d, 0xff00, _mm_load_ss(&scale[2 * p + 1][c]));
         acc[p] = _mm512_fmadd_ps(sum, d, acc[p]);
       }
@@ -156,21 +165,25 @@ INLINE __m256 rows_q4_0(int64_t n, const uint8_t *const *row, const lc_q8_vector
 #pragma GCC unroll 4
   for (int p = 0; p < PAIRS; p++) {
     __m512 both = _mm512_insertf32x8(_mm512_castps256_ps512(offset[2 * p]), offset[2 * p + 1], 1);
-    acc[p] = _mm512_fmadd_ps(acc[p], _mm512_mask_blend_ps(LOW_LANES, _mm512_set1_ps(0.0625f), _mm512_set1_ps(1)), both);
+    acc[p] = _mm512_fmadd_ps(
+        acc[p], _mm512_mask_blend_ps(LOW_LANES, _mm512_set1_ps(0.0625f), _mm512_set1_ps(1)), both);
   }
   return row_sums(acc);
 }
 
 #define GEMV(name, dtype, bytes)                                                                             \
-  static void name(int64_t m, int64_t n, const uint8_t *W, size_t row_bytes, const lc_q8_vector *x, float *y) { \
+  static void name(int64_t m, int64_t n, const uint8_t *W, size_t row_bytes, const lc_q8_vector *x,          \
+                   float *y) {                                                                               \
     int64_t eights = lc_ceil_div(m, ROWS), apart = LC_GEMV_APART ? eights : 1;                               \
     for (int64_t i = 0; i < eights; i++) {                                                                   \
       int64_t first = LC_GEMV_APART ? i : i * ROWS;                                                          \
       const uint8_t *row[ROWS]; /* missing rows: the last again */                                           \
       float sum[ROWS];                                                                                       \
-      for (int64_t r = 0; r < ROWS; r++) row[r] = W + (size_t)lc_min64(first + r * apart, m - 1) * row_bytes; \
-      _mm256_storeu_ps(sum, LC_GEMV_APART && dtype == LC_Q4_0 && n >= LONG_ROW ? rows_q4_0(n, row, x)                 \
-                                             : rows(dtype, bytes, n, row, row[0] + ROWS * row_bytes, x));      \
+      for (int64_t r = 0; r < ROWS; r++)                                                                     \
+        row[r] = W + (size_t)lc_min64(first + r * apart, m - 1) * row_bytes;                                 \
+      _mm256_storeu_ps(sum, LC_GEMV_APART &&dtype == LC_Q4_0 && n >= LONG_ROW                                \
+                                ? rows_q4_0(n, row, x)                                                       \
+                                : rows(dtype, bytes, n, row, row[0] + ROWS * row_bytes, x));                 \
       for (int64_t r = 0; r < ROWS && first + r * apart < m; r++) y[first + r * apart] = sum[r];             \
     }                                                                                                        \
   }
@@ -178,7 +191,8 @@ GEMV(gemv_q8_0, LC_Q8_0, LC_Q8_0_BYTES)
 GEMV(gemv_q4_0, LC_Q4_0, LC_Q4_0_BYTES)
 GEMV(gemv_q4_1, LC_Q4_1, LC_Q4_1_BYTES)
 
-static void gemv_q8(lc_dtype dtype, int64_t m, int64_t n, const void *W, size_t row_bytes, const lc_q8_vector *x, float *y) {
+static void gemv_q8(lc_dtype dtype, int64_t m, int64_t n, const void *W, size_t row_bytes,
+                    const lc_q8_vector *x, float *y) {
   (dtype == LC_Q8_0 ? gemv_q8_0 : dtype == LC_Q4_0 ? gemv_q4_0 : gemv_q4_1)(m, n, W, row_bytes, x, y);
 }
 
