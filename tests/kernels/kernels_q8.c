@@ -33,7 +33,8 @@ void row_quantise_q8(probe *p) {
 
 void row_gemv_q8(probe *p) {
   static const lc_dtype dtypes[] = {LC_Q8_0, LC_Q4_0, LC_Q4_1};
-  static const int64_t widths[] = {32, 128, 576, 1024, 1184}; /* short rows and long ones, some not whole groups of blocks */
+  static const int64_t widths[] = {32, 128, 576, 1024,
+                                   1184}; /* short rows and long ones, some not whole groups of blocks */
   for (size_t d = 0; d < sizeof dtypes / sizeof *dtypes; d++)
     for (int64_t m = 1; m <= 67; m += m < 9 ? 1 : m < 16 ? 5 : 24)
       for (size_t s = 0; s < sizeof widths / sizeof *widths; s++) {
