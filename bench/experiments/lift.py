@@ -1,10 +1,13 @@
 """LIFT. 1. Do randomised masks match exact ones on SmolLM2-135M-Instruct's weights (density 5 %)? 2. On a byte-level Llama pretrained on Shakespeare
 and tuned on GSM8K's text with 5 % of its linear weights: LIFT against largest |W|, random entries, LoRA of as many values and all weights; held-out
 loss of both texts (learning, forgetting) after 120 updates of 8 x 64 bytes. Each arm's rate is the best of a ladder on seed 0 and other text.
+With --perturb instead: 5 % of each of SmolLM2's linear weights, chosen by LIFT, by largest |W| or at random, get noise N(0, σ²); perplexity of Shakespeare.
 
-    python3 bench/experiments/lift.py [--seeds 3] [--model SMOLLM2.gguf] [--no-model]
+    python3 bench/experiments/lift.py [--seeds 3] [--model SMOLLM2.gguf] [--no-model] [--perturb]
 """
 import os
+import random
+import shutil
 import sys
 import time
 
@@ -15,7 +18,8 @@ sys.path.insert(0, os.path.join(ROOT, "examples"))
 import lt_sft_patch  # noqa: E402  (reads adapters)
 
 FILTERS = {"R 64": ["filter=64"]}
-t = Tiny(__doc__, more=lambda p: (p.add_argument("--model"), p.add_argument("--no-model", action="store_true")))
+t = Tiny(__doc__, more=lambda p: (p.add_argument("--model"), p.add_argument("--no-model", action="store_true"),
+                                p.add_argument("--perturb", action="store_true")))
 
 
 def masks(model, sets):
@@ -45,6 +49,42 @@ def overlaps(model):
     return rows
 
 
+def perturb(model):
+    """Perplexity of 40,000 characters with noise on the entries of each mask."""
+    text = t.write("twenty", t.texts["shakespeare"][0][1_000_000:1_040_000])
+    loss = lambda *a: t.runs.lines("eval", "-m", model, *a, "-d", text, "--dtype", "bf16")[-1]["value"]
+    shapes, chosen = {}, {}
+    for name, sets in {"LIFT R 32": ["filter=32"], "LIFT R 64": ["filter=64"], "largest |W|": ["filter=100000"]}.items():
+        masks(model, [x for s in sets for x in ("--set", s)])
+        read = lt_sft_patch.read_adapter(t.runs.path("mask"))
+        shapes = {m: w[:2] for m, w in read.items()}
+        chosen[name] = {m: w[2] for m, w in read.items()}
+    for seed in range(1, t.a.seeds + 1):
+        rng = random.Random(seed)
+        chosen[f"random {seed}"] = {m: sorted(rng.sample(range(r * c), len(chosen["LIFT R 32"][m]))) for m, (r, c) in shapes.items()}
+    rows, got = [], {}
+    for name in ("LIFT R 32", "LIFT R 64", "largest |W|", "random"):
+        for sigma in (0.01, 0.02, 0.05):
+            for seed in range(1, t.a.seeds + 1):
+                def make():
+                    rng, at = random.Random(100 + seed), chosen.get(name) or chosen[f"random {seed}"]
+                    out = t.runs.path("noise")
+                    lt_sft_patch.write_adapter(out, {m: (*shapes[m], at[m], [rng.gauss(0, sigma) for _ in at[m]]) for m in shapes})
+                    value = loss("-a", out)
+                    shutil.rmtree(out)
+                    return value
+                got.setdefault((name, sigma), []).append(t.runs.once(f"noise {name} {sigma} {seed}", [model], make))
+        rows.append((name, *("{:.2f} ± {:.2f}".format(*mean_sd(got[name, s])) for s in (0.01, 0.02, 0.05))))
+        print(rows[-1], flush=True)
+    print(f"base: {loss():.2f}")
+    table(("entries", "σ 0.01", "σ 0.02", "σ 0.05"), rows)
+    worst = {s: max(("LIFT R 32", "LIFT R 64", "largest |W|", "random"), key=lambda n: mean_sd(got[n, s])[0]) for s in (0.01, 0.02, 0.05)}
+    verdict("noise on LIFT's entries hurts most", all(n.startswith("LIFT") for n in worst.values()), ", ".join(f"σ {s}: {n}" for s, n in worst.items()))
+
+
+if t.a.perturb:
+    perturb(smollm2(t.a.model))
+    sys.exit(0)
 if not t.a.no_model:
     model = smollm2(t.a.model)
     rows = t.runs.once("overlaps", [model, str(FILTERS)], lambda: overlaps(model))
