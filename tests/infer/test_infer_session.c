@@ -242,12 +242,52 @@ static void test_int8(void **state) {
   check_int8("gpt2", LC_Q8_0, LC_F32, 60); /* biases */
 }
 
+/* A prompt beside a sparse change that is aside: the changed layers count it, whatever the others do. runs: without it, with it, with it in bytes. */
+static void test_int8_beside_a_delta(void **state) {
+  enum { N = 40, K = 200 };
+  lc_tiny t = LC_TINY_LLAMA;
+  t.dtype = LC_Q8_0;
+  const char *path = lc_tiny_path(dir, "delta.gguf");
+  ok(lc_tiny_gguf(ctx, &t, path));
+  float *logits[3];
+  int64_t V = 0;
+  for (int run = 0; run < 3; run++) {
+    lc_model *m;
+    lc_net *net;
+    lc_session *s;
+    lc_index idx;
+    lc_delta *d;
+    ok(lc_model_open(ctx, path, &m));
+    ok(lc_net_new(m, LC_F32, &net));
+    lc_weight *w = lc_net_weight(net, "model.layers.1.mlp.up_proj.weight");
+    int64_t flat[K];
+    float value[K];
+    for (int64_t k = 0; k < K; k++) flat[k] = k * (w->M * w->N / K), value[k] = k % 2 ? 1 : -1;
+    if (run) {
+      ok(lc_index_new(ctx, w->M, w->N, flat, K, &idx));
+      ok(lc_delta_sparse_new(ctx, w, &idx, value, false, &d));
+      d->apply = LC_ASIDE;
+      ok(lc_weight_attach(ctx, w, d));
+    }
+    ok(lc_session_new(net, N, N, LC_F32, &s));
+    lc_session_int8(s, run == 2);
+    V = m->config.V;
+    logits[run] = malloc((size_t)(N * V) * sizeof(float));
+    ok(lc_session_feed(s, ids, N, true, logits[run]));
+    lc_session_free(s), lc_net_free(net), lc_model_close(m);
+  }
+  double change = lc_tiny_error(logits[1], logits[0], N * V), e = lc_tiny_error(logits[2], logits[1], N * V);
+  if (!(change > 0.2 && e < 0.06 && (e > 0) == lc_gemm_takes_q8(ctx, LC_Q8_0, LC_F32))) fail_msg("change %g, error %g", change, e);
+  for (int run = 0; run < 3; run++) free(logits[run]);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_incremental_is_one_pass),
                                      cmocka_unit_test(test_truncate),
                                      cmocka_unit_test(test_refusals),
                                      cmocka_unit_test(test_steady_state),
                                      cmocka_unit_test(test_pages),
-                                     cmocka_unit_test(test_int8)};
+                                     cmocka_unit_test(test_int8),
+                                     cmocka_unit_test(test_int8_beside_a_delta)};
   return cmocka_run_group_tests(tests, setup, teardown);
 }
