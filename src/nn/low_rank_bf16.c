@@ -24,7 +24,7 @@ typedef struct {
   const lc_delta *d;
   int64_t r0, r1, M, N, R, K;
   float scale;
-  lc_dtype x_dtype, y_dtype;
+  lc_dtype y_dtype;
   /* right operands: of two parts and of three; packed where that is known */
   const uint16_t *twos, *threes, *twos_packed, *threes_packed;
   const uint16_t *dout;
@@ -53,7 +53,6 @@ static narrow begin(const lc_node *n, lc_run *run, int64_t r0, int64_t r1) {
                   .R = R,
                   .K = lc_ceil_div(3 * R, UNIT) * UNIT,
                   .scale = d->scale * lc_delta_lora_scale(d),
-                  .x_dtype = a->x_dtype,
                   .y_dtype = a->y_dtype};
 }
 

@@ -61,7 +61,7 @@ static const struct {
 } break_even[LC_ISA_COUNT] = {
     [LC_ISA_SCALAR] = {2, 2}, /* never: not measured */
     [LC_ISA_AVX2] = {0.3, 0.4},         [LC_ISA_AVX512] = {0.2, 0.32},
-    [LC_ISA_AVX512_BF16] = {0.5, 0.32}, [LC_ISA_AMX] = {0.08, 0.32},
+    [LC_ISA_AVX512_BF16] = {0.5, 0.32}, [LC_ISA_AMX] = {0.06, 0.32},
 };
 
 lc_status lc_entries_grad(lc_ctx *ctx, lc_dtype xt, const void *x, int64_t ldx, lc_dtype dt, const void *dy,
