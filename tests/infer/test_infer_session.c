@@ -277,7 +277,8 @@ static void test_int8_beside_a_delta(void **state) {
     lc_session_free(s), lc_net_free(net), lc_model_close(m);
   }
   double change = lc_tiny_error(logits[1], logits[0], N * V), e = lc_tiny_error(logits[2], logits[1], N * V);
-  if (!(change > 0.2 && e < 0.06 && (e > 0) == lc_gemm_takes_q8(ctx, LC_Q8_0, LC_F32))) fail_msg("change %g, error %g", change, e);
+  if (!(change > 0.2 && e < 0.06 && (e > 0) == lc_gemm_takes_q8(ctx, LC_Q8_0, LC_F32)))
+    fail_msg("change %g, error %g", change, e);
   for (int run = 0; run < 3; run++) free(logits[run]);
 }
 
