@@ -115,7 +115,8 @@ void lc_mem_drop(lc_ctx *);
 /* ---- parallel loops ---- */
 
 /* Calls fn(arg, chunk, worker) for chunk 0..n_chunks-1 on the context's workers (0 <= worker < lc_threads).
- * Chunks must not depend on the number of threads; nothing may be reduced across threads in floating point.
+ * Results must not depend on the number of threads: nothing is reduced across threads in floating point, and chunks may be cut by it only where
+ * no sum depends on the cut (columns of a product, pieces whose sums are added in a fixed order afterwards).
  * Returns the status (and sentence) of the lowest failing chunk. A nested call runs serially on the caller's
  * worker. */
 typedef lc_status (*lc_chunk_fn)(void *arg, int64_t chunk, int worker);
