@@ -1,26 +1,9 @@
 /* Integer products of prompts with AVX-512 VNNI: 6 tokens by two panels, 12 integer and 12 f32 sums. */
 #include "kernels/avx512/avx512.h"
-#include "kernels/avx512/simd.h"
-#include <string.h>
+#include "kernels/avx512/int8.h"
 
-#define INLINE static inline __attribute__((always_inline))
 enum { MR = 6, P = 2 };
-typedef __m512i vi;
 
-INLINE vi vi_set(int32_t x) {
-  return _mm512_set1_epi32(x);
-}
-INLINE vi vi_set_quad(const int8_t *q) {
-  int32_t x;
-  memcpy(&x, q, sizeof x);
-  return _mm512_set1_epi32(x);
-}
-INLINE vi vi_load(const uint8_t *p) {
-  return _mm512_load_si512(p);
-}
-INLINE vf vi_to_vf(vi x) {
-  return _mm512_cvtepi32_ps(x);
-}
 INLINE vi vi_dot(vi sum, vi w, vi x) {
   return _mm512_dpbusd_epi32(sum, w, x);
 }
