@@ -232,10 +232,11 @@ lc_status lc_gemm(lc_ctx *, int worker, const lc_gemm_shape *, const void *A, co
 enum { LC_GEMM_PACK = 32 };
 size_t lc_gemm_packed_bytes(const lc_ctx *, lc_dtype, int64_t n, int64_t k);
 void lc_gemm_pack(const lc_ctx *, const lc_gemm_shape *, const void *B, void *packed);
-/* All of B for the products of many strips of C: *packed (shared scratch, LC_SHARED_PACKED) made by all workers, or NULL where the path in use
- * takes B as it stands, or packing does not pay. Call it outside lc_parallel. */
+/* For a product (s: all of it) that is made by strips of C's rows: *packed is all of B (shared scratch, LC_SHARED_PACKED) made by all workers, or
+ * NULL where the path in use takes B as it stands, or packing does not pay; *strip the rows a strip should have. Call it outside lc_parallel. */
 enum { LC_SHARED_PACKED = 2 };
-lc_status lc_gemm_pack_shared(lc_ctx *, const lc_gemm_shape *, const void *B, const void **packed);
+lc_status lc_gemm_pack_shared(lc_ctx *, const lc_gemm_shape *s, const void *B, const void **packed,
+                              int64_t *strip);
 /* Packed columns that a chunk of rows should take at a time, so that they stay in the cache from chunk to chunk. */
 int64_t lc_gemm_packed_columns(const lc_ctx *, lc_dtype, int64_t n, int64_t k);
 /* Whether the committed table names integer products (gemm_q8) for many tokens and weights stored as `weight`, beside a dense path in `compute`. */

@@ -4,7 +4,7 @@
 #include "nn/nn.h"
 #include <string.h>
 
-enum { STRIP = 64, WIDE_STRIP = 128 }; /* rows of dW computed at once, from x as it stands and packed */
+enum { STRIP = 64 }; /* rows of dW computed at once for chosen lines */
 enum { SLOT_LINES = 3, SLOT_ENTRIES = 5 };
 
 typedef struct {
@@ -163,12 +163,9 @@ lc_status lc_weight_gradient(lc_run *run, lc_weight *w, lc_dtype xt, const void 
       strips = true;
   }
   if (!strips) return LC_OK;
-  strips_arg a = {run, w, xt, x, dy, ldx, lddy, T, use, NULL, STRIP};
-  if (w->M > WIDE_STRIP) {
-    const lc_gemm_shape all = {.n = w->N, .k = T, .ldb = ldx, .dtype = xt, .c_dtype = LC_F32};
-    LC_TRY(lc_gemm_pack_shared(run->ctx, &all, x, &a.packed));
-    if (a.packed) a.strip = WIDE_STRIP;
-  }
+  strips_arg a = {run, w, xt, x, dy, ldx, lddy, T, use, NULL, 0};
+  const lc_gemm_shape all = {.m = w->M, .n = w->N, .k = T, .ldb = ldx, .dtype = xt, .c_dtype = LC_F32};
+  LC_TRY(lc_gemm_pack_shared(run->ctx, &all, x, &a.packed, &a.strip));
   LC_TRY(lc_parallel(run->ctx, lc_ceil_div(w->M, a.strip), strip_chunk, &a));
   for (int i = 0; i < w->n_sink; i++)
     if (w->sink[i].kind == LC_SINK_TILES && lc_sink_wants(&w->sink[i]) && w->sink[i].end)

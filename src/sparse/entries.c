@@ -4,7 +4,7 @@
 #include "kernels/kernels.h"
 #include "sparse/sparse.h"
 
-enum { STRIP = 64, WIDE_STRIP = 128 /* where x is packed once for all */, SLOT_TILE = 1 };
+enum { SLOT_TILE = 1 };
 
 typedef struct {
   lc_ctx *ctx;
@@ -46,12 +46,9 @@ lc_status lc_strips_grad(lc_ctx *ctx, lc_dtype xt, const void *x, int64_t ldx, l
     return lc_fail(ctx, "a gradient by strips of x in %s and dy in %s: both f32 or both bf16 are possible",
                    lc_dtype_get(xt)->name, lc_dtype_get(dt)->name);
   if (idx->kind == LC_ALL) return lc_fail(ctx, "a gradient of entries needs a list of positions");
-  strips_arg a = {ctx, x, dy, xt, ldx, lddy, T, M, N, idx, g, NULL, STRIP};
-  if (M > WIDE_STRIP) {
-    const lc_gemm_shape all = {.n = N, .k = T, .ldb = ldx, .dtype = xt, .c_dtype = LC_F32};
-    LC_TRY(lc_gemm_pack_shared(ctx, &all, x, &a.packed));
-    if (a.packed) a.strip = WIDE_STRIP;
-  }
+  strips_arg a = {ctx, x, dy, xt, ldx, lddy, T, M, N, idx, g, NULL, 0};
+  const lc_gemm_shape all = {.m = M, .n = N, .k = T, .ldb = ldx, .dtype = xt, .c_dtype = LC_F32};
+  LC_TRY(lc_gemm_pack_shared(ctx, &all, x, &a.packed, &a.strip));
   return lc_parallel(ctx, lc_ceil_div(M, a.strip), strip_chunk, &a);
 }
 

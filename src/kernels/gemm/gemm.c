@@ -145,7 +145,12 @@ void lc_gemm_pack(const lc_ctx *ctx, const lc_gemm_shape *s, const void *B, void
   lc_gemm_choose(ctx, s)->pack(s, B, packed);
 }
 
-enum { PACK_COLUMNS = 2 * LC_GEMM_PACK, PACK_FROM = 256 /* values along k */ };
+enum {
+  PACK_COLUMNS = 2 * LC_GEMM_PACK,
+  PACK_FROM = 256 /* values along k */,
+  STRIP_OF_C = 64,
+  WIDE_STRIP = 128 /* of a packed B */
+};
 typedef struct {
   lc_ctx *ctx;
   const lc_gemm_shape *s;
@@ -163,9 +168,11 @@ static lc_status pack_chunk(void *arg, int64_t chunk, int worker) {
   return LC_OK;
 }
 
-lc_status lc_gemm_pack_shared(lc_ctx *ctx, const lc_gemm_shape *s, const void *B, const void **packed) {
-  const size_t bytes = s->k < PACK_FROM ? 0 : lc_gemm_packed_bytes(ctx, s->dtype, s->n, s->k);
-  *packed = NULL;
+lc_status lc_gemm_pack_shared(lc_ctx *ctx, const lc_gemm_shape *s, const void *B, const void **packed,
+                              int64_t *strip) {
+  const bool pays = s->k >= PACK_FROM && s->m > WIDE_STRIP;
+  const size_t bytes = pays ? lc_gemm_packed_bytes(ctx, s->dtype, s->n, s->k) : 0;
+  *packed = NULL, *strip = bytes ? WIDE_STRIP : STRIP_OF_C;
   if (!bytes) return LC_OK;
   pack_arg a = {ctx, s, B, lc_scratch_shared(ctx, LC_SHARED_PACKED, bytes)};
   if (!a.packed) return LC_FAILED;
