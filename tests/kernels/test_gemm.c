@@ -187,7 +187,8 @@ static void test_packed(void **state) {
   lc_ctx *ctx;
   assert_int_equal(lc_ctx_new(1, &ctx, NULL), LC_OK);
   if (lc_gemm_packed_bytes(ctx, LC_BF16, 32, 32) == 0) { /* a path without: the sentence says so */
-    lc_gemm_shape s = {.m = 1, .n = 1, .k = 1, .lda = 1, .ldc = 1, .dtype = LC_BF16, .packed_b = true};
+    lc_gemm_shape s = {
+        .m = 1, .n = 1, .k = 1, .lda = 1, .ldc = 1, .dtype = LC_BF16, .c_dtype = LC_F32, .packed_b = true};
     uint16_t x[1] = {0};
     float c;
     assert_int_equal(lc_gemm(ctx, 0, &s, x, x, &c), LC_FAILED);

@@ -247,9 +247,13 @@ static void test_cancellation(void **state) {
   forget(&plain), forget(&with);
   trajectory(SLOW, false, &plain);
   trajectory(SLOW, true, &with);
+  double most = 0;
+  for (int64_t k = 0; k < plain.n[1]; k++)
+    most = fmax(most, fabs((double)gain[k / plain.cols[1]] * (double)plain.value[1][k]));
   for (int64_t k = 0; k < plain.n[1]; k++) { /* from B = 0 the first step of row i is c_i times LoRA's */
     const double want = (double)gain[k / plain.cols[1]] * (double)plain.value[1][k];
-    assert_true(fabs((double)with.value[1][k] - want) <= 1e-5 * fabs(want) + 1e-12);
+    assert_true(fabs((double)with.value[1][k] - want) <=
+                1e-5 * fabs(want) + 1e-6 * most); /* most: of sums that cancel */
   }
   forget(&plain), forget(&with);
 }
