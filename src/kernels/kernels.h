@@ -70,6 +70,9 @@ typedef struct lc_kernels {
   void (*add)(int64_t n, const float *a, const float *b, float *y); /* y = a+b; y may be a or b */
   void (*scale)(int64_t n, float a, float *x);
   double (*sum_squares)(int64_t n, const float *x); /* in f64 */
+  /* dst = src, for what is not read again soon: past the caches where there are such stores. Other threads may read it after a fence */
+  void (*copy_past)(int64_t n, const float *src, float *dst);
+  void (*fence)(void);
 
   /* -- one token times rows of W, straight from storage: y[i] = Σ_c W[i,c]·x[c], rows m of n values each (n
    * whole blocks). dtype: F32, BF16, F16, Q8_0, Q4_0, Q4_1; f32 accumulation of decoded values -- */

@@ -25,25 +25,31 @@ typedef struct {
 static void begin(const touch_arg *a, lc_walk *walk, run *u) {
   u->n = a->d->ops->walk(a->d, walk, RUN, u->flat);
   u->number = walk->next - u->n;
-  lc_form_prefetch(a->w->form, u->n, u->flat);
   if (a->under && !a->fill) return;
   lc_form_places(a->w->base, a->w->M, a->w->N, u->n, u->flat, u->place);
   lc_form_prefetch(a->w->base, u->n, u->place);
 }
 
-static void scatter(lc_weight *w, const run *u, const float *f) {
+/* f to its entries; between two of them, one of the next run's is fetched, as many as the memory takes at a time. */
+static void scatter(lc_weight *w, const run *u, const float *f, const run *next) {
   float *x = lc_form_data(w->form);
   uint16_t *h = lc_form_data(w->form);
   const lc_dtype dtype = w->form->src.dtype;
-  for (int64_t i = 0; i < u->n; i++) {
-    if (dtype == LC_F32)
+  const int64_t both = lc_min64(u->n, next->n);
+  if (dtype == LC_F32) {
+    for (int64_t i = 0; i < both; i++) {
+      __builtin_prefetch(x + next->flat[i], 1);
       x[u->flat[i]] = f[i];
-    else
+    }
+    for (int64_t i = both; i < u->n; i++) x[u->flat[i]] = f[i];
+  } else {
+    lc_form_prefetch(w->form, both, next->flat);
+    for (int64_t i = 0; i < u->n; i++)
       h[u->flat[i]] = dtype == LC_BF16 ? lc_f32_to_bf16(f[i]) : lc_f32_to_f16(f[i]);
   }
 }
 
-static void finish(const touch_arg *a, const run *u) {
+static void finish(const touch_arg *a, const run *u, const run *next) {
   float f[RUN];
   if (a->under && !a->fill)
     memcpy(f, a->under + u->number, (size_t)u->n * sizeof *f);
@@ -55,7 +61,7 @@ static void finish(const touch_arg *a, const run *u) {
     if (d->apply == LC_IN_PLACE && d->scale != 0)
       d->ops->at(d, d == a->d ? a->which : -1, u->number, u->n, u->flat, f);
   }
-  scatter(a->w, u, f);
+  scatter(a->w, u, f, next);
 }
 
 static lc_status touch_chunk(void *arg, int64_t chunk, int worker) {
@@ -63,9 +69,10 @@ static lc_status touch_chunk(void *arg, int64_t chunk, int worker) {
   lc_walk walk = {a->which, chunk * PART, lc_min64(chunk * PART + PART, a->w->M * a->w->N), -1, false};
   run u[2];
   begin(a, &walk, &u[0]);
+  lc_form_prefetch(a->w->form, u[0].n, u[0].flat);
   for (int now = 0; u[now].n > 0; now ^= 1) {
     begin(a, &walk, &u[now ^ 1]);
-    finish(a, &u[now]);
+    finish(a, &u[now], &u[now ^ 1]);
   }
   return LC_OK;
 }

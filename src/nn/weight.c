@@ -72,31 +72,45 @@ lc_status lc_weight_decode(lc_ctx *ctx, int worker, const lc_weight *w, lc_rect 
 
 /* ---- in place ---- */
 
-enum { STRIP = 64 /* rows of a private copy that are computed at once, in the second-level cache */ };
+enum {
+  CHUNK = 64,
+  STRIP =
+      8 /* rows of a private copy: of a worker's turn, and those computed at once, in the first-level cache */
+};
 
 typedef struct {
   lc_ctx *ctx;
   lc_weight *w;
 } refresh_arg;
 
-static lc_status refresh_chunk(void *arg, int64_t chunk, int worker) {
-  refresh_arg *a = arg;
-  lc_weight *w = a->w;
-  lc_rect q = {chunk * STRIP, lc_min64(chunk * STRIP + STRIP, w->M), 0, w->N};
-  int64_t n = (q.r1 - q.r0) * w->N;
-  lc_dtype dtype = w->form->src.dtype;
-  uint8_t *dst = (uint8_t *)lc_form_data(w->form) + (size_t)(q.r0 * w->N) * (dtype == LC_F32 ? 4u : 2u);
-  /* an f32 copy is computed where it lies */
-  float *f = dtype == LC_F32 ? (float *)(void *)dst : lc_scratch(a->ctx, worker, 1, (size_t)n * sizeof *f);
+/* Rows [q.r0,q.r1) of the copy, from the base and all deltas in place. An f32 copy is written past the caches: a store through them would read
+ * each line first. */
+static lc_status refresh_strip(lc_ctx *ctx, lc_weight *w, lc_rect q, int worker) {
+  const int64_t n = (q.r1 - q.r0) * w->N;
+  const lc_dtype dtype = w->form->src.dtype;
+  const lc_kernels *k = lc_kernels_get(ctx);
+  float *f = lc_scratch(ctx, worker, 1, (size_t)n * sizeof *f);
   if (!f) return LC_FAILED;
-  LC_TRY(w->base->ops->decode(a->ctx, w->base, q, LC_F32, f, w->N));
+  LC_TRY(w->base->ops->decode(ctx, w->base, q, LC_F32, f, w->N));
   for (int i = 0; i < w->n_delta; i++)
-    if (in_place(w->delta[i])) LC_TRY(w->delta[i]->ops->patch(a->ctx, w->delta[i], q, f, w->N));
-  const lc_kernels *k = lc_kernels_get(a->ctx);
-  if (dtype == LC_BF16)
-    k->f32_to_bf16(n, f, (uint16_t *)dst);
-  else if (dtype == LC_F16)
-    k->f32_to_f16(n, f, (uint16_t *)dst);
+    if (in_place(w->delta[i])) LC_TRY(w->delta[i]->ops->patch(ctx, w->delta[i], q, f, w->N));
+  if (dtype == LC_F32)
+    k->copy_past(n, f, (float *)lc_form_data(w->form) + q.r0 * w->N);
+  else if (dtype == LC_BF16)
+    k->f32_to_bf16(n, f, (uint16_t *)lc_form_data(w->form) + q.r0 * w->N);
+  else
+    k->f32_to_f16(n, f, (uint16_t *)lc_form_data(w->form) + q.r0 * w->N);
+  return LC_OK;
+}
+
+static lc_status refresh_chunk(void *arg, int64_t chunk, int worker) {
+  const refresh_arg *a = arg;
+  const int64_t end = lc_min64((chunk + 1) * CHUNK, a->w->M);
+  for (int64_t r = chunk * CHUNK; r < end; r += STRIP) {
+    const lc_rect q = {r, lc_min64(r + STRIP, end), 0, a->w->N};
+    LC_TRY(refresh_strip(a->ctx, a->w, q, worker));
+  }
+  lc_kernels_get(a->ctx)->fence();
   return LC_OK;
 }
 
@@ -123,7 +137,7 @@ lc_status lc_weight_refresh(lc_ctx *ctx, lc_weight *w) {
     w->form = copy;
   }
   refresh_arg a = {ctx, w};
-  return lc_parallel(ctx, lc_ceil_div(w->M, STRIP), refresh_chunk, &a);
+  return lc_parallel(ctx, lc_ceil_div(w->M, CHUNK), refresh_chunk, &a);
 }
 
 /* ---- deltas ---- */

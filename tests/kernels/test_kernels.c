@@ -203,6 +203,21 @@ static void row_scale(probe *p) {
   }
 }
 
+static void row_copy_past(probe *p) {
+  EACH_SIZE(n) for (int off = 0; off < 3; off++) {
+    float *a = randoms(p, n, 1), *b = copy(p, n + off, randoms(p, n + off, 1)), *c = copy(p, n + off, b);
+    p->fast->copy_past(n, a, b + off), p->scalar->copy_past(n, a, c + off);
+    compare_bits(p, sizeof(float) * (size_t)(n + off + 1), b, c);
+  }
+}
+
+/* Changes nothing; what was stored before it is there (what it orders shows between threads only). */
+static void row_fence(probe *p) {
+  float *a = randoms(p, 64, 1), *b = copy(p, 64, randoms(p, 64, 1));
+  p->fast->copy_past(64, a, b), p->fast->fence(), p->scalar->fence();
+  compare_bits(p, 64 * sizeof(float), a, b);
+}
+
 static void row_sum_squares(probe *p) {
   EACH_SIZE(n) {
     float *a = randoms(p, n, 1);
@@ -314,6 +329,8 @@ static const row rows[] = {
     ROW(add_nonzero_bf16, 0),
     ROW(add, 0),
     ROW(scale, 0),
+    ROW(copy_past, 0),
+    ROW(fence, 0),
     ROW(sum_squares, 1e-13),
     ROW(gemv, 1e-12),
     ROW(mix_rows, 1e-12),

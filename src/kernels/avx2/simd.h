@@ -23,6 +23,13 @@ static inline vf v_load(const float *p) {
 static inline void v_store(float *p, vf x) {
   _mm256_storeu_ps(p, x);
 }
+/* Past the caches; p is aligned to a vector. v_fence: all of them are seen before what is stored later. */
+static inline void v_store_past(float *p, vf x) {
+  _mm256_stream_ps(p, x);
+}
+static inline void v_fence(void) {
+  _mm_sfence();
+}
 static inline vf v_load_part(const float *p, int64_t n) {
   return _mm256_maskload_ps(p, v_mask(n));
 }

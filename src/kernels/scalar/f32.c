@@ -1,5 +1,6 @@
 /* The reference in f32, and the scalar table: every entry of kernels.h is defined here or in a topic file
  * beside it. */
+#include <string.h>
 #include "kernels/scalar/scalar.h"
 #include "kernels/scalar/vector.h"
 #include "kernels/scalar/norm.h"
@@ -21,6 +22,13 @@ static float lc_ref_cross_entropy_bf16(int64_t V, float *logits, int32_t label, 
   float loss = lc_ref_cross_entropy(V, logits, label, scale);
   lc_ref_f32_to_bf16(V, logits, d);
   return loss;
+}
+
+static void lc_ref_fence(void) {
+}
+
+static void lc_ref_copy_past(int64_t n, const float *src, float *dst) {
+  memcpy(dst, src, (size_t)n * sizeof *dst);
 }
 
 static void lc_ref_add_nonzero(int64_t n, float a, const float *x, const float *y, float *out) {
@@ -67,6 +75,8 @@ void lc_kernels_scalar(lc_kernels *t) {
       .add = lc_ref_add,
       .scale = lc_ref_scale,
       .sum_squares = lc_ref_sum_squares,
+      .copy_past = lc_ref_copy_past,
+      .fence = lc_ref_fence,
       .gemv = lc_ref_gemv,
       .mix_rows = lc_ref_mix_rows,
       .add_low_rank = lc_ref_add_low_rank,

@@ -13,6 +13,8 @@ static void LC_SIMD(fill)(lc_kernels *t) {
   t->add = LC_SIMD(add);
   t->scale = LC_SIMD(scale);
   t->sum_squares = LC_SIMD(sum_squares);
+  t->copy_past = LC_SIMD(copy_past);
+  t->fence = v_fence;
   t->gemv = LC_SIMD(gemv_any);
   t->mix_rows = LC_SIMD(mix_rows);
   t->add_low_rank = LC_SIMD(add_low_rank);

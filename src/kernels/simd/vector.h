@@ -70,3 +70,11 @@ static double LC_SIMD(sum_squares)(int64_t n, const float *x) {
   }
   return vd_sum(vd_add(low, high));
 }
+
+static void LC_SIMD(copy_past)(int64_t n, const float *src, float *dst) {
+  const int64_t before = (int64_t)(-(uintptr_t)dst % sizeof(vf) / sizeof *dst);
+  int64_t i = lc_min64(n, before);
+  memcpy(dst, src, (size_t)i * sizeof *dst);
+  for (; i + LANES <= n; i += LANES) v_store_past(dst + i, v_load(src + i));
+  memcpy(dst + i, src + i, (size_t)(n - i) * sizeof *dst);
+}
