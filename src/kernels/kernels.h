@@ -85,6 +85,20 @@ typedef struct lc_kernels {
   void (*add_low_rank)(int64_t m, int64_t n, int64_t R, float s, const float *B, int64_t ldb, const float *A,
                        int64_t lda, float *y, int64_t ldy);
 
+  /* -- a matrix given by distances, m rows and n columns of it, and a softmax over its rows (scalar/distances.h has the equations and shapes) -- */
+  void (*distances)(int64_t m, int64_t n, int64_t R, float s, const float *B, const float *A, int64_t lda,
+                    float *D, float *S);
+  void (*distances_back)(int64_t m, int64_t n, int64_t R, float s, const float *B, const float *A,
+                         int64_t lda, float *D, const float *dS, float *dA, int64_t ldda, float *dB);
+  void (*column_lse)(int64_t m, int64_t n, float a, const float *x, float *lse);
+  /* p may be NULL, V may be S, dS may be dV */
+  void (*softmax_add)(int64_t m, int64_t n, float a, float alpha, float beta, const float *lse,
+                      const float *S, float *p, float *V);
+  void (*softmax_add_back)(int64_t m, int64_t n, float a, float alpha, const float *p, const float *S,
+                           const float *dV, float *dS, float *k, float *t, double sum[2]);
+  /* y = s·x·(|V| − less) where |V| > tau, else s·x·0; y may be x or V */
+  void (*times_kept)(int64_t n, float s, float tau, float less, const float *V, const float *x, float *y);
+
   /* -- gemv for W in Q8_0, Q4_0, Q4_1 with the token's vector in bytes: a block's products are summed in integers, blocks in f32; n
    * is a multiple of 32 -- */
   void (*quantise_q8)(int64_t n, const float *x, const lc_q8_vector *q); /* the same bits on every path */

@@ -29,6 +29,15 @@ typedef struct lc_kernels_f64 {
   void (*gelu_erf_back)(int64_t n, const double *x, const double *dy, double *dx);
   double (*cross_entropy)(int64_t V, double *logits, int32_t label, double scale);
   double (*softmax)(int64_t n, double *x);
+  void (*distances)(int64_t m, int64_t n, int64_t R, double s, const double *B, const double *A, int64_t lda,
+                    double *D, double *S);
+  void (*distances_back)(int64_t m, int64_t n, int64_t R, double s, const double *B, const double *A,
+                         int64_t lda, double *D, const double *dS, double *dA, int64_t ldda, double *dB);
+  void (*column_lse)(int64_t m, int64_t n, double a, const double *x, double *lse);
+  void (*softmax_add)(int64_t m, int64_t n, double a, double alpha, double beta, const double *lse,
+                      const double *S, double *p, double *V);
+  void (*softmax_add_back)(int64_t m, int64_t n, double a, double alpha, const double *p, const double *S,
+                           const double *dV, double *dS, double *k, double *t, double sum[2]);
   void (*attention)(int64_t tq, int64_t tk, int64_t D, int64_t q0, int64_t window, double scale,
                     const double *q, int64_t ldq, const double *k, int64_t ldk, const double *v, int64_t ldv,
                     double *out, int64_t ldo, double *lse, double *scratch);

@@ -12,8 +12,8 @@
  *   ema       e ← d·e + (1 − d)·p after each update; with ema > 0 the result is e
  *
  * Memory that survives an update: 12 B·R(M+N) a target, 8 B·R(M+N) more for the scores of snella, 4 B·N of normalisers; and
- * 4 B·(R+2)·N·M/64 for the strips' parts of dA. No M×N buffer. Cost: each product makes its tiles again (2RMN), the
- * quantile two sweeps an update, the gradient the dense dW in strips and one or two sweeps. */
+ * 4 B·(R+2)·N·M/64 for the strips' parts of dA; a worker's block of columns, 128 B·M. No M×N buffer. Cost: each product makes its tiles again (2RMN);
+ * normalisers and quantile take two sweeps an update, the gradient the dense dW in strips and one or two sweeps. */
 #include <jansson.h>
 #include <math.h>
 #include <string.h>

@@ -6,28 +6,32 @@
  *   δ_ji = V (klora, mixk);  V·|V|·1[|V| > τ] (snell, snella), τ the quantile of |V| at the wanted sparsity;
  *          rule paper: V·max(|V| − τ, 0)
  *
- * No entry is stored: any tile is made from A, B, the normalisers lse_i and τ. refresh makes those by streaming: lse by
- * blocks of columns, τ exactly (sparse/order.c).
+ * No entry is stored: any tile is made from A, B, the normalisers lse_i and τ (kernels/scalar/distances.h). refresh makes those by streaming: blocks of
+ * columns are made once for lse and for the first of the two sweeps that τ takes (sparse/order.c), again for the second.
  *
  * Gradient: strips of dW come from the engine. With F = dW ∘ |V|·1[…] (a constant factor) and p,
  *   dS = F + (α/γ)·p ∘ (F − k_i),  k_i = Σ_j F_ji·p_ji;   P_h = ±c·dS / D_h (0 where D_h = 0)
  *   dA_h = Σ_j P_h (A_h − B_h),  dB_h = −Σ_i P_h (A_h − B_h)
- *   dα = Σ F·p,  dβ = Σ F,  dγ = −(α/γ²)·Σ_i (Σ_j F·p·S − k_i·Σ_j p·S)
+ *   dα = Σ_i k_i,  dβ = Σ F,  dγ = −(α/γ²)·Σ_i (Σ_j F·p·S − k_i·Σ_j p·S)
  * k_i needs all strips, and dA, dB are linear in dS: the part −(α/γ)·k_i·p is added by a second sweep without dW, once the
  * last strip has come. Each strip leaves its part of dA in a place of its own; they are added in order. */
 #include "nn/delta_kernel.h"
+#include "kernels/kernels.h"
 #include "sparse/order.h"
 #include <math.h>
 #include <string.h>
 
-enum { STRIP = 64, COLUMNS = 64, SLOT_ROW = 6, SLOT_SUM = 7 };
+enum { STRIP = 64, SLOT_BLOCK = 6, SLOT_SUM = 7 };
+/* What is made at a time: rows and columns of a tile, which stay in the first-level cache with these columns of A and dA; columns of all rows for
+ * lse and τ, in the second-level cache; numbers of dA that are summed over strips. */
+enum { ROWS = 4, WIDE = 128, COLUMNS = 32, PIECE = 4096 };
 static const float C = 0.1f;
 enum { A_, B_, MIX, LSE, LEVEL };
 
 typedef struct {
   lc_kernel_opts o;
   lc_ctx *ctx;
-  float *part; /* by strip: dA (R,N), k (N), t = Σ p·S (N), then 3 sums */
+  float *part; /* by strip: dA (R,N), k (N), t = Σ p·S (N), then Σ F·p·S and Σ F */
 } kernel_state;
 
 static bool mixes(const kernel_state *s) {
@@ -44,62 +48,49 @@ static float gamma_of(const lc_delta *d) {
   return fabsf(g) >= 1e-3f ? g : g < 0 ? -1e-3f : 1e-3f;
 }
 static int64_t part_size(const lc_delta *d) {
-  return (d->param[A_]->rows + 2) * d->w->N + 3;
+  return (d->param[A_]->rows + 2) * d->w->N + 2;
 }
 
-/* Row j, columns [c0,c1): distances D (2, cols) and S. */
-static void row_of(const lc_delta *d, int64_t j, int64_t c0, int64_t c1, float *D, float *S) {
-  const int64_t n = c1 - c0, N = d->w->N, R = d->param[A_]->rows, q = R / 2;
-  const float *A = d->param[A_]->value, *b = d->param[B_]->value + j * R;
-  for (int h = 0; h < 2; h++) {
-    float *D_h = D + h * n;
-    memset(D_h, 0, (size_t)n * sizeof *D_h);
-    for (int64_t k = h * q; k < (h + 1) * q; k++) {
-      const float *a = A + k * N + c0, v = b[k];
-      for (int64_t i = 0; i < n; i++) D_h[i] += (a[i] - v) * (a[i] - v);
-    }
-    for (int64_t i = 0; i < n; i++) D_h[i] = sqrtf(D_h[i]);
-  }
-  for (int64_t i = 0; i < n; i++) S[i] = C * D[i] - C * D[n + i];
+/* S of rows [j,j+m), columns [c,c+n), and their distances D (2,m,n) where wanted. */
+static void gaps(lc_ctx *ctx, const lc_delta *d, int64_t j, int64_t m, int64_t c, int64_t n, float *D,
+                 float *S) {
+  const int64_t R = d->param[A_]->rows;
+  lc_kernels_get(ctx)->distances(m, n, R, C, d->param[B_]->value + j * R, d->param[A_]->value + c, d->w->N, D,
+                                 S);
 }
 
-/* p (where there is one) and V of a row. */
-static void mixed(const lc_delta *d, int64_t c0, int64_t n, const float *S, float *p, float *V) {
-  const kernel_state *s = d->priv;
-  if (!mixes(s)) {
-    memcpy(V, S, (size_t)n * sizeof *V);
-    return;
-  }
-  const float *lse = d->param[LSE]->value + c0, *mix = d->param[MIX]->value, g = gamma_of(d);
-  for (int64_t i = 0; i < n; i++) {
-    p[i] = expf(S[i] / g - lse[i]);
-    V[i] = S[i] + mix[0] * p[i] + mix[2];
-  }
+/* V from S, and p where wanted. Only where there is a softmax: else V is S. */
+static void mixed(lc_ctx *ctx, const lc_delta *d, int64_t m, int64_t c, int64_t n, const float *S, float *p,
+                  float *V) {
+  const float *mix = d->param[MIX]->value;
+  lc_kernels_get(ctx)->softmax_add(m, n, 1 / gamma_of(d), mix[0], mix[2], d->param[LSE]->value + c, S, p, V);
 }
 
-/* What multiplies V (and, as a constant, its gradient). */
-static float factor(const lc_delta *d, float v) {
-  const float tau = d->param[LEVEL]->value[0], a = fabsf(v);
-  if (!squares(d)) return 1;
-  if (!(a > tau)) return 0;
-  return ((const kernel_state *)d->priv)->o.rule == LC_SPARSIFY_PAPER ? a - tau : a;
+/* y = s·x·factor, the factor of V that is a constant to its gradient: |V|·1[|V| > τ], |V| − τ there. */
+static void times_factor(lc_ctx *ctx, const lc_delta *d, int64_t n, float s, const float *V, const float *x,
+                         float *y) {
+  const float tau = d->param[LEVEL]->value[0];
+  const bool paper = ((const kernel_state *)d->priv)->o.rule == LC_SPARSIFY_PAPER;
+  lc_kernels_get(ctx)->times_kept(n, s, tau, paper ? tau : 0, V, x, y);
 }
 
 /* ---- tiles ---- */
 
 static lc_status patch(lc_ctx *ctx, const lc_delta *d, lc_rect at, float *tile, int64_t ld) {
-  const int64_t n = at.c1 - at.c0;
-  float *row = lc_scratch(ctx, lc_worker(ctx), SLOT_ROW, (size_t)(5 * n) * sizeof *row);
-  if (!row) return LC_FAILED;
-  for (int64_t j = at.r0; j < at.r1; j++) {
-    float *V = row + 4 * n, *to = tile + (j - at.r0) * ld;
-    row_of(d, j, at.c0, at.c1, row, row + 2 * n);
-    mixed(d, at.c0, n, row + 2 * n, row + 3 * n, V);
-    for (int64_t i = 0; i < n; i++) {
-      const float v = V[i] * factor(d, V[i]);
-      if (v != 0) to[i] += d->scale * v;
+  const lc_kernels *kernels = lc_kernels_get(ctx);
+  float *V = lc_scratch(ctx, lc_worker(ctx), SLOT_BLOCK, (size_t)(ROWS * WIDE) * sizeof *V);
+  if (!V) return LC_FAILED;
+  for (int64_t c = at.c0; c < at.c1; c += WIDE)
+    for (int64_t j = at.r0; j < at.r1; j += ROWS) {
+      const int64_t n = lc_min64(WIDE, at.c1 - c), m = lc_min64(ROWS, at.r1 - j);
+      gaps(ctx, d, j, m, c, n, NULL, V);
+      if (mixes(d->priv)) mixed(ctx, d, m, c, n, V, NULL, V);
+      if (squares(d)) times_factor(ctx, d, m * n, 1, V, V, V);
+      for (int64_t r = 0; r < m; r++) {
+        float *to = tile + (j - at.r0 + r) * ld + c - at.c0;
+        kernels->add_nonzero(n, d->scale, V + r * n, to, to);
+      }
     }
-  }
   return LC_OK;
 }
 
@@ -124,106 +115,83 @@ typedef struct {
   lc_delta *d;
 } refresh_arg;
 
-/* log Σ_j exp(S_ji/γ) for a block of columns, rows in order. */
-static lc_status lse_block(void *arg, int64_t c, int worker) {
+/* V of a block of columns, all rows; in the first sweep after its lse. */
+static lc_status columns_of_V(void *arg, int64_t c, int sweep, int worker, const float **V, int64_t *n) {
   const refresh_arg *a = arg;
   const lc_delta *d = a->d;
-  const int64_t c0 = c * COLUMNS, c1 = lc_min64(c0 + COLUMNS, d->w->N), n = c1 - c0;
-  float D[2 * COLUMNS], S[COLUMNS];
-  double top[COLUMNS], sum[COLUMNS];
-  const float g = gamma_of(d);
-  for (int64_t j = 0; j < d->w->M; j++) {
-    row_of(d, j, c0, c1, D, S);
-    for (int64_t i = 0; i < n; i++) {
-      const double z = (double)(S[i] / g);
-      if (j == 0 || z > top[i]) {
-        sum[i] = j == 0 ? 1 : sum[i] * exp(top[i] - z) + 1;
-        top[i] = z;
-      } else {
-        sum[i] += exp(z - top[i]);
-      }
-    }
+  const int64_t M = d->w->M, c0 = c * COLUMNS, cols = lc_min64(COLUMNS, d->w->N - c0);
+  float *S = lc_scratch(a->ctx, worker, SLOT_BLOCK, (size_t)(M * COLUMNS) * sizeof *S);
+  if (!S) return LC_FAILED;
+  gaps(a->ctx, d, 0, M, c0, cols, NULL, S);
+  if (mixes(d->priv)) {
+    if (sweep == 0)
+      lc_kernels_get(a->ctx)->column_lse(M, cols, 1 / gamma_of(d), S, d->param[LSE]->value + c0);
+    mixed(a->ctx, d, M, c0, cols, S, NULL, S);
   }
-  for (int64_t i = 0; i < n; i++) d->param[LSE]->value[c0 + i] = (float)(top[i] + log(sum[i]));
+  *V = S, *n = M * cols;
   return LC_OK;
 }
 
-/* Row j of V, for its quantile. */
-static lc_status row_of_V(void *arg, int64_t j, int worker, const float **V) {
-  const refresh_arg *a = arg;
-  const lc_delta *d = a->d;
-  const int64_t N = d->w->N;
-  float *row = lc_scratch(a->ctx, worker, SLOT_ROW, (size_t)(5 * N) * sizeof *row);
-  if (!row) return LC_FAILED;
-  row_of(d, j, 0, N, row, row + 2 * N);
-  mixed(d, 0, N, row + 2 * N, row + 3 * N, row + 4 * N);
-  *V = row + 4 * N;
-  return LC_OK;
+static lc_status only_lse(void *arg, int64_t c, int worker) {
+  const float *V;
+  int64_t n;
+  return columns_of_V(arg, c, 0, worker, &V, &n);
 }
 
 lc_status lc_delta_kernel_refresh(lc_ctx *ctx, lc_delta *d, double sparsity) {
   refresh_arg a = {.ctx = ctx, .d = d};
   float *level = d->param[LEVEL]->value, v[2];
   level[1] = (float)sparsity;
-  if (mixes(d->priv)) LC_TRY(lc_parallel(ctx, lc_ceil_div(d->w->N, COLUMNS), lse_block, &a));
-  if (!squares(d)) return LC_OK;
+  const int64_t blocks = lc_ceil_div(d->w->N, COLUMNS);
+  if (!squares(d)) return mixes(d->priv) ? lc_parallel(ctx, blocks, only_lse, &a) : LC_OK;
   const double at = sparsity * (double)(d->w->M * d->w->N - 1);
   const int64_t rank[2] = {(int64_t)floor(at), (int64_t)ceil(at)};
-  LC_TRY(lc_abs_order(ctx, d->w->M, d->w->N, row_of_V, &a, rank, v));
+  LC_TRY(lc_abs_order(ctx, blocks, columns_of_V, &a, rank, v));
   level[0] = (float)((double)v[0] + (at - floor(at)) * ((double)v[1] - (double)v[0]));
   return LC_OK;
 }
 
 /* ---- gradient ---- */
 
-/* One strip: F from dW (sweep 1), or −(α/γ)·k_i·p in dS's place (sweep 2, dw NULL). */
+/* m rows and n columns of a strip: F from dW (sweep 1), or −(α/γ)·k_i·p in dS's place (sweep 2, dw NULL). part: the strip's, from column c on. */
+static void strip_block(lc_delta *d, float *scratch, int64_t j, int64_t m, int64_t c, int64_t n,
+                        const float *dw, int64_t ld, const float *k_all, float *part, double sum[2]) {
+  kernel_state *s = d->priv;
+  const lc_kernels *kernels = lc_kernels_get(s->ctx);
+  const int64_t N = d->w->N, R = d->param[A_]->rows, size = m * n;
+  const float *mix = d->param[MIX]->value, slope = 1 / gamma_of(d);
+  float *D = scratch, *S = D + 2 * size, *p = S + size, *V = mixes(s) ? p + size : S, *dS = p + 2 * size;
+  gaps(s->ctx, d, j, m, c, n, D, S);
+  if (mixes(s)) mixed(s->ctx, d, m, c, n, S, p, V);
+  for (int64_t r = 0; r < m; r++) {
+    const float *from = dw ? dw + r * ld : NULL, *p_r = p + r * n;
+    float *to = dS + r * n;
+    if (!dw)
+      for (int64_t i = 0; i < n; i++) to[i] = -(mix[0] * slope) * k_all[c + i] * p_r[i];
+    else if (squares(d))
+      times_factor(s->ctx, d, n, d->scale, V + r * n, from, to);
+    else
+      for (int64_t i = 0; i < n; i++) to[i] = d->scale * from[i];
+  }
+  if (dw && mixes(s))
+    kernels->softmax_add_back(m, n, slope, mix[0], p, S, dS, dS, part + R * N, part + (R + 1) * N, sum);
+  kernels->distances_back(m, n, R, C, d->param[B_]->value + j * R, d->param[A_]->value + c, N, D, dS, part, N,
+                          d->param[B_]->grad + j * R);
+}
+
 static lc_status strip(lc_delta *d, int worker, int64_t j0, int64_t j1, const float *dw, int64_t ld,
                        const float *k_all) {
   kernel_state *s = d->priv;
-  const int64_t N = d->w->N, R = d->param[A_]->rows, q = R / 2;
-  const float *mix = d->param[MIX]->value, g = gamma_of(d), *A = d->param[A_]->value;
-  float *row = lc_scratch(s->ctx, worker, SLOT_ROW, (size_t)(6 * N) * sizeof *row), *S = row + 2 * N,
-        *p = row + 3 * N, *V = row + 4 * N, *dS = row + 5 * N;
-  float *dA = s->part + j0 / STRIP * part_size(d), *k_sum = dA + R * N, *t_sum = k_sum + N, *sums = t_sum + N;
-  if (!row) return LC_FAILED;
-  double dalpha = 0, dbeta = 0, dgamma = 0;
-  for (int64_t j = j0; j < j1; j++) {
-    const float *b = d->param[B_]->value + j * R;
-    float *db = d->param[B_]->grad + j * R;
-    row_of(d, j, 0, N, row, S);
-    mixed(d, 0, N, S, p, V);
-    for (int64_t i = 0; i < N; i++) {
-      if (!dw) {
-        dS[i] = -(mix[0] / g) * k_all[i] * p[i];
-        continue;
-      }
-      const float F = dw[(j - j0) * ld + i] * factor(d, V[i]) * d->scale;
-      dS[i] = F;
-      if (!mixes(s)) continue;
-      dS[i] += mix[0] / g * p[i] * F;
-      k_sum[i] += F * p[i];
-      t_sum[i] += p[i] * S[i];
-      dalpha += (double)F * (double)p[i];
-      dbeta += (double)F;
-      dgamma += (double)F * (double)p[i] * (double)S[i];
-    }
-    for (int h = 0; h < 2; h++) {
-      float *P = row + h * N; /* D_h becomes P_h */
-      for (int64_t i = 0; i < N; i++) P[i] = P[i] > 0 ? (h ? -C : C) * dS[i] / P[i] : 0;
-      for (int64_t r = h * q; r < (h + 1) * q; r++) {
-        double sum = 0;
-        for (int64_t i = 0; i < N; i++) {
-          const float v = P[i] * (A[r * N + i] - b[r]);
-          dA[r * N + i] += v;
-          sum += (double)v;
-        }
-        db[r] -= (float)sum;
-      }
-    }
-  }
-  sums[0] += (float)dalpha;
-  sums[1] += (float)dgamma;
-  sums[2] += (float)dbeta;
+  const int64_t N = d->w->N, R = d->param[A_]->rows;
+  float *scratch = lc_scratch(s->ctx, worker, SLOT_BLOCK, (size_t)(6 * ROWS * WIDE) * sizeof *scratch);
+  float *part = s->part + j0 / STRIP * part_size(d), *sums = part + (R + 2) * N;
+  double sum[2] = {0};
+  if (!scratch) return LC_FAILED;
+  for (int64_t c = 0; c < N; c += WIDE)
+    for (int64_t j = j0; j < j1; j += ROWS)
+      strip_block(d, scratch, j, lc_min64(ROWS, j1 - j), c, lc_min64(WIDE, N - c),
+                  dw ? dw + (j - j0) * ld + c : NULL, ld, k_all, part + c, sum);
+  for (int i = 0; i < 2; i++) sums[i] += (float)sum[i];
   return LC_OK;
 }
 
@@ -240,27 +208,42 @@ static lc_status second_sweep(void *arg, int64_t c, int worker) {
   return strip(a->d, worker, c * STRIP, lc_min64(c * STRIP + STRIP, a->d->w->M), NULL, 0, a->k);
 }
 
+/* A piece of dA over all strips. */
+static lc_status sum_piece(void *arg, int64_t piece, int worker) {
+  const sweep_arg *a = arg;
+  const lc_delta *d = a->d;
+  const int64_t n = d->param[A_]->n, strips = lc_ceil_div(d->w->M, STRIP), from = piece * PIECE;
+  float *grad = d->param[A_]->grad;
+  for (int64_t c = 0; c < strips; c++) {
+    const float *part = ((const kernel_state *)d->priv)->part + c * part_size(d);
+    for (int64_t i = from; i < lc_min64(from + PIECE, n); i++) grad[i] += part[i];
+  }
+  return LC_OK;
+}
+
 /* All strips of a use have come: sums in order, and the second sweep. */
 static lc_status take_end(void *self, lc_weight *w) {
   lc_delta *d = self;
   kernel_state *s = d->priv;
   const int64_t N = w->N, R = d->param[A_]->rows, strips = lc_ceil_div(w->M, STRIP), size = part_size(d);
-  float *first = s->part;
+  float *k = s->part + R * N, *t = k + N, *sums = t + N;
+  sweep_arg a = {d, k};
   if (mixes(s)) {
     const float *mix = d->param[MIX]->value, g = gamma_of(d);
-    float *dmix = d->param[MIX]->grad, *k = first + R * N, *t = k + N, *sums = t + N;
+    float *dmix = d->param[MIX]->grad;
     for (int64_t c = 1; c < strips; c++)
-      for (int64_t i = 0; i < 2 * N + 3; i++) k[i] += s->part[c * size + R * N + i];
-    double cross = 0;
-    for (int64_t i = 0; i < N; i++) cross += (double)k[i] * (double)t[i];
-    dmix[0] += sums[0];
-    dmix[1] -= mix[0] / (g * g) * (sums[1] - (float)cross);
-    dmix[2] += sums[2];
-    sweep_arg a = {d, k};
+      for (int64_t i = 0; i < 2 * N + 2; i++) k[i] += k[c * size + i];
+    double cross = 0, all = 0;
+    for (int64_t i = 0; i < N; i++) {
+      cross += (double)k[i] * (double)t[i];
+      all += (double)k[i];
+    }
+    dmix[0] += (float)all;
+    dmix[1] -= mix[0] / (g * g) * (sums[0] - (float)cross);
+    dmix[2] += sums[1];
     LC_TRY(lc_parallel(s->ctx, strips, second_sweep, &a));
   }
-  for (int64_t c = 0; c < strips; c++)
-    for (int64_t i = 0; i < R * N; i++) d->param[A_]->grad[i] += s->part[c * size + i];
+  LC_TRY(lc_parallel(s->ctx, lc_ceil_div(R * N, PIECE), sum_piece, &a));
   memset(s->part, 0, (size_t)(strips * size) * sizeof *s->part);
   return LC_OK;
 }

@@ -35,10 +35,10 @@ typedef struct {
   int64_t *count;
 } rows_of;
 
-static lc_status row_of(void *self, int64_t r, int worker, const float **x) {
+static lc_status row_of(void *self, int64_t r, int sweep, int worker, const float **x, int64_t *n) {
   const rows_of *a = self;
   float *row = lc_scratch(a->ctx, worker, SLOT_ROW, (size_t)a->N * sizeof *row);
-  *x = row;
+  *x = row, *n = a->N;
   return row ? a->form->ops->decode(a->ctx, a->form, (lc_rect){r, r + 1, 0, a->N}, LC_F32, row, a->N)
              : LC_FAILED;
 }
@@ -62,7 +62,7 @@ static lc_status find_band(lc_ctx *ctx, const lc_weight *w, const lc_noise_opts 
   rows_of a = {.ctx = ctx, .form = w->base, .M = w->M, .N = w->N};
   const int64_t rank[2] = {k - 1, n - k};
   float v[2];
-  LC_TRY(lc_abs_order(ctx, w->M, w->N, row_of, &a, rank, v));
+  LC_TRY(lc_abs_order(ctx, w->M, row_of, &a, rank, v));
   if (o->mask == LC_NOISE_SMALL)
     b->high = v[0];
   else
@@ -80,7 +80,8 @@ static lc_status count_strip(void *arg, int64_t c, int worker) {
   a->count[c] = 0;
   for (int64_t r = c * STRIP; r < lc_min64(c * STRIP + STRIP, a->M); r++) {
     const float *x;
-    LC_TRY(row_of(a, r, worker, &x));
+    int64_t n;
+    LC_TRY(row_of(a, r, 0, worker, &x, &n));
     for (int64_t i = 0; i < a->N; i++) a->count[c] += active(a->band, r * a->N + i, x[i]);
   }
   return LC_OK;

@@ -123,5 +123,11 @@ void row_sparse_gemv(probe *p);
 void row_adamw(probe *p);
 void row_normal(probe *p);
 void row_axpy_band(probe *p);
+void row_distances(probe *p);
+void row_distances_back(probe *p);
+void row_column_lse(probe *p);
+void row_softmax_add(probe *p);
+void row_softmax_add_back(probe *p);
+void row_times_kept(probe *p);
 
 #endif

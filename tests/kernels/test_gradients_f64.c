@@ -160,6 +160,38 @@ static void linear_backward(const double *in, const double *dout, double *din) {
   kn->sampled(M * N, flat, N, 0, T, T, xT, dyT, din);
 }
 
+/* A matrix of distances: A (RANK,COLS), B (POINTS,RANK). */
+enum { POINTS = 5, COLS = 7, RANK = 6, N_A = RANK * COLS, SIZE = POINTS * COLS };
+
+static void distances_forward(const double *in, double *out) {
+  kn->distances(POINTS, COLS, RANK, 0.7, in + N_A, in, COLS, NULL, out);
+}
+
+static void distances_backward(const double *in, const double *dout, double *din) {
+  double dist[2 * SIZE], S[SIZE];
+  kn->distances(POINTS, COLS, RANK, 0.7, in + N_A, in, COLS, dist, S);
+  kn->distances_back(POINTS, COLS, RANK, 0.7, in + N_A, in, COLS, dist, dout, din, COLS, din + N_A);
+}
+
+/* A softmax over rows added: S, then 1/γ, α, β. */
+static void softmax_add_forward(const double *in, double *out) {
+  double lse[COLS];
+  kn->column_lse(POINTS, COLS, in[SIZE], in, lse);
+  kn->softmax_add(POINTS, COLS, in[SIZE], in[SIZE + 1], in[SIZE + 2], lse, in, NULL, out);
+}
+
+static void softmax_add_backward(const double *in, const double *dout, double *din) {
+  const double a = in[SIZE], alpha = in[SIZE + 1];
+  double lse[COLS], p[SIZE], V[SIZE], k[COLS] = {0}, t[COLS] = {0}, sum[2] = {0}, cross = 0;
+  kn->column_lse(POINTS, COLS, a, in, lse);
+  kn->softmax_add(POINTS, COLS, a, alpha, in[SIZE + 2], lse, in, p, V);
+  kn->softmax_add_back(POINTS, COLS, a, alpha, p, in, dout, din, k, t, sum);
+  for (int i = 0; i < SIZE; i++) din[i] -= a * alpha * k[i % COLS] * p[i];
+  for (int c = 0; c < COLS; c++) cross += k[c] * t[c], din[SIZE + 1] += k[c];
+  din[SIZE] = alpha * (sum[0] - cross);
+  din[SIZE + 2] = sum[1];
+}
+
 static const pair pairs[] = {
     {"rmsnorm", 2 * C, C, rms_forward, rms_backward},
     {"layernorm", 3 * C, C, layer_forward, layer_backward},
@@ -170,6 +202,8 @@ static const pair pairs[] = {
     {"cross_entropy", C, 1, loss_forward, loss_backward},
     {"attention", N_ATTN, TQ *LD, attention_full_forward, attention_full_backward},
     {"attention, window", N_ATTN, TQ *LD, attention_window_forward, attention_window_backward},
+    {"distances", N_A + POINTS *RANK, SIZE, distances_forward, distances_backward},
+    {"softmax_add", SIZE + 3, SIZE, softmax_add_forward, softmax_add_backward},
     {"linear weight, sampled", M *N, T *M, linear_forward, linear_backward},
 };
 

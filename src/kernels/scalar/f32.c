@@ -7,6 +7,7 @@
 #include "kernels/scalar/rope.h"
 #include "kernels/scalar/mlp.h"
 #include "kernels/scalar/softmax.h"
+#include "kernels/scalar/distances.h"
 #include "kernels/scalar/attention.h"
 #define LC_WIDENED(name) LC_REF(name)
 #include "kernels/scalar/attention_widened.h"
@@ -37,6 +38,11 @@ static void lc_ref_add_nonzero(int64_t n, float a, const float *x, const float *
 
 static void lc_ref_add_nonzero_bf16(int64_t n, float a, const float *x, const uint16_t *y, uint16_t *out) {
   for (int64_t i = 0; i < n; i++) out[i] = x[i] != 0 ? lc_f32_to_bf16(lc_bf16_to_f32(y[i]) + a * x[i]) : y[i];
+}
+
+static void lc_ref_times_kept(int64_t n, float s, float tau, float less, const float *V, const float *x,
+                              float *y) {
+  for (int64_t i = 0; i < n; i++) y[i] = s * x[i] * (fabsf(V[i]) > tau ? fabsf(V[i]) - less : 0);
 }
 
 static void lc_ref_silu_mul_bf16(int64_t n, const uint16_t *gate, const uint16_t *up, uint16_t *h) {
@@ -80,6 +86,12 @@ void lc_kernels_scalar(lc_kernels *t) {
       .gemv = lc_ref_gemv,
       .mix_rows = lc_ref_mix_rows,
       .add_low_rank = lc_ref_add_low_rank,
+      .distances = lc_ref_distances,
+      .distances_back = lc_ref_distances_back,
+      .column_lse = lc_ref_column_lse,
+      .softmax_add = lc_ref_softmax_add,
+      .softmax_add_back = lc_ref_softmax_add_back,
+      .times_kept = lc_ref_times_kept,
       .quantise_q8 = lc_ref_quantise_q8,
       .gemv_q8 = lc_ref_gemv_q8,
       .pack_q8 = lc_ref_pack_q8,

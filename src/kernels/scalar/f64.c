@@ -6,6 +6,7 @@
 #include "kernels/scalar/rope.h"
 #include "kernels/scalar/mlp.h"
 #include "kernels/scalar/softmax.h"
+#include "kernels/scalar/distances.h"
 #include "kernels/scalar/attention.h"
 #include "kernels/scalar/sampled.h"
 #include "kernels/scalar/gemm_reference.h"
@@ -30,6 +31,11 @@ const lc_kernels_f64 *lc_kernels_f64_get(void) {
       .gelu_erf_back = lc_f64_gelu_erf_back,
       .cross_entropy = lc_f64_cross_entropy,
       .softmax = lc_f64_softmax,
+      .distances = lc_f64_distances,
+      .distances_back = lc_f64_distances_back,
+      .column_lse = lc_f64_column_lse,
+      .softmax_add = lc_f64_softmax_add,
+      .softmax_add_back = lc_f64_softmax_add_back,
       .attention = lc_f64_attention,
       .attention_back = lc_f64_attention_back,
       .sampled = lc_f64_sampled,

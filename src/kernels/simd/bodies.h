@@ -11,6 +11,7 @@
 #include "kernels/simd/gemv.h"
 #include "kernels/simd/mix_rows.h"
 #include "kernels/simd/low_rank.h"
+#include "kernels/simd/distances.h"
 #include "kernels/simd/convert.h"
 #include "kernels/simd/sparse.h"
 #include "kernels/simd/sampled_wide.h"

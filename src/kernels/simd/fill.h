@@ -18,6 +18,12 @@ static void LC_SIMD(fill)(lc_kernels *t) {
   t->gemv = LC_SIMD(gemv_any);
   t->mix_rows = LC_SIMD(mix_rows);
   t->add_low_rank = LC_SIMD(add_low_rank);
+  t->distances = LC_SIMD(distances);
+  t->distances_back = LC_SIMD(distances_back);
+  t->column_lse = LC_SIMD(column_lse);
+  t->softmax_add = LC_SIMD(softmax_add);
+  t->softmax_add_back = LC_SIMD(softmax_add_back);
+  t->times_kept = LC_SIMD(times_kept);
   t->rmsnorm = LC_SIMD(rmsnorm);
   t->rmsnorm_back = LC_SIMD(rmsnorm_back);
   t->layernorm = LC_SIMD(layernorm);
