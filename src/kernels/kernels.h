@@ -197,6 +197,8 @@ typedef struct lc_kernels {
   /* -- noise, the same bits on every path -- */
   /* Elements first … first+n−1 of a stream of normals, as lc_rng_normal gives them. */
   void (*normal)(const lc_rng *, uint64_t first, int64_t n, float *dst);
+  /* x[i] = 0 where element first+i of a stream of uniform numbers is below p, else x[i] times 1/(1 − p) */
+  void (*dropout)(const lc_rng *, uint64_t first, int64_t n, float p, float *x);
   /* y += a·x where low <= |y| <= high; product and sum are rounded one after the other. */
   void (*axpy_band)(int64_t n, float a, const float *x, float low, float high, float *y);
 

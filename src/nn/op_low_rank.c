@@ -50,14 +50,8 @@ static bool drops(const lc_node *n, const lc_run *run) {
 
 void lc_input_dropout(const lc_run *run, uint32_t id, int64_t N, float p, int64_t r, int64_t c, int64_t cols,
                       float *x) {
-  const float keep = 1 / (1 - p);
   const lc_rng rng = {run->seed, run->step, id, (uint16_t)run->micro, LC_RNG_DROPOUT};
-  float u[STRIP];
-  for (int64_t j = 0; j < cols; j += STRIP) {
-    int64_t m = lc_min64(STRIP, cols - j);
-    lc_rng_uniform_fill(&rng, (uint64_t)(r * N + c + j), m, u);
-    for (int64_t i = 0; i < m; i++) x[j + i] = u[i] < p ? 0 : x[j + i] * keep;
-  }
+  lc_kernels_get(run->ctx)->dropout(&rng, (uint64_t)(r * N + c), cols, p, x);
 }
 
 static void apply_dropout(const lc_node *n, const lc_run *run, int64_t r, int64_t c, int64_t cols, float *x) {

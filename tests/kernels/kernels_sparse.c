@@ -101,6 +101,17 @@ void row_normal(probe *p) {
   }
 }
 
+void row_dropout(probe *p) {
+  EACH_SIZE(n) for (uint64_t first = 0; first < 70; first += 1 + first / 5) {
+    const uint64_t at = first < 40 ? first : ((uint64_t)1 << 34) - 80 + first;
+    const lc_rng r = {.seed = 7ull << 33 | 5, .step = (uint32_t)n, .tensor = 9, .draw = 3, .purpose = 6};
+    float *x = randoms(p, n, 1), *want = copy(p, n + 1, x), *u = zeros(p, n);
+    p->fast->dropout(&r, at, n, 0.3f, x), lc_rng_uniform_fill(&r, at, n, u);
+    for (int64_t i = 0; i < n; i++) want[i] = u[i] < 0.3f ? 0 : want[i] * (1 / (1 - 0.3f));
+    compare_bits(p, sizeof(float) * (size_t)(n + 1), x, want);
+  }
+}
+
 void row_axpy_band(probe *p) {
   EACH_SIZE(n) for (int kind = 0; kind < 3; kind++) {
     float *x = randoms(p, n, 1), *y = randoms(p, n, 1);

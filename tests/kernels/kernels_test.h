@@ -122,6 +122,7 @@ void row_transpose_bf16(probe *p);
 void row_sparse_gemv(probe *p);
 void row_adamw(probe *p);
 void row_normal(probe *p);
+void row_dropout(probe *p);
 void row_axpy_band(probe *p);
 void row_distances(probe *p);
 void row_distances_back(probe *p);

@@ -372,6 +372,7 @@ static const row rows[] = {
     ROW(transpose_bf16, 0),
     ROW(sparse_gemv, 1e-12),
     ROW(normal, 0),
+    ROW(dropout, 0),
     ROW(axpy_band, 0),
     ROW(adamw, 1e-13),
 };

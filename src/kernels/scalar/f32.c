@@ -123,6 +123,7 @@ void lc_kernels_scalar(lc_kernels *t) {
       .transpose_bf16 = lc_ref_transpose_bf16,
       .sparse_gemv = lc_ref_sparse_gemv,
       .normal = lc_rng_normal_fill,
+      .dropout = lc_ref_dropout,
       .axpy_band = lc_ref_axpy_band,
       .adamw = lc_ref_adamw,
   };

@@ -38,6 +38,7 @@ void lc_ref_transpose_bf16(int64_t rows, int64_t cols, const uint16_t *src, int6
                            int64_t ldd);
 void lc_ref_sparse_gemv(int64_t K, const int32_t *flat, const float *value, float scale, int64_t N,
                         const float *x, float *y);
+void lc_ref_dropout(const lc_rng *, uint64_t first, int64_t n, float p, float *x);
 void lc_ref_axpy_band(int64_t n, float a, const float *x, float low, float high, float *y);
 void lc_ref_adamw(int64_t n, const lc_adamw_hyper *, float step, float *value, const float *grad, float *m,
                   float *v, float *age);

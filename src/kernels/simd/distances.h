@@ -103,12 +103,10 @@ static void LC_SIMD(distances_back)(int64_t m, int64_t n, int64_t R, float s, co
   for (int64_t k = 0; k < R; k++) {
     const float *P = D + k / (R / 2) * m * n;
     int64_t r = 0;
-    for (; r + rows <= m; r += rows)
-      LC_SIMD(distance_back_rows)
-      (rows, n, R, B + r * R + k, A + k * lda, P + r * n, dA + k * ldda, dB + r * R + k);
-    for (; r < m; r++)
-      LC_SIMD(distance_back_rows)
-      (1, n, R, B + r * R + k, A + k * lda, P + r * n, dA + k * ldda, dB + r * R + k);
+    for (; r + rows <= m; r += rows) LC_SIMD(distance_back_rows)
+    (rows, n, R, B + r * R + k, A + k * lda, P + r * n, dA + k * ldda, dB + r * R + k);
+    for (; r < m; r++) LC_SIMD(distance_back_rows)
+    (1, n, R, B + r * R + k, A + k * lda, P + r * n, dA + k * ldda, dB + r * R + k);
   }
 }
 

@@ -49,6 +49,7 @@ static void LC_SIMD(fill)(lc_kernels *t) {
   t->sampled_bf16 = LC_SIMD(sampled_bf16);
   t->sparse_gemv = LC_SIMD(sparse_gemv);
   t->normal = LC_SIMD(normal);
+  t->dropout = LC_SIMD(dropout);
   t->axpy_band = LC_SIMD(axpy_band);
   t->adamw = LC_SIMD(adamw);
 }

@@ -9,6 +9,9 @@ enum { HALF = LANES / 2, NORMALS = 4 * HALF };
 typedef uint64_t LC_SIMD(u64s) __attribute__((vector_size(8 * LANES / 2)));
 typedef double LC_SIMD(f64s) __attribute__((vector_size(8 * LANES / 2)));
 typedef float LC_SIMD(f32s) __attribute__((vector_size(4 * LANES / 2)));
+typedef float LC_SIMD(f32_lanes) __attribute__((vector_size(4 * LANES)));
+typedef int32_t LC_SIMD(ints) __attribute__((vector_size(4 * LANES)));
+typedef uint32_t LC_SIMD(words) __attribute__((vector_size(4 * LANES)));
 #define vu LC_SIMD(u64s)
 #define vd LC_SIMD(f64s)
 
@@ -70,8 +73,8 @@ static inline void LC_SIMD(normal_pairs)(vu a, vu b, float *even, float *odd) {
   memcpy(odd, &y, sizeof y);
 }
 
-/* Blocks quad … quad+HALF−1: NORMALS numbers. */
-static void LC_SIMD(normal_blocks)(const lc_rng *r, uint64_t quad, float *dst) {
+/* Words 0 … 3 of blocks quad … quad+HALF−1, in the low halves of their lanes. */
+static inline void LC_SIMD(philox)(const lc_rng *r, uint64_t quad, vu c[4]) {
   vu n;
   for (int i = 0; i < HALF; i++) n[i] = quad + (uint64_t)i;
   const vu word = LC_SIMD(u_all)(0xffffffffu), m0 = LC_SIMD(u_all)(0xD2511F53u),
@@ -87,9 +90,16 @@ static void LC_SIMD(normal_blocks)(const lc_rng *r, uint64_t quad, float *dst) {
     c3 = p0;
     /* what p leaves above bit 31 of c1, c3 reaches c0, c2 there only, and v_mul_u32 does not look at it */
   }
+  c[0] = c0, c[1] = c1, c[2] = c2, c[3] = c3;
+}
+
+/* Blocks quad … quad+HALF−1: NORMALS numbers. */
+static void LC_SIMD(normal_blocks)(const lc_rng *r, uint64_t quad, float *dst) {
+  vu c[4];
   float z[4][HALF];
-  LC_SIMD(normal_pairs)(c0, c1, z[0], z[1]);
-  LC_SIMD(normal_pairs)(c2, c3, z[2], z[3]);
+  LC_SIMD(philox)(r, quad, c);
+  LC_SIMD(normal_pairs)(c[0], c[1], z[0], z[1]);
+  LC_SIMD(normal_pairs)(c[2], c[3], z[2], z[3]);
   for (int i = 0; i < HALF; i++)
     for (int j = 0; j < 4; j++) dst[4 * i + j] = z[j][i];
 }
@@ -103,6 +113,38 @@ static void LC_SIMD(normal)(const lc_rng *r, uint64_t first, int64_t n, float *d
     float z[NORMALS];
     LC_SIMD(normal_blocks)(r, (first + (uint64_t)i) / 4, z);
     memcpy(dst + i, z, (size_t)(n - i) * sizeof *z);
+  }
+}
+
+/* Their NORMALS uniform numbers, compared with p: which x stay, times keep. Words of a block lie one after another once they are paired in 64 bits. */
+static inline void LC_SIMD(dropout_blocks)(const lc_rng *r, uint64_t quad, float p, float keep, float *x) {
+  const vu word = LC_SIMD(u_all)(0xffffffffu);
+  vu c[4], both[2];
+  uint64_t pairs[2 * HALF];
+  LC_SIMD(philox)(r, quad, c);
+  for (int k = 0; k < 2; k++) both[k] = (c[2 * k] & word) | c[2 * k + 1] << 32;
+  for (int i = 0; i < HALF; i++) pairs[2 * i] = both[0][i], pairs[2 * i + 1] = both[1][i];
+  for (int k = 0; k < NORMALS; k += LANES) {
+    LC_SIMD(words) w;
+    memcpy(&w, (const uint32_t *)(const void *)pairs + k, sizeof w);
+    const vf u =
+        v_mul((vf) __builtin_convertvector((LC_SIMD(ints))(w >> 8), LC_SIMD(f32_lanes)), v_set(0x1p-24f));
+    v_store(x + k, v_if_less(u, v_set(p), v_set(0), v_mul(v_load(x + k), v_set(keep))));
+  }
+}
+
+static void LC_SIMD(dropout)(const lc_rng *r, uint64_t first, int64_t n, float p, float *x) {
+  const float keep = 1 / (1 - p);
+  const int64_t head = lc_min64(n, (int64_t)(-first & 3));
+  if (head) lc_ref_dropout(r, first, head, p, x);
+  int64_t i = head;
+  for (; i + NORMALS <= n; i += NORMALS)
+    LC_SIMD(dropout_blocks)(r, (first + (uint64_t)i) / 4, p, keep, x + i);
+  if (i < n) {
+    float rest[NORMALS] = {0};
+    memcpy(rest, x + i, (size_t)(n - i) * sizeof *rest);
+    LC_SIMD(dropout_blocks)(r, (first + (uint64_t)i) / 4, p, keep, rest);
+    memcpy(x + i, rest, (size_t)(n - i) * sizeof *rest);
   }
 }
 
