@@ -16,6 +16,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
 /* From here on, a file whose name ends in `name` holds these bytes (borrowed); any other does not exist. */
 void fuzz_file(const char *name, const void *data, size_t n);
 void fuzz_no_files(void);
+void fuzz_on_disk(const char *dir); /* what lies below it is the disk's, for targets that write (borrowed) */
+/* A target whose runs are long says at how many allocations memory runs out in a replay; else 2000. */
+extern const long fuzz_failures;
 /* A directory as one input: pieces that begin with FF FE and a letter, each up to the next; names[0] holds the piece of
  * 'A', and so on. Of a name in .safetensors the piece is the header, a zero, and the data: its length is put in front. Names
  * begin with "/", and what is before it is a directory that exists. fuzz_no_files frees the pieces. */

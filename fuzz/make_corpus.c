@@ -425,6 +425,55 @@ static void adapters(const char *dir) {
   lc_free(ctx, out);
 }
 
+/* A byte for the run, one for the way: 0 a state.json, 1 edits, 2 fields (and edits): see fuzz_checkpoint.c. */
+static void checkpoints(void) {
+  static const char *const run[] = {"shira",         "spiel", "spiel-ma", "lora-best",   "sara",
+                                    "sara-narrows",  "lift",  "dsee",     "dsee-prunes", "lt-sft",
+                                    "lt-sft-random", "mezo",  "s2ft",     "snella",      "full",
+                                    "allora",        "mole",  "mosa",     "grpo",        "ppo"};
+  static const struct {
+    const char *name;
+    int run, way;
+    const char *text;
+  } state[] = {{"json-empty", 0, 0, "{}"},
+               {"json-other", 0, 0,
+                "{\"format\":\"lacuna-checkpoint\",\"version\":1,\"identity\":{\"method\":\"shira\"}}"},
+               {"step-huge", 0, 2, "A9223372036854775807\n"},
+               {"tokens-huge", 0, 2, "B9223372036854775807\n"},
+               {"step-back", 11, 2, "A1\nC0\n"},
+               {"phase-other", 7, 2, "G0\nH0\nI0\n"},
+               {"phase-begins", 0, 2, "A9000000000000000000\nH8999999999999999999\nI8999999999999999999\n"},
+               {"best-list", 3, 2, "K[]\n"},
+               {"best-negative", 3, 2, "L-3\nM-1e300\n"},
+               {"numerics", 0, 2, "N\nO\"a\\nb\"\n"},
+               {"identity", 0, 2, "T[1]\nU{\"lr\":\"1\"}\n"}};
+  static const struct {
+    const char *name;
+    int run;
+    uint8_t edit[5];
+  } array[] = {{"retired-value-nan", 6, {4, 1, 0, 0, 0}}, {"retired-count", 4, {2, 3, 40, 0, 0}},
+               {"index-count", 6, {1, 3, 0, 0, 0}},       {"carried-swapped", 9, {0, 6, 0, 0, 0}},
+               {"count-huge", 6, {0, 1, 0, 0, 1}},        {"log-count-0", 11, {0, 0, 0, 0, 0}},
+               {"log-longer", 11, {1, 3, 24, 0, 0}},      {"window-of-ma", 2, {30, 0, 0, 0, 3}},
+               {"lines-huge", 12, {0, 1, 0, 0, 3}},       {"mask-full", 7, {1, 1, 0, 0, 0}},
+               {"sampled-id", 18, {46, 0, 0, 0, 100}},    {"no-sampling", 18, {49, 0, 0, 0, 0}},
+               {"value-infinite", 0, {3, 1, 0, 0, 1}},    {"sparsity-nan", 13, {133, 1, 0, 0, 0}},
+               {"array-gone", 1, {5, 4, 0, 0, 0}}};
+  uint8_t file[200];
+  for (size_t i = 0; i < sizeof run / sizeof *run; i++)
+    put("checkpoint", run[i], (uint8_t[]){(uint8_t)i, 1}, 2);
+  for (size_t i = 0; i < sizeof state / sizeof *state; i++) {
+    file[0] = (uint8_t)state[i].run, file[1] = (uint8_t)state[i].way;
+    memcpy(file + 2, state[i].text, strlen(state[i].text));
+    put("checkpoint", state[i].name, file, 2 + strlen(state[i].text));
+  }
+  for (size_t i = 0; i < sizeof array / sizeof *array; i++) {
+    file[0] = (uint8_t)array[i].run, file[1] = 1;
+    memcpy(file + 2, array[i].edit, 5);
+    put("checkpoint", array[i].name, file, array[i].edit[1] < 2 ? 7 : 6); /* the last byte is a value's */
+  }
+}
+
 int main(int argc, char **argv) {
   if (argc != 2) return fprintf(stderr, "make_corpus DIRECTORY\n"), 2;
   root = argv[1];
@@ -437,6 +486,7 @@ int main(int argc, char **argv) {
   model_dirs();
   tokenizer_dirs();
   recipes();
+  checkpoints();
   char scratch[] = "/tmp/lacuna-corpus-XXXXXX";
   if (!mkdtemp(scratch)) return perror(scratch), 1;
   ships(scratch);

@@ -2,7 +2,7 @@
  * ordinary tests.
  *
  * Each file is run again with the first allocation failing, then the second, and so on until none is left to
- * fail: the linker's --wrap stands before the library's allocations, and Jansson's are set. What a failure
+ * fail (or, of many, so many in equal steps): the linker's --wrap stands before the library's allocations, and Jansson's are set. What a failure
  * leaves behind, the target sees. */
 #include <dirent.h>
 #include <jansson.h>
@@ -41,6 +41,8 @@ static void *json_alloc(size_t n) {
   return fails(NULL) ? NULL : malloc(n);
 }
 
+extern const long fuzz_failures __attribute__((weak));
+
 /* Runs the target once; the number of allocations it made. */
 static long run(const uint8_t *data, size_t n, long failing) {
   fail_at = failing;
@@ -60,8 +62,10 @@ static int replay_file(const char *path) {
   FUZZ_CHECK(data && exact);
   memcpy(exact, data, n);
   run(exact, n, 0); /* once before, for what a target sets up at first */
-  long most = run(exact, n, 0);
-  for (long k = 1; k <= most && k <= 2000; k++) run(exact, n, k);
+  static long files;
+  const long most = run(exact, n, 0), limit = &fuzz_failures ? fuzz_failures : 2000,
+             stride = (most + limit - 1) / limit; /* each file begins at another of them */
+  for (long k = 1 + files++ % (stride ? stride : 1); k <= most; k += stride) run(exact, n, k);
   free(exact);
   free(data);
   return 0;

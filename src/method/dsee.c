@@ -168,7 +168,9 @@ static lc_status attach_change(dsee *s, lc_training *t, int i) {
   } else {
     LC_TRY(lc_index_dup(t->ctx, s->carry ? lc_phase_index(s->carry, s->w[i], &lc_delta_sparse) : &s->omega[i],
                         &own));
-    LC_TRY(lc_attach_sparse(t, s->w[i], &own, &e));
+    const lc_status st = lc_attach_sparse(t, s->w[i], &own, &e);
+    lc_index_free(t->ctx, &own); /* when it was not taken over */
+    LC_TRY(st);
   }
   lc_delta_sparse_set_factor(e, s->alpha / (double)s->r);
   return LC_OK;

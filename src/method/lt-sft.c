@@ -224,6 +224,12 @@ static lc_status visit(void *selfp, lc_visitor *v) {
   return LC_OK;
 }
 
+static lc_status loaded(void *selfp, lc_training *t) {
+  const lt_sft *self = selfp;
+  for (int l = 0; l < self->n_all; l++) LC_TRY(lc_carry_check(t->ctx, &self->part[l]));
+  return LC_OK;
+}
+
 /* ---- the result ---- */
 
 static lc_status finish(void *selfp, lc_training *t) {
@@ -290,6 +296,7 @@ const lc_method lc_method_lt_sft = {
     .after_backward = after_backward,
     .finish = finish,
     .visit = visit,
+    .loaded = loaded,
     .save = save,
     .report = report,
     .release = release,

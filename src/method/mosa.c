@@ -77,10 +77,11 @@ static lc_status split(const mosa *m, lc_training *t, struct block *b, int which
   if (m->pieces > p->n)
     return lc_usage(t->ctx, "mosa: %lld pieces of '%s', which has %lld entries", (long long)m->pieces,
                     p->name, (long long)p->n);
-  float *memory = lc_alloc_n(t->ctx, LC_MEM_TRAINABLE, (size_t)(4 * p->n), sizeof *memory);
-  b->start[which] = memory;
   b->label[which] = lc_alloc(t->ctx, LC_MEM_TRAINABLE, (size_t)p->n);
-  if (!memory || !b->label[which]) return LC_FAILED;
+  float *memory =
+      b->label[which] ? lc_alloc_n(t->ctx, LC_MEM_TRAINABLE, (size_t)(4 * p->n), sizeof *memory) : NULL;
+  if (!memory) return LC_FAILED;
+  b->start[which] = memory;
   memcpy(memory, p->value, (size_t)p->n * sizeof *memory);
   for (int c = 0; c < 2; c++) view->draw[c][which] = b->draw[c][which] = memory + (1 + c) * p->n;
   view->merged[which] = b->merged[which] = memory + 3 * p->n;
@@ -161,7 +162,7 @@ static lc_status objective(void *selfp, lc_builder *b, lc_val hidden, lc_val *nl
 }
 
 /* No state of its own: what follows from the values is made anew when a checkpoint has brought them. */
-static lc_status visit(void *selfp, lc_visitor *v) {
+static lc_status loaded(void *selfp, lc_training *t) {
   merge(selfp);
   return LC_OK;
 }
@@ -230,7 +231,7 @@ const lc_method lc_method_mosa = {
     .before_step = before_step,
     .after_step = after_step,
     .objective = objective,
-    .visit = visit,
+    .loaded = loaded,
     .save = save,
     .report = report,
     .release = release,

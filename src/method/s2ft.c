@@ -245,8 +245,8 @@ static lc_status save(void *selfp, lc_training *t, const char *dir) {
 static lc_status report(void *selfp, lc_training *t, json_t *to) {
   const s2ft *self = selfp;
   double invisible;
-  json_t *chosen = json_object();
   LC_TRY(lc_attach_invisible(t, &invisible));
+  json_t *chosen = json_object();
   for (int i = 0; i < ROLES; i++)
     if (self->ratio[i] > 0)
       json_object_set_new(chosen, roles[i].name,

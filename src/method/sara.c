@@ -149,6 +149,7 @@ static lc_status sweep(const sara *self, lc_training *t, bool move, int64_t *lef
     if (!st && move) st = lc_param_move(t->ctx, p, &to, NULL);
     if (!st && move) lc_param_reset(p);
     if (!st && move) st = lc_attach_origin(t, d);
+    lc_index_free(t->ctx, &to); /* when it did not move */
     lc_free(t->ctx, flat);
     lc_free(t->ctx, w);
   }

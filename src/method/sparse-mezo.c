@@ -189,19 +189,26 @@ static lc_status step(void *selfp, lc_training *t) {
   return LC_OK;
 }
 
-/* A checkpoint is the log; what it brings is replayed on the copies. */
+/* A checkpoint is the log. */
 static lc_status visit(void *selfp, lc_visitor *v) {
   zo *s = selfp;
   LC_TRY(v->array(v, "noise.count", LC_I64, 2, s->count));
-  LC_TRY(v->array(v, "noise.log", LC_I32, 4 * s->log->n, s->log->at));
-  if (s->moved == s->log->n || !s->count[RECORDS]) return LC_OK; /* nothing new, or not loaded yet */
-  if (s->count[RECORDS] != s->log->n)
-    return lc_fail(s->t->ctx, "the log of steps has %lld records, its count is %lld", (long long)s->log->n,
+  return v->array(v, "noise.log", LC_I32, 4 * s->log->n, s->log->at);
+}
+
+/* It is replayed on the copies. */
+static lc_status loaded(void *selfp, lc_training *t) {
+  zo *s = selfp;
+  const lc_noise_log *log = s->log;
+  if (s->count[RECORDS] != log->n)
+    return lc_fail(t->ctx, "the log of steps has %lld records, its count is %lld", (long long)log->n,
                    (long long)s->count[RECORDS]);
-  LC_TRY(lc_noise_log_verify(s->log));
-  for (int i = 0; i < s->t->adapter->n; i++)
-    LC_TRY(lc_delta_noise_move(s->t->ctx, s->t->adapter->delta[i], 0));
-  s->moved = s->log->n;
+  LC_TRY(lc_noise_log_verify(log));
+  if (t->step > UINT32_MAX || (log->n && log->at[log->n - 1].step >= t->step))
+    return lc_fail(t->ctx, "the log of steps ends with step %u, the checkpoint is of %lld updates",
+                   log->n ? log->at[log->n - 1].step : 0, (long long)t->step);
+  for (int i = 0; i < t->adapter->n; i++) LC_TRY(lc_delta_noise_move(t->ctx, t->adapter->delta[i], 0));
+  s->moved = log->n;
   return LC_OK;
 }
 
@@ -222,13 +229,13 @@ static lc_status save(void *selfp, lc_training *t, const char *dir) {
 
 static lc_status report(void *selfp, lc_training *t, json_t *to) {
   const zo *s = selfp;
-  json_t *out = json_array();
   int64_t now = 0, n;
   hold(s, false);
   for (int i = 0; i < t->adapter->n; i++) {
     LC_TRY(lc_delta_noise_active(t->ctx, t->adapter->delta[i], &n));
     now += n;
   }
+  json_t *out = json_array();
   for (int i = 0; i < t->net->weights.n; i++)
     if (!t->net->weights.w[i].n_delta) json_array_append_new(out, json_string(t->net->weights.w[i].name));
   json_object_set_new(to, "trainable", json_integer(s->first));
@@ -254,8 +261,8 @@ static void release(void *selfp, lc_ctx *ctx) {
 
 #define HOOKS                                                                                                \
   .self_size = sizeof(zo), .optimizer = "sgd", .mergeable = true, .attach = attach, .step = step,            \
-  .objective = objective, .visit = visit, .finish = finish, .save = save, .report = report,                  \
-  .step_cost = step_cost, .release = release
+  .objective = objective, .visit = visit, .loaded = loaded, .finish = finish, .save = save,                  \
+  .report = report, .step_cost = step_cost, .release = release
 const lc_method lc_method_mezo = {.name = "mezo",
                                   .title = "MeZO: fine-tuning with forward passes only",
                                   .source = "arXiv 2305.17333",

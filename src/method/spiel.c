@@ -199,6 +199,15 @@ static lc_status visit(void *selfp, lc_visitor *v) {
   return v->array(v, "spiel:reselections", LC_I64, 1, &self->reselections);
 }
 
+static lc_status loaded(void *selfp, lc_training *t) {
+  const spiel *self = selfp;
+  const int64_t open = self->window[0], s = self->window[1];
+  if (open < 0 || open > (self->select == SELECT_AG) || s < open)
+    return lc_fail(t->ctx, "spiel: the window of candidates is %lld, over %lld updates", (long long)open,
+                   (long long)s);
+  return LC_OK;
+}
+
 static lc_status save(void *self, lc_training *t, const char *dir) {
   return lc_attach_save(t, ((const spiel *)self)->layout ? LC_LAYOUT_PEFT_SHIRA : LC_LAYOUT_NATIVE, NULL,
                         dir);
@@ -278,6 +287,7 @@ const lc_method lc_method_spiel = {
     .after_backward = after_backward,
     .after_step = after_step,
     .visit = visit,
+    .loaded = loaded,
     .save = save,
     .step_cost = step_cost,
     .report = report,

@@ -50,7 +50,8 @@ lc_status lc_peft_matches(lc_ctx *, const json_t *config, const char *model_type
 lc_status lc_peft_pattern(lc_ctx *, const json_t *pattern, const char *module, double otherwise,
                           double *out); /* first key that matches */
 json_t *
-lc_peft_targets(const lc_adapter *); /* the shortest suffixes that name its weights and no other matrix */
+lc_peft_targets(const lc_adapter
+                    *); /* the shortest suffixes that name its weights and no other matrix; NULL: no memory */
 
 /* adapter_head.c: the head's whole weights beside the deltas. */
 bool lc_adapter_has_head(const lc_adapter *);
@@ -75,6 +76,6 @@ lc_weight *lc_peft_weight(const lc_net *, const char *key, const char *suffix, c
 lc_status lc_peft_check_targets(const lc_adapter_parts *, const bool *has);
 /* n f32 values of an F32, F16 or BF16 tensor, finite; lc_free. */
 lc_status lc_peft_values(lc_ctx *, const char *path, const lc_named_tensor *, float **out);
-void lc_peft_common(json_t *config, const lc_adapter *, const lc_adapter_meta *);
+lc_status lc_peft_common(json_t *config, const lc_adapter *, const lc_adapter_meta *);
 bool lc_adapter_is_conv1d(const lc_net *, const lc_weight *);
 #endif

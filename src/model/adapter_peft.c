@@ -64,14 +64,17 @@ lc_status lc_peft_check_targets(const lc_adapter_parts *p, const bool *has) {
 }
 
 /* Keys that PEFT writes for both kinds. */
-void lc_peft_common(json_t *config, const lc_adapter *a, const lc_adapter_meta *meta) {
+lc_status lc_peft_common(json_t *config, const lc_adapter *a, const lc_adapter_meta *meta) {
+  json_t *targets = lc_peft_targets(a);
+  if (!targets) return lc_fail(a->net->ctx, "%s: no memory for the names of its targets", LC_PEFT_CONFIG);
   json_object_set_new(config, "base_model_name_or_path",
                       meta->base_name ? json_string(meta->base_name) : json_null());
   json_object_set_new(config, "inference_mode", json_true());
   json_object_set_new(config, "peft_version", json_string("0.21.2"));
-  json_object_set_new(config, "target_modules", lc_peft_targets(a));
+  json_object_set_new(config, "target_modules", targets);
   json_object_set_new(config, "task_type", json_string(lc_head_task_type(a->net)));
   if (lc_adapter_has_head(a)) json_object_set_new(config, "modules_to_save", lc_head_modules(a));
+  return LC_OK;
 }
 
 bool lc_adapter_is_conv1d(const lc_net *net, const lc_weight *w) {
@@ -332,7 +335,7 @@ static lc_status write_config(const lc_adapter *a, const char *dir, const lc_ada
   char *path = lc_path_join(ctx, dir, LC_PEFT_CONFIG);
   lc_status st = c && path ? LC_OK : lc_fail(ctx, "%s: could not make %s", dir, LC_PEFT_CONFIG);
   if (!st && !a->config) { /* one that was read says all this already */
-    lc_peft_common(c, a, meta);
+    st = lc_peft_common(c, a, meta);
     put_scales(c, a);
     json_object_set_new(c, "fan_in_fan_out", json_boolean(lc_adapter_is_conv1d(a->net, a->delta[0]->w)));
   } else if (!st && meta->base_name) {

@@ -243,7 +243,7 @@ static lc_status write_config(const lc_adapter *a, int64_t r, const char *dir, c
                               "SHIRA", "random_seed", (json_int_t)meta->seed, "revision");
   char *path = lc_path_join(ctx, dir, LC_PEFT_CONFIG);
   lc_status st = c && path ? LC_OK : lc_fail(ctx, "%s: could not make %s", dir, LC_PEFT_CONFIG);
-  if (!st && !a->config) lc_peft_common(c, a, meta);
+  if (!st && !a->config) st = lc_peft_common(c, a, meta);
   if (!st) json_object_set_new(c, "r", json_integer(r));
   if (!st && a->config && meta->base_name)
     json_object_set_new(c, "base_model_name_or_path", json_string(meta->base_name));

@@ -276,8 +276,8 @@ lc_status lc_plan_new(lc_graph *g, const lc_plan_opts *opts, lc_plan **out) {
                 .saved = lc_alloc(g->ctx, LC_MEM_OTHER, nv + 1),
                 .again = lc_alloc(g->ctx, LC_MEM_OTHER, nn + 1),
                 .buf = lc_alloc_n(g->ctx, LC_MEM_OTHER, 2 * nv + 1, sizeof(buffer))};
+  if (p) p->g = g; /* lc_plan_free needs it */
   if (!p || !pl.needs || !pl.writers || !pl.saved || !pl.again || !pl.buf) goto done;
-  p->g = g;
   p->opts = *opts;
   p->place = lc_alloc_n(g->ctx, LC_MEM_OTHER, nv + 1, sizeof *p->place);
   if (!p->place) goto done;

@@ -74,7 +74,7 @@ lc_status lc_attach_stored_index(lc_ctx *ctx, const lc_weight *w, const lc_tenso
   for (int64_t k = 0; k < n; k++) flat[k] = lc_index_at(&x, k);
   lc_status st = lc_index_new(ctx, w->M, w->N, flat, lc_max64(n, 1), out);
   lc_free(ctx, flat);
-  return st;
+  return st ? lc_fail(ctx, "the checkpoint's positions of '%s': %s", w->name, lc_error(ctx)) : LC_OK;
 }
 
 lc_status lc_attach_stored(lc_training *t, lc_weight *w, lc_delta **out) {

@@ -56,8 +56,10 @@ lc_status lc_carry_more(lc_ctx *ctx, lc_carried *c, lc_index *more) {
     if (lc_index_at(&all.idx, k) == lc_index_at(&c->idx, j)) all.value[k] = c->value[j++];
   lc_carry_clear(ctx, c);
   *c = all;
+  all = (lc_carried){0};
   lc_index_free(ctx, more);
 done:
+  lc_carry_clear(ctx, &all);
   lc_free(ctx, flat);
   return st;
 }
@@ -144,4 +146,8 @@ lc_status lc_carry_restore(lc_training *t, lc_carried *c) {
   LC_TRY(set(t->ctx, c, &idx));
   memcpy(c->value, value->data, (size_t)c->idx.n * sizeof *c->value);
   return LC_OK;
+}
+
+lc_status lc_carry_check(lc_ctx *ctx, const lc_carried *c) {
+  return lc_index_check(ctx, &c->idx, c->w->M, c->w->N, c->w->name);
 }

@@ -33,4 +33,6 @@ lc_status lc_carry_grow(lc_ctx *, lc_carried *, int n, const lc_growth *);
 /* Names the arrays for a checkpoint, and takes them back from it. */
 lc_status lc_carry_visit(const lc_carried *, lc_visitor *);
 lc_status lc_carry_restore(lc_training *, lc_carried *);
+lc_status lc_carry_check(lc_ctx *,
+                         const lc_carried *); /* what a checkpoint has put there: positions as they must be */
 #endif

@@ -10,16 +10,19 @@
  *
  * The CRCs are compared when a checkpoint is opened, so that a damaged file is named before anything of it is used.
  * Loading writes into the arrays that attach has made: each must be there with the type and length of now. Positions
- * are looked at before a tile is: what does not ascend, or lies outside its weight, is refused.
+ * are looked at before a tile is: what does not ascend, or lies outside its weight, is refused; what only a method knows,
+ * it checks itself (`loaded`). Counts that no run reaches are refused, so that sums of them do not overflow.
  *
  * Memory: the context keeps freed blocks while it saves (lc_mem_keep), and a rehearsal before step 1 makes
  * the first set of them (and finds out then, not hours later, when the disk is full or read-only). */
 #include "train/internal.h"
+#include <math.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <zlib.h>
 
 #define HIDDEN_DIR ".lacuna-new"
+static const int64_t most_updates = (int64_t)LC_MAX_PHASES * 1000000000000, most_count = (int64_t)1 << 53;
 
 /* ---- arrays by visitors
  * --------------------------------------------------------------------------------------------- */
@@ -83,13 +86,18 @@ static lc_status inspect(lc_visitor *v, const char *name, lc_dtype dtype, int64_
     return lc_fail(a->ctx, "%s: '%s' has %lld values of %s, expected %lld of %s", a->path, name,
                    (long long)lc_tensor_count(t), lc_dtype_get(t->dtype)->name, (long long)n,
                    lc_dtype_get(dtype)->name);
+  const int64_t *count = t->data; /* of 64 bits are counts and positions alone; -1: none yet */
+  for (int64_t k = 0; dtype == LC_I64 && k < n; k++)
+    if (count[k] < -1 || count[k] > most_count)
+      return lc_fail(a->ctx, "%s: '%s' has %lld where a count or a position belongs", a->path, name,
+                     (long long)count[k]);
   return LC_OK;
 }
 
 static lc_status take(lc_visitor *v, const char *name, lc_dtype dtype, int64_t n, void *data) {
   const lc_tensor *t = lc_safetensors_find(((arrays *)v->self)->from, name);
   size_t bytes;
-  if (lc_dtype_bytes(dtype, n, &bytes)) memcpy(data, t->data, bytes);
+  if (lc_dtype_bytes(dtype, n, &bytes) && bytes) memcpy(data, t->data, bytes); /* of none, data may be NULL */
   return LC_OK;
 }
 
@@ -106,14 +114,23 @@ static lc_status verify(lc_loop *l, const char *path) {
   return LC_OK;
 }
 
-/* What was loaded means what it should: positions of trainables, and what a kind of delta knows of its own arrays. */
-static lc_status check_loaded(const lc_loop *l) {
-  const lc_training *t = &l->t;
-  for (int i = 0; i < t->n_param; i++) {
-    const lc_param *p = t->param[i];
-    LC_TRY(lc_index_check(t->ctx, &p->idx, p->rows, p->cols, p->name));
-    LC_TRY(lc_index_check(t->ctx, &p->retired, p->rows, p->cols, p->name));
+static lc_status check_param(lc_ctx *ctx, const lc_param *p) {
+  LC_TRY(lc_index_check(ctx, &p->idx, p->rows, p->cols, p->name));
+  LC_TRY(lc_index_check(ctx, &p->retired, p->rows, p->cols, p->name));
+  for (int64_t k = 0, at = 0; k < p->retired.n; k++) {
+    const int64_t flat = lc_index_at(&p->retired, k);
+    at = lc_index_lower(&p->idx, at, flat);
+    if (at < p->n && lc_index_at(&p->idx, at) == flat)
+      return lc_fail(ctx, "position %lld of '%s' is trained and retired at once", (long long)flat, p->name);
   }
+  return LC_OK;
+}
+
+/* What was loaded means what it should: positions of trainables, what a kind of delta knows of its own arrays, and the
+ * method of its. */
+static lc_status check_loaded(lc_loop *l) {
+  lc_training *t = &l->t;
+  for (int i = 0; i < t->n_param; i++) LC_TRY(check_param(t->ctx, t->param[i]));
   for (int i = 0; i < t->net->weights.n; i++) /* candidates of SpIEL's are no trainables yet */
     for (int k = 0; k < t->net->weights.w[i].n_sink; k++) {
       const lc_param *p = t->net->weights.w[i].sink[k].param;
@@ -124,7 +141,7 @@ static lc_status check_loaded(const lc_loop *l) {
     const lc_delta_kind *k = lc_delta_kind_of(d->ops);
     if (k && k->loaded) LC_TRY(k->loaded(t->ctx, d));
   }
-  return LC_OK;
+  return t->method->loaded ? t->method->loaded(t->self, t) : LC_OK;
 }
 
 /* Private copies that hold deltas in place follow the loaded values. */
@@ -195,17 +212,53 @@ static lc_status warn_numerics(lc_loop *l, const json_t *was) {
   return LC_OK;
 }
 
+/* An object of state.json; NULL: it has none. */
+static lc_status restored_object(const lc_loop *l, const char *path, const char *key, const json_t **out) {
+  *out = json_object_get(l->restored, key);
+  if (json_is_null(*out)) *out = NULL;
+  return !*out || json_is_object(*out) ? LC_OK : lc_fail(l->t.ctx, "%s: '%s' is no object", path, key);
+}
+
+static lc_status restore_counts(lc_loop *l) {
+  lc_ctx *ctx = l->t.ctx;
+  lc_training *t = &l->t;
+  LC_TRY(lc_json_i64_or(ctx, l->restored, "step", -1, &t->step));
+  LC_TRY(lc_json_i64_or(ctx, l->restored, "tokens", 0, &t->tokens));
+  LC_TRY(lc_json_bool_or(ctx, l->restored, "evaluated", false, &l->evaluated));
+  LC_TRY(lc_json_f64_or(ctx, l->restored, "loss", 0, &t->loss));
+  LC_TRY(lc_json_f64_or(ctx, l->restored, "seconds", 0, &l->seconds_before));
+  if (t->step < 0 || t->step > most_updates || t->tokens < 0 || t->tokens > most_count)
+    return lc_fail(ctx, "step %lld and %lld tokens are no counts of a run", (long long)t->step,
+                   (long long)t->tokens);
+  return LC_OK;
+}
+
+static lc_status restore_best(lc_loop *l, const char *path) {
+  lc_ctx *ctx = l->t.ctx;
+  const json_t *best;
+  LC_TRY(restored_object(l, path, "best", &best));
+  if (!best) return LC_OK;
+  LC_TRY(lc_in_file(ctx, path, lc_json_i64_or(ctx, best, "step", -1, &l->best_step)));
+  LC_TRY(lc_in_file(ctx, path, lc_json_f64_or(ctx, best, "loss", NAN, &l->best_loss)));
+  if (l->best_step < 0 || l->best_step > l->t.step || isnan(l->best_loss))
+    return lc_fail(ctx, "%s: the best evaluation was of update %lld of %lld, with a loss of %g", path,
+                   (long long)l->best_step, (long long)l->t.step, l->best_loss);
+  return LC_OK;
+}
+
 /* A checkpoint of a program that knew one phase only names none. */
 static lc_status restore_phase(lc_loop *l, const char *path) {
   lc_training *t = &l->t;
-  const json_t *p = json_object_get(l->restored, "phase");
+  const json_t *p;
   int64_t number = 0;
+  LC_TRY(restored_object(l, path, "phase", &p));
   if (!p) return LC_OK;
   LC_TRY(lc_in_file(t->ctx, path, lc_json_i64_or(t->ctx, p, "number", 0, &number)));
   LC_TRY(lc_in_file(t->ctx, path, lc_json_i64_or(t->ctx, p, "first", 0, &t->phase_first)));
   LC_TRY(lc_in_file(t->ctx, path, lc_json_i64_or(t->ctx, p, "optimizer_first", 0, &t->optimizer_first)));
   if (number < 0 || number >= t->n_phases || t->phase_first < 0 || t->phase_first > t->step ||
-      t->optimizer_first < t->phase_first || t->optimizer_first > t->step)
+      (number == 0 && t->phase_first > 0) || t->optimizer_first < t->phase_first ||
+      t->optimizer_first > t->step)
     return lc_fail(t->ctx, "%s: phase %lld of %d, begun after update %lld", path, (long long)number,
                    t->n_phases, (long long)t->phase_first);
   t->phase = (int)number;
@@ -242,20 +295,10 @@ lc_status lc_checkpoint_state(lc_loop *l) {
     goto done;
   }
   LC_GO(lc_identity_check(l, json_object_get(l->restored, "identity"), path));
-  LC_GO(lc_in_file(ctx, path, lc_json_i64_or(ctx, l->restored, "step", -1, &t->step)));
-  LC_GO(lc_in_file(ctx, path, lc_json_i64_or(ctx, l->restored, "tokens", 0, &t->tokens)));
-  LC_GO(lc_in_file(ctx, path, lc_json_bool_or(ctx, l->restored, "evaluated", false, &l->evaluated)));
-  LC_GO(lc_in_file(ctx, path, lc_json_f64_or(ctx, l->restored, "loss", 0, &t->loss)));
-  LC_GO(lc_in_file(ctx, path, lc_json_f64_or(ctx, l->restored, "seconds", 0, &l->seconds_before)));
-  if (t->step < 0) {
-    st = lc_fail(ctx, "%s: step %lld", path, (long long)t->step);
-    goto done;
-  }
+  LC_GO(lc_in_file(ctx, path, restore_counts(l)));
   LC_GO(restore_phase(l, path));
+  LC_GO(restore_best(l, path));
   LC_GO(open_stored(l));
-  const json_t *best = json_object_get(l->restored, "best");
-  l->best_step = best ? json_integer_value(json_object_get(best, "step")) : -1;
-  l->best_loss = json_number_value(json_object_get(best, "loss"));
   l->saved_step = t->step;
   st = warn_numerics(l, json_object_get(l->restored, "numerics"));
 done:

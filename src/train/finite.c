@@ -30,9 +30,24 @@ static lc_status finite_weight(lc_ctx *ctx, const lc_weight *w, bool *ok) {
   return LC_OK;
 }
 
+static const char *bad_value(const lc_training *t) {
+  for (int i = 0; i < t->n_param; i++) {
+    const lc_param *p = t->param[i];
+    if (!finite_row(p->value, p->n) || !finite_row(p->retired_value, p->retired.n)) return p->name;
+  }
+  return NULL;
+}
+
+lc_status lc_finite_result(const lc_training *t) {
+  const char *name = bad_value(t);
+  return name ? lc_fail(t->ctx, "after step %lld: '%s' holds values that are not finite: there is no result",
+                        (long long)t->step, name)
+              : LC_OK;
+}
+
 static const char *culprit(lc_training *t) {
-  for (int i = 0; i < t->n_param; i++)
-    if (!finite_row(t->param[i]->value, t->param[i]->n)) return t->param[i]->name;
+  const char *name = bad_value(t);
+  if (name) return name;
   for (int i = 0; i < t->net->weights.n; i++) {
     bool ok;
     if (finite_weight(t->ctx, &t->net->weights.w[i], &ok)) return NULL;

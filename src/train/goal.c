@@ -169,6 +169,9 @@ static lc_status sample(lc_loop *l, bool *fresh) {
     lc_policy_lay(t->policy, r->example, r->n);
     for (int64_t i = 0; i < r->n; i++) t->policy->reward[i] = r->reward[i];
   }
+  if (!r->n)
+    return lc_fail(t->ctx, "step %lld: it goes on with answers that were sampled before, and there are none",
+                   (long long)t->step + 1);
   t->n_example = r->n;
   memcpy(t->example, r->example, (size_t)r->n * sizeof *r->example);
   return LC_OK;

@@ -23,8 +23,11 @@ static json_t *table_values(lc_ctx *ctx, const lc_option *table, const void *sel
   for (const lc_option *row = table; row && row->name; row++) {
     if (!all && is_free(row->name)) continue;
     char *text = lc_options_get(ctx, row, self);
-    json_object_set_new(o, row->name, text ? json_string(text) : NULL);
+    const bool kept = text && !json_object_set_new(o, row->name, json_string(text));
     lc_free(ctx, text);
+    if (kept) continue;
+    json_decref(o);
+    return NULL; /* an option that is left out would not be compared */
   }
   return o;
 }

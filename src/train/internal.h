@@ -36,6 +36,8 @@ lc_status lc_fill_pictures(lc_run *, const lc_net_graph *, const lc_example *, i
 lc_status lc_longest(lc_ctx *, const lc_dataset *, int64_t count, lc_example *out, int64_t *rows);
 /* finite.c: adds to the last error which tensor is not finite. Always LC_FAILED. */
 lc_status lc_explain(lc_training *);
+/* Refuses trained values that are not finite: the last update's have been through no pass. */
+lc_status lc_finite_result(const lc_training *);
 /* The name of the first trainable whose gradient is not finite; NULL when none is. */
 const char *lc_bad_gradient(const lc_training *);
 

@@ -151,7 +151,9 @@ static lc_status attach_head(lc_training *t) {
 
 static lc_status attach(lc_loop *l) {
   lc_training *t = &l->t;
-  if (t->method->attach) LC_TRY(t->method->attach(t->self, t));
+  lc_status st = t->method->attach ? t->method->attach(t->self, t) : LC_OK;
+  LC_TRY(t->resuming ? lc_in_file(t->ctx, l->from, st)
+                     : st); /* what the checkpoint's sizes and positions are */
   if (t->method->calibrate) LC_TRY(t->method->calibrate(t->self, t));
   LC_TRY(attach_head(t));
   lc_free(t->ctx, t->param);
@@ -412,6 +414,7 @@ static lc_status write_tensor(void *arg, const lc_tensor_row *row) {
 
 static lc_status finish(lc_loop *l) {
   lc_training *t = &l->t;
+  LC_TRY(lc_finite_result(t));
   if (t->method->finish) LC_TRY(t->method->finish(t->self, t));
   lc_goal_close(l);
   lc_stage_close(&l->stage);

@@ -117,6 +117,7 @@ struct lc_rollout {
   const lc_sampling *o;
   int64_t prompts, n;    /* of the sampling that is laid out; n = prompts·G */
   int64_t max_n, length; /* tokens that a sequence has room for */
+  int64_t V;             /* ids that there are */
   int32_t *id;           /* max_n × length */
   uint8_t *target;
   int64_t *size, *prompt; /* tokens of each sequence, and of its prompt */

@@ -71,6 +71,7 @@ lc_status lc_rollout_new(lc_training *t, const lc_sampling *o, int64_t prompts, 
   lc_rollout *r = lc_alloc(t->ctx, LC_MEM_OTHER, sizeof *r);
   if (!r) return LC_FAILED;
   *r = (lc_rollout){.o = o, .max_n = prompts * o->group, .length = longest + o->max_tokens, .made = -1};
+  r->V = t->net->model->config.V;
   lc_status st = make(t, r);
   if (st) {
     lc_rollout_free(t->ctx, r);
@@ -229,6 +230,11 @@ lc_status lc_rollout_visit(lc_rollout *r, lc_ctx *ctx, lc_visitor *v) {
       return lc_fail(
           ctx, "sampled sequence %lld has %lld tokens, %lld of them the prompt's: at most %lld are possible",
           (long long)i + 1, (long long)r->size[i], (long long)r->prompt[i], (long long)r->length);
+  for (int64_t i = 0; i < r->n; i++)
+    for (int64_t k = 0; k < r->size[i]; k++)
+      if (r->id[i * r->length + k] < 0 || r->id[i * r->length + k] >= r->V)
+        return lc_fail(ctx, "sampled sequence %lld has token id %d, the vocabulary ends at %lld",
+                       (long long)i + 1, (int)r->id[i * r->length + k], (long long)r->V - 1);
   lay_examples(r);
   return LC_OK;
 }

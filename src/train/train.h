@@ -52,6 +52,8 @@ struct lc_method {
   lc_hook finish;                               /* after the last update, before the result is saved */
   lc_objective_fn objective;                    /* NULL: next token */
   lc_status (*visit)(void *self, lc_visitor *); /* state of its own, beside the params */
+  lc_hook
+      loaded; /* a checkpoint's arrays are in: refuses what they cannot mean, and makes what follows from them */
   lc_status (*save)(void *self, lc_training *,
                     const char *dir); /* the result: adapter or model files, into an existing directory */
   /* NULL, or: what an update's products come to, when it is not what its passes over the attached changes are. step: of

@@ -1,7 +1,6 @@
 /* A resumed run is the run that never stopped, bit for bit: arrays, history, result; whatever the method, and
  * in the middle of SpIEL's window. What must not change is refused by name. */
 #include <signal.h>
-#include <zlib.h>
 #include "support/world_test.h"
 
 /* Steps and evaluations of the history without times, as one text. */
@@ -205,83 +204,6 @@ static void test_damage(void **state) {
   refused(t_train(&w, &s), "nothing to resume");
 }
 
-/* Overwrites values of one array of a checkpoint, and puts its checksum right: 0 on, or every value by `to`. */
-static void forge(const char *out, int step, const char *array, size_t width, int64_t to) {
-  char name[64];
-  snprintf(name, sizeof name, "checkpoint-%d/state.safetensors", step);
-  char *data;
-  size_t n;
-  lc_safetensors f;
-  char *path = strdup(t_out(&w, out, name));
-  assert_int_equal(lc_read_file(w.ctx, path, 1 << 24, &data, &n), LC_OK);
-  assert_int_equal(lc_safetensors_open(w.ctx, path, &f), LC_OK);
-  const lc_named_tensor *a = NULL;
-  for (int i = 0; i < f.n && !a; i++)
-    if (strstr(f.tensor[i].name, array)) a = &f.tensor[i];
-  if (!a) fail_msg("%s has no array %s", path, array);
-  const size_t at = (size_t)((const uint8_t *)a->t.data - f.map[0].data),
-               count = (size_t)lc_tensor_count(&a->t);
-  for (size_t i = 0; i < count; i++) memcpy(data + at + i * width, &to, width);
-  snprintf(name, sizeof name, "checkpoint-%d/state.json", step);
-  json_t *j = json_load_file(t_out(&w, out, name), 0, NULL);
-  json_object_set_new(json_object_get(j, "crc32"), a->name,
-                      json_integer((json_int_t)crc32_z(0, (const Bytef *)data + at, count * width)));
-  assert_int_equal(json_dump_file(j, t_out(&w, out, name), 0), 0);
-  json_decref(j);
-  lc_safetensors_close(w.ctx, &f);
-  assert_int_equal(lc_write_file(w.ctx, path, data, n), LC_OK);
-  lc_free(w.ctx, data);
-  free(path);
-}
-
-/* A checkpoint whose checksums agree, with positions, lines and counts that cannot be. */
-static void test_forged(void **state) {
-  static const struct {
-    const char *method, *set, *opts, *array, *objective, *with;
-    size_t width;
-    int64_t to;
-    const char *says;
-  } forged[] = {
-      {"shira", "", "", ":index", NULL, NULL, 4, 5, "position 2 of"},
-      {"shira", "", "", ":index", NULL, NULL, 4, 1 << 30, "position 1 of"},
-      {"spiel", "period=2 accumulate=1", "", ":index", NULL, NULL, 4, -7, "candidates"},
-      {"lift", "filter=4 interval=2", "", ":retired_index", NULL, NULL, 4, 1 << 30, "ascend"},
-      {"s2ft", "o=0.25 d=0.1", "", ".lines", NULL, NULL, 4, 1 << 30, "line 1 of the slice"},
-      {"lt-sft", "iterations=2", "", "carried:index", NULL, NULL, 4, 1 << 30, "outside"},
-      {"mezo", "", "", "noise.count", NULL, NULL, 8, 1 << 30, "log of steps"},
-      {"lora", "r=4", "", "rollout:prompts", "grpo", "group=2 max-tokens=4 updates=3", 8, 1 << 30,
-       "1073741824 prompts"},
-      {"lora", "r=4", "", "rollout:size", "grpo", "group=2 max-tokens=4 updates=3", 8, 1 << 30,
-       "sampled sequence 1"},
-  };
-  lc_dataset *sums;
-  FILE *f = fopen(lc_tiny_path(w.dir, "sums.jsonl"), "w");
-  for (int i = 0; i < 8; i++) fprintf(f, "{\"prompt\": \"%d+%d=\", \"answer\": \"%d\"}\n", i, i, 2 * i);
-  fclose(f);
-  ok(lc_data_open(w.ctx, w.tok, lc_tiny_path(w.dir, "sums.jsonl"), &(lc_data_opts){.seq = 32}, &sums));
-  for (size_t i = 0; i < sizeof forged / sizeof *forged; i++) {
-    char opts[96];
-    snprintf(opts, sizeof opts, "steps=9 stop-after=5 batch=4 %s", forged[i].opts);
-    t_spec s = {.method = forged[i].method,
-                .set = forged[i].set,
-                .objective = forged[i].objective,
-                .with = forged[i].with,
-                .data = forged[i].objective ? sums : NULL,
-                .no_eval = true,
-                .out = "f",
-                .opts = opts,
-                .overwrite = true};
-    ok(t_train(&w, &s));
-    forge("f", 5, forged[i].array, forged[i].width, forged[i].to);
-    s.resume = true;
-    s.overwrite = false;
-    const lc_status st = t_train(&w, &s);
-    if (!st) fail_msg("%s %s was taken", forged[i].method, forged[i].array);
-    refused(st, forged[i].says);
-  }
-  lc_data_free(sums);
-}
-
 /* Killed before anything was saved: the run begins again, and the history is not doubled. */
 static void test_nothing_saved(void **state) {
   t_spec s = {.method = "shira", .out = "a", .opts = "steps=3 batch=4 keep=0"};
@@ -296,9 +218,9 @@ static void test_nothing_saved(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      TEST(test_bits),     TEST(test_earlier_checkpoint), TEST(test_more_steps),
-      TEST(test_refusals), TEST(test_older_checkpoint),   TEST(test_damage),
-      TEST(test_forged),   TEST(test_nothing_saved),
+      TEST(test_bits),          TEST(test_earlier_checkpoint), TEST(test_more_steps),
+      TEST(test_refusals),      TEST(test_older_checkpoint),   TEST(test_damage),
+      TEST(test_nothing_saved),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
