@@ -3,7 +3,8 @@
 A byte-level Llama of 0.8 M weights (4 layers, D = 128) learns from scratch to write the last step of GSM8K's worked answers after the last
 sentence of the question; its weights are then rounded to bf16. A rule gives an answer 1: it ends in "#### number" and has at most 64 bytes. Start's answers are
 sampled once, and pairs are made: own (one sampled answer that earns 1, one that does not), foreign (GSM8K's own answer, that of another
-question) and far (a line of Shakespeare, another one). Runs, all weights, AdamW at a constant rate without warm-up: DPO on each of the three, SFT on GSM8K's
+question), far (a line of Shakespeare, another one). Own pairs have a rule in common and the others none; so there are own ones put in order by a coin, and
+GSM8K's answers put in order by the rule. Runs, all weights, AdamW at a constant rate without warm-up: DPO on each kind, SFT on GSM8K's
 answers, SFT on the sampled ones that earned 1. Results are f32 and compared with the start in f32 and as bf16, beside the null model. Then the
 weights that DPO on own pairs changed (as bf16) are trained again from the start, and as many random ones.
 
@@ -24,9 +25,10 @@ from common import Runs, arguments, data, mean_sd, read_rows, table, verdict, wr
 SHORT, LONG = 64, 112  # bytes of an answer that earns 1; of the longest
 FORMAT = re.compile(r"#### -?[0-9][0-9.,]*$")
 RATES = (5e-7, 1e-5, 1e-4)
-SFT = ("references", "own good")
-ARMS = {"own": "dpo", "foreign": "dpo", "far": "dpo", "references": "sft", "own good": "sft"}
-NAMES = {"own": "DPO own", "foreign": "DPO foreign", "far": "DPO far", "references": "SFT references", "own good": "SFT own good (RFT)"}
+ARMS = {"own": "dpo", "coin": "dpo", "foreign": "dpo", "ruled": "dpo", "far": "dpo", "references": "sft", "own good": "sft"}
+CELLS = [(a, r) for r in RATES for a in ARMS if r < 1e-4 or a not in ("coin", "ruled")]
+NAMES = {"own": "DPO own", "coin": "DPO own, by a coin", "foreign": "DPO foreign", "ruled": "DPO foreign, by the rule", "far": "DPO far",
+         "references": "SFT references", "own good": "SFT own good (RFT)"}
 
 
 def problems():
@@ -104,14 +106,18 @@ class Study:
               flush=True)
         with open(data("tinyshakespeare", "input.txt"), encoding="utf-8") as f:
             lines = [x.strip() for x in f if 30 < len(x) < 64]
-        rng, rows = random.Random(3), {}
+        rng, coin, rows = random.Random(3), random.Random(4), {}
+        short, long = ([x for _, x in self.ask if earns(x) == e] for e in (True, False))
         for i, ((q, reference), s) in enumerate(zip(asked, sampled)):
             good, bad = [x for x in s if x and earns(x)], [x for x in s if x and not earns(x)]
             if not good or not bad:
                 continue
             split = "train" if i < len(self.ask) else "held"
             other = rng.choice([x for p, x in self.ask if p != q])
-            for arm, (w, l) in {"own": (good[0], bad[0]), "foreign": (reference, other), "far": rng.sample(lines, 2)}.items():
+            pairs = {"own": (good[0], bad[0]), "foreign": (reference, other), "far": rng.sample(lines, 2)}
+            pairs["coin"] = coin.sample(pairs["own"], 2)
+            pairs["ruled"] = (reference, coin.choice(long)) if earns(reference) else (coin.choice(short), reference)
+            for arm, (w, l) in pairs.items():
                 rows.setdefault((arm, split), []).append({"prompt": q, "chosen": w, "rejected": l})
             rows.setdefault(("references", split), []).append({"prompt": q, "completion": reference})
             rows.setdefault(("own good", split), []).append({"prompt": q, "completion": good[0]})
@@ -164,22 +170,34 @@ def percent(values):
     return f"{mean:.1f} ± {sd:.1f}"
 
 
+def walks(s, rate):
+    """The null model on the start's own weights. -> shares unchanged as bf16 at 0 and 1e-5, overlap of two such walks, its chance"""
+    rng, n, same, near, first, second, both = random.Random(5), 0, 0, 0, 0, 0, 0
+    for _, values in weights(s.base).values():
+        start, steps = bf16(values), s.a.steps ** 0.5
+        one, two = (bf16(array.array("f", (v + rate * 2 * round(rng.gauss(0, steps) / 2) for v in values))) for _ in range(2))
+        moved = array.array("f", array.array("I", (u << 16 for u in one)).tobytes())
+        a, b = [x != y for x, y in zip(one, start)], [x != y for x, y in zip(two, start)]
+        n, first, second, both = n + len(a), first + sum(a), second + sum(b), both + sum(x and y for x, y in zip(a, b))
+        near += sum(abs(x - v) <= 1e-5 for x, v in zip(moved, values))
+    return 1 - first / n, near / n, both / first, second / n
+
+
 def measure(s):
     """Prints the table of arms. -> {(arm, rate): its figures}"""
     seeds, steps, found = range(1, s.a.seeds + 1), s.a.steps, {}
     norm = sum(v * v for _, t in weights(s.base).values() for v in t) ** 0.5
-    for arm in ARMS:
-        for rate in RATES:
-            runs = [s.tune(arm, rate, k) for k in seeds]
-            f = {"runs": runs, "reward": [r["reward"] for r in runs]}
-            for dtype in ("f32", "bf16"):
-                d = [s.differ(f"diff-{dtype}-{s.name(arm, rate, k)}", s.base, s.runs.path(s.name(arm, rate, k)), s.runs.path(s.name(arm, rate, k % len(seeds) + 1)),
-                              "--dtype", dtype, "--tolerance", "1e-5" if dtype == "f32" else 0, "--rank", -1, "--null-lr", rate, "--null-steps", steps)
-                     for k in seeds]
-                f[dtype] = d
-                f[dtype, 0], f[dtype, 5] = [x["sparsity"]["0"] for x in d], [x["sparsity"]["1e-05"] for x in d]
-            f["walk"] = [d["relative_norm"] * norm / d["parameters"] ** 0.5 / rate for d in f["f32"]]
-            found[arm, rate] = f
+    for arm, rate in CELLS:
+        runs = [s.tune(arm, rate, k) for k in seeds]
+        f = {"runs": runs, "reward": [r["reward"] for r in runs]}
+        for dtype in ("f32", "bf16"):
+            d = [s.differ(f"diff-{dtype}-{s.name(arm, rate, k)}", s.base, s.runs.path(s.name(arm, rate, k)), s.runs.path(s.name(arm, rate, k % len(seeds) + 1)),
+                          "--dtype", dtype, "--tolerance", "1e-5" if dtype == "f32" else 0, "--rank", -1, "--null-lr", rate, "--null-steps", steps)
+                 for k in seeds]
+            f[dtype] = d
+            f[dtype, 0], f[dtype, 5] = [x["sparsity"]["0"] for x in d], [x["sparsity"]["1e-05"] for x in d]
+        f["walk"] = [d["relative_norm"] * norm / d["parameters"] ** 0.5 / rate for d in f["f32"]]
+        found[arm, rate] = f
     return found
 
 
@@ -189,9 +207,10 @@ def report(s, found):
     print("\nUnchanged weights, % (null model: steps of ± the rate at random), size and rank of the change")
     rows = []
     for rate in RATES:
-        n32, n16 = null["f32", rate], null["bf16", rate]
+        n32, n16, w = null["f32", rate], null["bf16", rate], s.walk[rate]
         rows.append((f"{rate:g}", "*null model*", f"{n32['0']:.1%}", f"{n32['1e-05']:.1%}", f"{n16['0']:.1%}", f"{n16['1e-05']:.1%}", f"{steps ** 0.5:.1f}", ""))
-        for arm in ARMS:
+        rows.append((f"{rate:g}", "*the same, on the start's weights*", "", "", f"{w[0]:.1%}", f"{w[1]:.1%}", f"{steps ** 0.5:.1f}", f"overlap {w[2]:.1%} ({w[3]:.1%})"))
+        for arm in [a for a, r in CELLS if r == rate]:
             f = found[arm, rate]
             rows.append((f"{rate:g}", NAMES[arm], *(percent(f[d, t]) for d in ("f32", "bf16") for t in (0, 5)), "{:.1f} ± {:.1f}".format(*mean_sd(f["walk"])),
                          f"{percent([d['rank_share'] for d in f['f32']])} / {percent([d['rank_share'] for d in f['bf16']])}"))
@@ -199,18 +218,17 @@ def report(s, found):
 
     print("Overlap of two seeds (chance), and what was learned on held-out rows")
     rows = []
-    for rate in RATES:
-        for arm in ARMS:
-            f, r = found[arm, rate], found[arm, rate]["runs"]
-            cells = []
-            for dtype in ("bf16", "f32"):
-                o = [d["overlap"] for d in f[dtype] if d["overlap"]]
-                cells.append(f"{mean_sd([x['of_first'] for x in o])[0]:.1%} ({mean_sd([x['chance_of_first'] for x in o])[0]:.1%})" if o else "none changed")
-            right = f"{r[0]['accuracy'][0]:.0%} → {percent([x['accuracy'][1] for x in r])}" if "accuracy" in r[0] else ""
-            rows.append((f"{rate:g}", NAMES[arm], *cells, f"{r[0]['before']:.3f} → {mean_sd([x['after'] for x in r])[0]:.3f} ± {mean_sd([x['after'] for x in r])[1]:.3f}",
-                         right, f"{percent(f['reward'])}"))
+    for arm, rate in CELLS:
+        f, r = found[arm, rate], found[arm, rate]["runs"]
+        cells = []
+        for dtype in ("bf16", "f32"):
+            o = [d["overlap"] for d in f[dtype] if d["overlap"]]
+            cells.append(f"{mean_sd([x['of_first'] for x in o])[0]:.1%} ({mean_sd([x['chance_of_first'] for x in o])[0]:.1%})" if o else "none changed")
+        right = percent([x["accuracy"][1] for x in r]) if "accuracy" in r[0] else ""
+        rows.append((f"{rate:g}", NAMES[arm], *cells, f"{r[0]['before']:.3f} → {mean_sd([x['after'] for x in r])[0]:.3f} ± {mean_sd([x['after'] for x in r])[1]:.3f}",
+                     right, f"{percent(f['reward'])}"))
     print(f"(reward of the start: {s.start_reward:.1%})")
-    table(("rate", "run", "overlap in bf16, at 0", "in f32, at 1e-5", "loss", "pairs in order, %", "reward, %"), rows)
+    table(("rate", "run", "overlap in bf16, at 0", "in f32, at 1e-5", "loss", "pairs in order (start: none is ahead), %", "reward, %"), rows)
 
 
 def subnetworks(s):
@@ -220,19 +238,21 @@ def subnetworks(s):
         run = s.runs.path(s.name("own", rate, k))
 
         def near(name, path):
-            return [1 - s.differ(f"near-{t}-{name}", run, path, "--dtype", "f32", "--tolerance", t)["share"] for t in ("1e-5", "1e-4")]
+            """-> shares equal to the full run: in f32 and in bf16, within 1e-5 and 1e-4"""
+            return [1 - s.differ(f"near-{d}-{t}-{name}", run, path, "--dtype", d, "--tolerance", t)["share"] for d in ("f32", "bf16") for t in ("1e-5", "1e-4")]
 
         full = s.tune("own", rate, k)
-        rows.append((f"{rate:g}", k, "nothing (the start)", "0", *(f"{x:.2%}" for x in near(s.name("start", rate, k), s.base)), f"{full['before']:.3f}", f"{s.start_reward:.1%}"))
+        rows.append((f"{rate:g}", k, "nothing (the start)", "0", *(f"{x:.2%}" for x in near(s.name("start", rate, k), s.base)),
+                     f"{full['before']:.3f}", f"{s.start_reward:.1%}"))
         for what in ("changed", "random"):
             mask, share = s.planted("mask", run, what == "random")
             r = s.tune("own", rate, k, s.name(f"sub-{what}", rate, k), ("rl-subnetworks", "--set", f"from={mask}", "--set", "storage=dense"))
             e = near(s.name(what, rate, k), s.runs.path(s.name(f"sub-{what}", rate, k)))
-            equal += [(rate, what, *e)]
+            equal += [(rate, what, *e, r["reward"] - full["reward"])]
             rows.append((f"{rate:g}", k, what, f"{share:.1%}", *(f"{x:.2%}" for x in e), f"{r['after']:.3f}", f"{r['reward']:.1%}"))
-        rows.append((f"{rate:g}", k, "all (the full run)", "100 %", "", "", f"{full['after']:.3f}", f"{full['reward']:.1%}"))
+        rows.append((f"{rate:g}", k, "all (the full run)", "100 %", "", "", "", "", f"{full['after']:.3f}", f"{full['reward']:.1%}"))
     print("Trained again from the start, with the seed of the full run")
-    table(("rate", "seed", "trained", "share", "equal to the full run within 1e-5", "within 1e-4", "DPO loss, held out", "reward"), rows)
+    table(("rate", "seed", "trained", "share", "equal to the full run in f32, within 1e-5", "1e-4", "in bf16, within 1e-5", "1e-4", "DPO loss, held out", "reward"), rows)
     return equal
 
 
@@ -244,27 +264,32 @@ def main():
     s = Study(p.parse_args())
     print(f"{s.parameters} parameters", flush=True)
     s.start_reward = s.runs.once("start reward", [s.base], lambda: s.reward(s.base))
+    s.walk = {r: s.runs.once(f"walks {r:g}", [s.base, str(s.a.steps)], lambda: walks(s, r)) for r in RATES}
     found = measure(s)
     report(s, found)
     equal = subnetworks(s)
 
     mean = {k: {x: mean_sd(f[x]) for x in (("bf16", 0), ("bf16", 5), ("f32", 0))} for k, f in found.items()}
     for t in (0, 5):
-        within = max(max(mean[a, r]["bf16", t][0] for a in ARMS) - min(mean[a, r]["bf16", t][0] for a in ARMS) for r in RATES)
-        across = min(mean[a, RATES[0]]["bf16", t][0] - mean[a, RATES[-1]]["bf16", t][0] for a in ARMS)
-        verdict(f"the rate dominates (bf16, tolerance {'1e-5' if t else 0})", across > within, f"rates part {across:.1%} at least, data and objective {within:.1%} at most")
-    for arm in ("foreign", "far"):
-        for r in RATES:
-            gaps = [x - y for x, y in zip(found["own", r]["bf16", 5], found[arm, r]["bf16", 5])]
-            m, sd = mean_sd(gaps)
-            verdict(f"DPO on own pairs is sparser than on {arm} ones at {r:g} (bf16, 1e-5)", m > 0 and m > 2 * sd, f"{100 * m:+.2f} ± {100 * sd:.2f} points")
+        at = {r: [mean[a, r]["bf16", t][0] for a in ARMS if (a, r) in mean] for r in RATES}
+        within = max(max(x) - min(x) for x in at.values())
+        across = min(mean[a, RATES[0]]["bf16", t][0] - mean[a, RATES[1]]["bf16", t][0] for a in ARMS)
+        verdict(f"the rate dominates (bf16, tolerance {'1e-5' if t else 0})", across > within,
+                f"5e-7 and 1e-5 part {across:.1%} at least, data and objective {within:.1%} at most")
+    for one, other in (("own", "foreign"), ("own", "far"), ("own", "ruled"), ("coin", "foreign"), ("coin", "own")):
+        for r in [r for r in RATES if (one, r) in found and (other, r) in found]:
+            m, sd = mean_sd([x - y for x, y in zip(found[one, r]["bf16", 5], found[other, r]["bf16", 5])])
+            verdict(f"{NAMES[one]} is sparser than {NAMES[other]} at {r:g} (bf16, 1e-5)", m > 2 * sd, f"{100 * m:+.2f} ± {100 * sd:.2f} points")
     most = max(m["f32", 0][0] for m in mean.values())
     verdict("in f32 nothing is sparse (at most 1 % unchanged at 0)", most <= 0.01, f"at most {most:.2%}")
-    short = [(a, r) for (a, r), f in found.items() for d in f["bf16"] if not d["overlap"] or d["overlap"]["of_first"] <= d["overlap"]["chance_of_first"]]
-    verdict("two seeds overlap above chance in bf16, every run and rate", not short, f"not: {short}" if short else "")
+    for than, limit in (("chance", lambda o, r: o["chance_of_first"]), ("two random walks", lambda o, r: s.walk[r][2])):
+        short = [(a, r) for (a, r), f in found.items() for d in f["bf16"] if not d["overlap"] or d["overlap"]["of_first"] <= limit(d["overlap"], r)]
+        verdict(f"two seeds overlap above {than} in bf16, every run and rate", not short, f"not: {short}" if short else "")
     for r in sorted({e[0] for e in equal}):
-        e = [x[2] for x in equal if x[0] == r and x[1] == "changed"]
-        verdict(f"trained again, the changed weights give the full run within 1e-5 on over 90 % ({r:g})", min(e) > 0.9, f"{min(e):.1%} at least")
+        for dtype, at in (("f32", 2), ("bf16", 4)):
+            e = {what: min(x[at] for x in equal if x[:2] == (r, what)) for what in ("changed", "random")}
+            verdict(f"trained again, the changed weights give the full run within 1e-5 on over 90 % in {dtype} ({r:g})", e["changed"] > 0.9,
+                    f"{e['changed']:.1%} at least, as many random ones {e['random']:.1%}")
     return 0
 
 
