@@ -212,6 +212,14 @@ static lc_status visit(void *selfp, lc_visitor *v) {
   return v->array(v, "sara:narrowed", LC_I32, 1, self->narrowed);
 }
 
+static lc_status loaded(void *selfp, lc_training *t) {
+  const sara *self = selfp;
+  if (self->bound[0] > 0 && (self->narrowed[0] == 0 || self->narrowed[0] == 1))
+    return LC_OK; /* no NaN either */
+  return lc_fail(t->ctx, "sara: the bound is %g, narrowed is %d", (double)self->bound[0],
+                 (int)self->narrowed[0]);
+}
+
 static lc_status save(void *selfp, lc_training *t, const char *dir) {
   return lc_attach_save(t, ((const sara *)selfp)->layout ? LC_LAYOUT_PEFT_SHIRA : LC_LAYOUT_NATIVE,
                         "smallest", dir);
@@ -254,6 +262,7 @@ const lc_method lc_method_sara = {
     .before_step = before_step,
     .after_backward = after_backward,
     .visit = visit,
+    .loaded = loaded,
     .save = save,
     .report = report,
 };

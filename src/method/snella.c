@@ -188,6 +188,15 @@ static lc_status visit(void *selfp, lc_visitor *v) {
   return v->array(v, "snella.sparsity", LC_F32, n, s->sparsity);
 }
 
+static lc_status loaded(void *selfp, lc_training *t) {
+  const snella *s = selfp;
+  for (int i = 0; i < t->adapter->n; i++)
+    if (!(s->sparsity[i] >= 0 && s->sparsity[i] <= 1))
+      return lc_fail(t->ctx, "snella: the sparsity of '%s' is %g", t->adapter->delta[i]->w->name,
+                     (double)s->sparsity[i]);
+  return LC_OK;
+}
+
 static lc_status save(void *selfp, lc_training *t, const char *dir) {
   const snella *s = selfp;
   return s->layout == LAYOUT_SPARSE
@@ -239,6 +248,7 @@ const lc_method lc_method_snella = {
     .after_step = after_step,
     .finish = finish,
     .visit = visit,
+    .loaded = loaded,
     .save = save,
     .report = report,
     .release = release,
