@@ -5,6 +5,9 @@
  * A run is refused with one sentence, or makes one more update and a result that loads; no memory stays behind. */
 #include "edit_checkpoint.h"
 #include <dirent.h>
+#include <errno.h>
+#include <signal.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include "base.h"
 #include "text/tokenizer.h"
@@ -76,9 +79,23 @@ static void remove_out(void) {
   rmdir(out);
 }
 
+/* libFuzzer leaves without atexit: what processes that are no more have left is removed by the next. */
+static void sweep(const char *shm) {
+  DIR *d = opendir(shm);
+  for (struct dirent *e; d && (e = readdir(d));) {
+    int pid;
+    if (sscanf(e->d_name, "lacuna-fuzz-%d", &pid) != 1 || (!kill(pid, 0) || errno != ESRCH)) continue;
+    snprintf(out, sizeof out, "%s/lacuna-fuzz-%d", shm, pid);
+    remove_out();
+  }
+  if (d) closedir(d);
+}
+
 static void make_out(void) {
-  snprintf(out, sizeof out, "%s/lacuna-fuzz-XXXXXX", access("/dev/shm", W_OK) ? "/tmp" : "/dev/shm");
-  FUZZ_CHECK(mkdtemp(out));
+  const char *shm = access("/dev/shm", W_OK) ? "/tmp" : "/dev/shm";
+  sweep(shm);
+  snprintf(out, sizeof out, "%s/lacuna-fuzz-%d", shm, (int)getpid());
+  FUZZ_CHECK(!mkdir(out, 0700));
   fuzz_on_disk(out);
   atexit(remove_out);
 }
