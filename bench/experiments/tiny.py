@@ -43,17 +43,17 @@ class Tiny:
             mawps = strings(json.load(f))
         return boolq, mawps
 
-    def run(self, name, method, sets, held, tune, rate, steps, seed, *flags, every=0, losses=None):
-        """-> {update: held-out loss} and the summary; held: one file; losses: name: further file"""
+    def run(self, name, method, sets, held, tune, rate, steps, seed, *flags, every=0, losses=None, then=None):
+        """-> {update: held-out loss} and the summary; held: one file; losses: name: further file; then(directory): a dict that is added"""
         argv = ["train", "-m", self.base, "-d", tune, "--eval-data", held, "--method", method, "--lr", rate, "--steps", steps, "--batch", 8,
                 "--seq", SEQ, "--seed", seed, "--schedule", "constant", "--warmup", 0, *flags]
         for s in sets:
             argv += ["--set", s]
         if every:
             argv += ["--eval-every", every]
-        return self.call(f"{name}-{rate:g}-{seed}", argv, losses)
+        return self.call(f"{name}-{rate:g}-{seed}", argv, losses, then)
 
-    def call(self, name, argv, losses=None):
+    def call(self, name, argv, losses=None, then=None):
         out = self.runs.path(name)
         argv = [*map(str, argv), "-o", out, "--overwrite"]
 
@@ -65,10 +65,12 @@ class Tiny:
             for domain, file in (losses or {}).items():
                 model = ["-m", out] if "full" in argv else ["-m", self.base, "-a", out]
                 r[domain] = self.runs.lines("eval", *model, "--context", SEQ, "-d", file)[-1]["loss"]
+            if then:
+                r.update(then(out))
             shutil.rmtree(out, ignore_errors=True)
             return r
 
-        return self.runs.once(name, argv + sorted(losses or []), make)
+        return self.runs.once(name, argv + sorted(losses or []) + ([then.__name__] if then else []), make)
 
 
 def strings(tree):
