@@ -1,12 +1,13 @@
 """Which entries to train: word problems of mawps on SmolLM2-135M-Instruct, for the sheets of S2FT, LIFT and SaRA. Whole heads and channels, entries that stand out
 after rank reduction, the largest, the smallest and random ones, LoRA, all weights: about 2 % of the linear weights where a method can be told.
 
-A row is "Question: ... Answer:" and the equation with its result, " 4 * 3 = 12" (a bare number does not move in so few updates: 50 of full fine-tuning were right on 1 of 100);
+A row is "Question: ... Answer:" and the equation with its result, " 4 * 3 = 12" (a bare number does not move in so few updates);
 rows whose question has at most WORDS words and whose equation is x = numbers and signs that come to the result. Loss on the answer. Of a run is measured, on the test split: the number after
-the first "=" of a greedy answer of at most 20 tokens, exactly (per cent), and the loss of 40 answers; and what was forgotten, the perplexity of 12,000 characters of Shakespeare.
-Rates: one ladder a kind, on one arm of it: loss of 24 validation rows after half as many updates, seed 0. All arms' first seeds are run first.
+the first "=" of a greedy answer of at most 20 tokens, exactly (per cent), and the loss of answers; and what was forgotten, the perplexity of Shakespeare. Rates by kind are those that
+compare.py chose for as many updates of as many rows; with --pilot the best of a third, one and three times that, on one arm of the kind: loss of 24 validation rows after half as many
+updates, seed 0. The small ends of S2FT lose Shakespeare at that rate: they are run at a third of it too. All arms' first seeds are run first.
 
-    python3 bench/experiments/mawps.py [--model SmolLM2.gguf] [--seeds 3] [--only "random;full"]
+    python3 bench/experiments/mawps.py [--model SmolLM2.gguf] [--seeds 3] [--only "random;full"] [--pilot]
 """
 import json
 import os
@@ -17,14 +18,16 @@ from common import Runs, arguments, data, mean_sd, smollm2, table, verdict, writ
 
 WORDS, DENSITY = 28, 0.02  # 2,123,220 entries; s2ft: half in heads, half in channels
 SHARES = ["o=0.1056", "d=0.0411"]
-KINDS = {"slices": ("s2ft, random", (2e-3, 6e-3, 1.8e-2)), "entries": ("random", (2e-3, 6e-3, 1.8e-2)), "low rank": ("LoRA r 7", (1e-3, 3e-3, 9e-3)),
-         "all": ("full", (8e-5, 2.4e-4, 7.2e-4))}  # kind: the arm of its ladder, rates
+KINDS = {"slices": ("s2ft, random", 6e-3), "small slices": ("s2ft, weight, small, slow", 2e-3), "entries": ("random", 6e-3), "low rank": ("LoRA r 7", 3e-3),
+         "all": ("full", 2.4e-4)}  # kind: the arm of its ladder, rate
 ARMS = {  # name: kind, method, options
     "s2ft, random": ("slices", "s2ft", SHARES),
     "s2ft, weight, large": ("slices", "s2ft", [*SHARES, "select=weight"]),
     "s2ft, weight, small": ("slices", "s2ft", [*SHARES, "select=weight", "end=small"]),
     "s2ft, activation, small": ("slices", "s2ft", [*SHARES, "select=activation", "end=small"]),
-    "LIFT R 32": ("entries", "lift", ["filter=32", "power=8"]),  # and an interval of a third of the updates
+    "s2ft, weight, small, slow": ("small slices", "s2ft", [*SHARES, "select=weight", "end=small"]),
+    "s2ft, activation, small, slow": ("small slices", "s2ft", [*SHARES, "select=activation", "end=small"]),
+    "LIFT R 32": ("entries", "lift", ["filter=32", "power=4"]),  # and an interval of a third of the updates
     "largest |W|": ("entries", "shira", ["mask=wm"]),
     "random": ("entries", "shira", ["mask=random"]),
     "SaRA": ("entries", "sara", []),
@@ -74,24 +77,28 @@ class Mawps:
         p = arguments(__doc__)
         p.add_argument("--model", help="the GGUF; else scripts/deps.sh finds or fetches it")
         p.add_argument("--only", help="arms of the table, by semicolons")
-        p.add_argument("--steps", type=int, default=20, help="updates of 8 rows [20]")
+        p.add_argument("--steps", type=int, default=20, help="updates of 4 rows [20]")
+        p.add_argument("--questions", type=int, default=60, help="of the test split [60]")
+        p.add_argument("--answers", type=int, default=24, help="of the test split [24]")
+        p.add_argument("--characters", type=int, default=6000, help="of Shakespeare [6000]")
+        p.add_argument("--pilot", action="store_true", help="choose the rates")
         self.a = p.parse_args()
         self.model, self.runs = smollm2(self.a.model), Runs(self.a.lacuna, self.a.work)
         self.names = self.a.only.split(";") if self.a.only else list(ARMS)
         train, valid, test = (problems(s) for s in ("train", "valid", "test"))
         rows = lambda name, of, keep: write_rows(self.runs.path(name + ".jsonl"), [{k: r[k] for k in keep} for r in of])
         answered, asked = ("prompt", "completion"), ("prompt", "answer")
-        self.train, self.pilot, self.held = rows("train", train, answered), rows("pilot", valid[:24], answered), rows("held", test[:40], answered)
-        self.questions = rows("questions", test, asked)
+        self.train, self.pilot, self.held = rows("train", train, answered), rows("pilot", valid[:24], answered), rows("held", test[:self.a.answers], answered)
+        self.questions = rows("questions", test[:self.a.questions], asked)
         self.text = self.runs.path("other.txt")
         with open(data("tinyshakespeare", "input.txt"), encoding="utf-8") as f, open(self.text, "w", encoding="utf-8") as g:
-            g.write(f.read()[1_000_000:1_012_000])
-        print(f"{len(train)} training rows, {len(test)} questions", flush=True)
+            g.write(f.read()[1_000_000:1_000_000 + self.a.characters])
+        print(f"{len(train)} training rows, {len(test)} of the test split", flush=True)
 
     def measure(self, out):
         """-> of a run's result (of the base: None)"""
         use = ["-m", self.model] if not out else ["-m", out] if os.path.exists(os.path.join(out, "config.json")) else ["-m", self.model, "-a", out]
-        one = lambda *a: self.runs.lines("eval", *use, *a, "--dtype", "bf16")[-1]
+        one = lambda *a: self.runs.lines("eval", *use, *a, "--dtype", "f32")[-1]
         exact = one("-d", self.questions, "--metric", "exact-match", "--max-tokens", 20, "--extract", r"= *(-?[0-9][0-9,]*[.]?[0-9]*)")
         return {"exact": 100 * exact["value"], "answers": one("-d", self.held)["loss"], "other": one("-d", self.text)["value"]}
 
@@ -100,16 +107,18 @@ class Mawps:
         sets = [*sets, f"interval={steps // 3 + (steps % 3 > 0)}"] if method == "lift" else sets
         tag = re.sub(r"[^a-zA-Z0-9]+", "-", f"{name} {seed} {steps}")
         return self.runs.train(f"{tag}-{rate:g}", "-m", self.model, "-d", self.train, "--method", method, "--density", DENSITY, *(x for s in sets for x in ("--set", s)),
-                               "--lr", f"{rate:g}", "--steps", steps, "--batch", 8, "--seq", 80, "--dtype", "bf16", "--seed", seed, "--keep", 0, *flags, then=then)
+                               "--lr", f"{rate:g}", "--steps", steps, "--batch", 4, "--seq", 80, "--dtype", "f32", "--seed", seed, "--keep", 0, *flags, then=then)
 
     def rate(self, kind):
-        arm, ladder = KINDS[kind]
-        tried = {r: self.run(arm, r, 0, self.a.steps // 2, "--eval-data", self.pilot)["after"] for r in ladder}
+        arm, rate = KINDS[kind]
+        if not self.a.pilot:
+            return rate
+        tried = {r: self.run(arm, r, 0, self.a.steps // 2, "--eval-data", self.pilot)["after"] for r in (rate / 3, rate, 3 * rate)}
         print(f"{kind}, {arm}: {', '.join(f'{r:g}: {v:.3f}' for r, v in tried.items())}", flush=True)
         return min(tried, key=tried.get)
 
     def all(self):
-        base = self.runs.once("base", ["1"], lambda: self.measure(None))
+        base = self.runs.once("base", [str(self.a.questions), str(self.a.answers), str(self.a.characters)], lambda: self.measure(None))
         rates = {k: self.rate(k) for k in dict.fromkeys(ARMS[n][0] for n in self.names)}
         got = {n: [] for n in self.names}
         for seed in range(1, self.a.seeds + 1):
