@@ -52,8 +52,12 @@ lc_status lc_cli_install_signals(lc_cli *cli) {
   signalled = cli->ctx;
   struct sigaction a = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
   const int list[] = {SIGINT, SIGTERM, SIGHUP, SIGUSR1};
-  for (size_t i = 0; i < sizeof list / sizeof *list; i++)
+  struct sigaction was;
+  for (size_t i = 0; i < sizeof list / sizeof *list; i++) {
+    if (list[i] == SIGHUP && !sigaction(SIGHUP, NULL, &was) && was.sa_handler == SIG_IGN)
+      continue; /* nohup: it goes on when the terminal goes */
     if (sigaction(list[i], &a, NULL)) return lc_fail(cli->ctx, "signal %d cannot be caught", list[i]);
+  }
   return LC_OK;
 }
 

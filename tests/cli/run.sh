@@ -281,6 +281,17 @@ t "SIGTERM saves, 143, and resumes to the same bits" stopped TERM 143
 t "SIGINT saves, 130, and resumes to the same bits" stopped INT 130
 t "SIGHUP saves, 129, and resumes to the same bits" stopped HUP 129
 t "SIGUSR1 saves, 138, and resumes to the same bits" stopped USR1 138
+hung_up() {
+  nohup "$lacuna" train -m $M -d text.txt --method shira --steps 3000 --batch 2 --seq 32 --dtype f32 --density 0.05 --quiet -o hung >o 2>e </dev/null &
+  local pid=$! n
+  steps() { grep -c '"event":"step"' hung/log.jsonl 2>/dev/null || true; }
+  for _ in $(seq 600); do n=$(steps); [ "${n:-0}" -ge 3 ] && break; sleep 0.05; done
+  kill -HUP $pid
+  for _ in $(seq 600); do [ "$(steps)" -gt $((n + 2)) ] && break; sleep 0.05; done
+  kill -0 $pid; kill -TERM $pid; local got=0; wait $pid || got=$?
+  [ $got = 143 ]
+}
+t "under nohup it goes on after SIGHUP" hung_up
 
 # ---- bad input: status 1, one sentence that names the file, nothing half-written ----
 bad_model() { # PATH WORD...
