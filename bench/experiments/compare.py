@@ -150,6 +150,10 @@ class Compare:
         """-> accuracy and perplexity of a run's result (of the base: None)"""
         adapter = out and any(os.path.exists(os.path.join(out, f)) for f in ("adapter_config.json", "lacuna_adapter.json"))
         use = ["-m", self.model, "-a", out] if adapter else ["-m", out or self.model]
+        if out and os.path.exists(os.path.join(out, "lacuna_adapter.log")):  # a log is replayed once, not for every tile
+            merged = os.path.join(out, "merged")
+            self.runs.lines("merge", *use, "-o", merged, "--outtype", "f32")
+            use = ["-m", merged]
         acc = self.runs.lines("eval", *use, "-d", self.questions, "--metric", "accuracy", "--dtype", "bf16")[-1]
         ppl = self.runs.lines("eval", *use, "-d", self.runs.path("other.txt"), "--dtype", "bf16")[-1]
         return {"accuracy": acc["value"], "other": ppl["value"]}
