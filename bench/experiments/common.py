@@ -44,6 +44,13 @@ def smollm2(given):
     return r.stdout.strip().splitlines()[-1]
 
 
+def use(model, out=None):
+    """-> the flags that name a run's result: OUT itself where it is a whole model, an adapter on the base else; without OUT the base"""
+    if not out:
+        return ["-m", model]
+    return ["-m", out] if os.path.exists(os.path.join(out, "config.json")) else ["-m", model, "-a", out]
+
+
 def read_rows(path):
     with open(path, encoding="utf-8") as f:
         return [json.loads(line) for line in f if line.strip()]

@@ -20,7 +20,7 @@ import statistics
 import subprocess
 import sys
 
-from common import Runs, arguments, data, mean_sd, read_rows, smollm2, table, write_rows
+from common import Runs, arguments, data, mean_sd, read_rows, smollm2, table, use, write_rows
 
 R = 8
 C, F, KV, L = 576, 1536, 192, 30  # SmolLM2-135M
@@ -148,14 +148,13 @@ class Compare:
 
     def measure(self, out):
         """-> accuracy and perplexity of a run's result (of the base: None)"""
-        adapter = out and any(os.path.exists(os.path.join(out, f)) for f in ("adapter_config.json", "lacuna_adapter.json"))
-        use = ["-m", self.model, "-a", out] if adapter else ["-m", out or self.model]
+        flags = use(self.model, out)
         if out and os.path.exists(os.path.join(out, "lacuna_adapter.log")):  # a log is replayed once, not for every tile
             merged = os.path.join(out, "merged")
-            self.runs.lines("merge", *use, "-o", merged, "--outtype", "f32")
-            use = ["-m", merged]
-        acc = self.runs.lines("eval", *use, "-d", self.questions, "--metric", "accuracy", "--dtype", "bf16")[-1]
-        ppl = self.runs.lines("eval", *use, "-d", self.runs.path("other.txt"), "--dtype", "bf16")[-1]
+            self.runs.lines("merge", *flags, "-o", merged, "--outtype", "f32")
+            flags = use(merged)
+        acc = self.runs.lines("eval", *flags, "-d", self.questions, "--metric", "accuracy", "--dtype", "bf16")[-1]
+        ppl = self.runs.lines("eval", *flags, "-d", self.runs.path("other.txt"), "--dtype", "bf16")[-1]
         return {"accuracy": acc["value"], "other": ppl["value"]}
 
     def best_rate(self, name):
@@ -170,7 +169,7 @@ class Compare:
 
     def learn(self):
         base = self.runs.once("base", [str(self.a.questions)], lambda: self.measure(None))
-        rows, last = [], 0
+        rows = []
         cell = lambda v, d: "{:.{d}f} ± {:.{d}f}".format(*mean_sd(v), d=d)
         for name in self.names:
             rate = self.rates[name] = self.best_rate(name) if self.a.pilot else self.rates[name]

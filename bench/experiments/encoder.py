@@ -13,7 +13,7 @@ import re
 import subprocess
 import sys
 
-from common import ROOT, Runs, arguments, data, mean_sd, table, verdict, write_rows
+from common import ROOT, Runs, arguments, data, mean_sd, table, use, verdict, write_rows
 
 METHODS = {  # name: method, the rate in the middle, flags
     "full": ("full", 1e-4, []),
@@ -91,8 +91,7 @@ class Encoder:
 
     def accuracy(self, file, method):
         def measure(out):
-            use = ["-m", out] if os.path.exists(os.path.join(out, "model.safetensors")) else ["-m", self.model, "-a", out]
-            return {"accuracy": self.runs.lines("eval", *use, "-d", file, "--metric", "accuracy")[-1]["value"]}
+            return {"accuracy": self.runs.lines("eval", *use(self.model, out), "-d", file, "--metric", "accuracy")[-1]["value"]}
         return measure
 
     def run(self, name, method, sets, task, rate, seed, which):

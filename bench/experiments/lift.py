@@ -101,9 +101,7 @@ pilot, old = t.write("pilot", "\n\n".join(gsm[-160:-60])[:8192]), t.write("old",
 before = t.runs.lines("eval", "-m", t.base, "--context", 64, "-d", old)[-1]["loss"]
 got, rows = {}, []
 for name, (method, sets) in ARMS.items():
-    tried = {r: t.run(f"pilot {name}", method, sets, pilot, tune, r, 120, 0, "--density", 0.05)["loss"]["120"] for r in LADDER}
-    rate = min(tried, key=tried.get)
-    rs = [t.run(name, method, sets, held, tune, rate, 120, s, "--density", 0.05, losses={"old": old}) for s in range(1, t.a.seeds + 1)]
+    rate, rs = t.best(name, method, sets, LADDER, pilot, held, tune, "--density", 0.05, losses={"old": old})
     got[name] = mean_sd([r["loss"]["120"] for r in rs]), mean_sd([r["old"] - before for r in rs])
     rows.append((name, rs[0]["done"]["trainable"], rs[0]["done"].get("union", ""), f"{rate:g}", *(f"{m:.3f} ± {s:.3f}" for m, s in got[name])))
 print()

@@ -10,11 +10,10 @@ of the kind: loss of 24 validation rows after half as many updates, seed 0. All 
     python3 bench/experiments/mawps.py [--model SmolLM2.gguf] [--seeds 3] [--only "random;full"] [--pilot] [--scale X]
 """
 import json
-import os
 import re
 import sys
 
-from common import Runs, arguments, data, mean_sd, smollm2, table, verdict, write_rows
+from common import Runs, arguments, data, mean_sd, smollm2, table, use, verdict, write_rows
 
 WORDS, DENSITY = 28, 0.02  # 2,123,220 entries; s2ft: half in heads, half in channels
 SHARES = ["o=0.1056", "d=0.0411"]
@@ -95,8 +94,7 @@ class Mawps:
 
     def measure(self, out):
         """-> of a run's result (of the base: None)"""
-        use = ["-m", self.model] if not out else ["-m", out] if os.path.exists(os.path.join(out, "config.json")) else ["-m", self.model, "-a", out]
-        one = lambda *a: self.runs.lines("eval", *use, *a, "--dtype", "f32")[-1]
+        one = lambda *a: self.runs.lines("eval", *use(self.model, out), *a, "--dtype", "f32")[-1]
         exact = one("-d", self.questions, "--metric", "exact-match", "--max-tokens", 20, "--extract", r"= *(-?[0-9][0-9,]*[.]?[0-9]*)")
         return {"exact": 100 * exact["value"], "answers": one("-d", self.held)["loss"], "other": one("-d", self.text)["value"]}
 

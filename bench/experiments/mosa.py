@@ -19,9 +19,7 @@ for name, sets in ARMS.items():
     cells = []
     for n in (16, 64, 256):
         tune = t.write(f"tune-{n}", text[:n * 64])
-        tried = {r: t.run(f"pilot {name} {n}", "mosa", [SIZE, "scale=1", *sets], pilot, tune, r, 120, 0)["loss"]["120"] for r in LADDER}
-        rate = min(tried, key=tried.get)
-        rs = [t.run(f"{name} {n}", "mosa", [SIZE, "scale=1", *sets], held, tune, rate, 120, s) for s in range(1, t.a.seeds + 1)]
+        rate, rs = t.best(f"{name} {n}", "mosa", [SIZE, "scale=1", *sets], LADDER, pilot, held, tune)
         loss[name, n] = mean_sd([r["loss"]["120"] for r in rs])
         seconds[name] = mean_sd([r["done"]["seconds"] for r in rs])[0]
         cells.append(f"{loss[name, n][0]:.3f} ± {loss[name, n][1]:.3f} ({rate:g})")

@@ -172,7 +172,7 @@ def percent(values):
 
 def walks(s, rate):
     """The null model on the start's own weights. -> shares unchanged as bf16 at 0 and 1e-5, overlap of two such walks, its chance"""
-    rng, n, same, near, first, second, both = random.Random(5), 0, 0, 0, 0, 0, 0
+    rng, n, near, first, second, both = random.Random(5), 0, 0, 0, 0, 0
     for _, values in weights(s.base).values():
         start, steps = bf16(values), s.a.steps ** 0.5
         one, two = (bf16(array.array("f", (v + rate * 2 * round(rng.gauss(0, steps) / 2) for v in values))) for _ in range(2))

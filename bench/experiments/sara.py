@@ -122,9 +122,7 @@ def learn():
             "largest": ("shira", ["mask=wm"]), "LoRA r 2": ("lora", ["r=2", "alpha=4"]), "full": ("full", ["embeddings=false"])}
     got, rows = {}, []
     for name, (method, sets) in ARMS.items():
-        tried = {r: t.run(f"pilot {name}", method, sets, pilot, tune, r, 120, 0, "--density", 0.05)["loss"]["120"] for r in LADDER}
-        rate = min(tried, key=tried.get)
-        rs = [t.run(name, method, sets, held, tune, rate, 120, s, "--density", 0.05, losses={"old": old}) for s in range(1, t.a.seeds + 1)]
+        rate, rs = t.best(name, method, sets, LADDER, pilot, held, tune, "--density", 0.05, losses={"old": old})
         got[name] = mean_sd([r["loss"]["120"] for r in rs]), mean_sd([r["old"] - before for r in rs])
         rows.append((name, max(m for m in (rs[0]["done"].get("mask"), rs[0]["done"]["trainable"]) if isinstance(m, int)), f"{rate:g}", *(f"{m:.3f} ± {s:.3f}" for m, s in got[name])))
     print()

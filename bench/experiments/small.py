@@ -8,7 +8,7 @@ import os
 import sys
 
 import byte_model
-from common import Runs, arguments, data, read_rows, write_rows
+from common import Runs, arguments, data, read_rows
 
 SEQ = 64
 RANK = 2  # LoRA's; the sparse methods train as many values: 1.2 % at width 256, 2.4 % at 128

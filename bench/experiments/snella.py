@@ -17,13 +17,10 @@ tune, held = t.write("tune", "\n\n".join(gsm[:1500])), t.write("held", "\n\n".jo
 pilot = t.write("pilot", "\n\n".join(gsm[-160:-60])[:8192])
 loss, rows = {}, []
 for name, (method, sets) in ARMS.items():
-    tried = {r: t.run(f"pilot {name}", method, sets, pilot, tune, r, 120, 0)["loss"]["120"] for r in LADDER}
-    rate = min(tried, key=tried.get)
-    rs = [t.run(name, method, sets, held, tune, rate, 120, s) for s in range(1, t.a.seeds + 1)]
+    rate, rs = t.best(name, method, sets, LADDER, pilot, held, tune)
     loss[name] = mean_sd([r["loss"]["120"] for r in rs])
     rows.append((name, rs[0]["done"]["trainable"], f"{rate:g}", f"{rs[0]['done'].get('sparsity', 0):.2f}", f"{loss[name][0]:.3f} ± {loss[name][1]:.3f}",
                  f"{mean_sd([r['done']['seconds'] for r in rs])[0]:.1f}"))
-    print(f"{name}: {', '.join(f'{r:g}: {v:.3f}' for r, v in tried.items())}", flush=True)
 print()
 table(("arm", "trained", "rate", "sparsity", "held-out loss", "seconds"), rows)
 verdict("keeping a tenth of the entries costs KLoRA little (0.05)", loss["SNELL r 8, s 0.9"][0] - loss["KLoRA r 8"][0] < 0.05,

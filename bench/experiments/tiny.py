@@ -1,7 +1,6 @@
 """What the experiments of the low-rank methods share: a byte-level Llama of 0.14 M weights, pretrained on Shakespeare, texts of other
 domains, and short runs whose held-out losses are read at several updates."""
 import json
-import os
 import shutil
 
 import byte_model
@@ -52,6 +51,13 @@ class Tiny:
         if every:
             argv += ["--eval-every", every]
         return self.call(f"{name}-{rate:g}-{seed}", argv, losses, then)
+
+    def best(self, name, method, sets, ladder, pilot, held, tune, *flags, steps=120, losses=None):
+        """-> the rate of least loss on the pilot's text with seed 0, and the runs at that rate, a seed each"""
+        tried = {r: self.run(f"pilot {name}", method, sets, pilot, tune, r, steps, 0, *flags)["loss"][str(steps)] for r in ladder}
+        rate = min(tried, key=tried.get)
+        print(f"{name}: {', '.join(f'{r:g}: {v:.3f}' for r, v in tried.items())}", flush=True)
+        return rate, [self.run(name, method, sets, held, tune, rate, steps, s, *flags, losses=losses) for s in range(1, self.a.seeds + 1)]
 
     def call(self, name, argv, losses=None, then=None):
         out = self.runs.path(name)

@@ -12,7 +12,7 @@ import shutil
 import sys
 
 import vit_model
-from common import Runs, arguments, mean_sd, table
+from common import Runs, arguments, mean_sd, table, use
 
 METHODS = {  # name: method, options, the rate in the middle
     "full": ("full", [], 1e-3),
@@ -74,9 +74,7 @@ def main():
                "--set", "outtype=f32", keep=True)
 
     def accuracy(out, files=None):
-        adapter = out and not os.path.exists(os.path.join(out, "model.safetensors"))
-        use = ["-m", base, "-a", out] if adapter else ["-m", out or base]
-        return {k: runs.lines("eval", *use, "-d", f, "--metric", "accuracy")[-1]["value"] for k, f in (files or held).items()}
+        return {k: runs.lines("eval", *use(base, out), "-d", f, "--metric", "accuracy")[-1]["value"] for k, f in (files or held).items()}
 
     def tune(name, rate, seed, then):
         method, options, _ = METHODS[name]

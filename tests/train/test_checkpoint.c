@@ -74,34 +74,48 @@ static const struct {
   const char *method, *set, *objective, *with;
   forgery g;
   const char *says;
+  bool later; /* it is met by the next update, not by loading */
 } forged[] = {
-    {"shira", "", NULL, NULL, {":index", 4, 5, ALL}, "position 2 of"},
-    {"shira", "", NULL, NULL, {":index", 4, 1 << 30, ALL}, "position 1 of"},
-    {"shira", "", NULL, NULL, {":value", 4, 0x7fc00000, FIRST}, "there is no result"},
-    {"spiel", "period=2 accumulate=1", NULL, NULL, {":index", 4, -7, ALL}, "candidates"},
-    {"spiel", "period=2 accumulate=1", NULL, NULL, {"spiel:window", 8, INT64_MAX, ALL}, "where a count"},
-    {"spiel", "period=3 accumulate=2", NULL, NULL, {"spiel:window", 8, 2, ALL}, "is 2, over 2"},
-    {"spiel", "select=ma period=3 accumulate=2", NULL, NULL, {"spiel:window", 8, 1, ALL}, "is 1, over 1"},
-    {"lift", "filter=4 interval=2", NULL, NULL, {":retired_index", 4, 1 << 30, ALL}, "ascend"},
-    {"lift", "filter=4 interval=2", NULL, NULL, {"lift:count", 8, INT64_MIN, FIRST}, "where a count"},
+    {"shira", "", NULL, NULL, {":index", 4, 5, ALL}, "position 2 of", false},
+    {"shira", "", NULL, NULL, {":index", 4, 1 << 30, ALL}, "position 1 of", false},
+    {"shira", "", NULL, NULL, {":value", 4, 0x7fc00000, FIRST}, "there is no result", false},
+    {"spiel", "period=2 accumulate=1", NULL, NULL, {":index", 4, -7, ALL}, "candidates", false},
+    {"spiel",
+     "period=2 accumulate=1",
+     NULL,
+     NULL,
+     {"spiel:window", 8, INT64_MAX, ALL},
+     "where a count",
+     false},
+    {"spiel", "period=3 accumulate=2", NULL, NULL, {"spiel:window", 8, 2, ALL}, "is 2, over 2", false},
+    {"spiel",
+     "select=ma period=3 accumulate=2",
+     NULL,
+     NULL,
+     {"spiel:window", 8, 1, ALL},
+     "is 1, over 1",
+     false},
+    {"lift", "filter=4 interval=2", NULL, NULL, {":retired_index", 4, 1 << 30, ALL}, "ascend", false},
+    {"lift", "filter=4 interval=2", NULL, NULL, {"lift:count", 8, INT64_MIN, FIRST}, "where a count", false},
     {"lift",
      "filter=4 interval=2",
      NULL,
      NULL,
      {":index", 4, -7, FIRST},
-     "checkpoint's positions of 'model."},
-    {"s2ft", "o=0.25 d=0.1", NULL, NULL, {".lines", 4, 1 << 30, ALL}, "line 1 of the slice"},
-    {"lt-sft", "iterations=2", NULL, NULL, {"carried:index", 4, 1 << 30, ALL}, "outside"},
-    {"lt-sft", "iterations=2", NULL, NULL, {"carried:index", 4, 0, SWAP}, "position 2 of"},
-    {"mezo", "", NULL, NULL, {"noise.count", 8, 1 << 30, ALL}, "log of steps"},
-    {"mezo", "", NULL, NULL, {"noise.count", 8, 0, ALL}, "5 records, its count is 0"},
-    {"sara", "", NULL, NULL, {"sara:bound", 4, 0x7fc00000, ALL}, "the bound is nan"},
-    {"sara", "", NULL, NULL, {"sara:narrowed", 4, 7, ALL}, "narrowed is 7"},
-    {"snella", "r=4 interval=3", NULL, NULL, {"snella.sparsity", 4, 0x7fc00000, FIRST}, "is nan"},
-    {"lora", "r=4", GRPO, {"rollout:prompts", 8, 1 << 30, ALL}, "1073741824 prompts"},
-    {"lora", "r=4", GRPO, {"rollout:prompts", 8, 0, ALL}, "and there are none"},
-    {"lora", "r=4", GRPO, {"rollout:size", 8, 1 << 30, ALL}, "sampled sequence 1"},
-    {"lora", "r=4", GRPO, {"rollout:id", 4, 1 << 30, FIRST}, "token id 1073741824"},
+     "checkpoint's positions of 'model.",
+     false},
+    {"s2ft", "o=0.25 d=0.1", NULL, NULL, {".lines", 4, 1 << 30, ALL}, "line 1 of the slice", false},
+    {"lt-sft", "iterations=2", NULL, NULL, {"carried:index", 4, 1 << 30, ALL}, "outside", false},
+    {"lt-sft", "iterations=2", NULL, NULL, {"carried:index", 4, 0, SWAP}, "position 2 of", false},
+    {"mezo", "", NULL, NULL, {"noise.count", 8, 1 << 30, ALL}, "log of steps", false},
+    {"mezo", "", NULL, NULL, {"noise.count", 8, 0, ALL}, "5 records, its count is 0", false},
+    {"sara", "", NULL, NULL, {"sara:bound", 4, 0x7fc00000, ALL}, "the bound is nan", false},
+    {"sara", "", NULL, NULL, {"sara:narrowed", 4, 7, ALL}, "narrowed is 7", false},
+    {"snella", "r=4 interval=3", NULL, NULL, {"snella.sparsity", 4, 0x7fc00000, FIRST}, "is nan", false},
+    {"lora", "r=4", GRPO, {"rollout:prompts", 8, 1 << 30, ALL}, "1073741824 prompts", false},
+    {"lora", "r=4", GRPO, {"rollout:prompts", 8, 0, ALL}, "and there are none", true},
+    {"lora", "r=4", GRPO, {"rollout:size", 8, 1 << 30, ALL}, "sampled sequence 1", false},
+    {"lora", "r=4", GRPO, {"rollout:id", 4, 1 << 30, FIRST}, "token id 1073741824", false},
 };
 
 static void test_arrays(void **state) {
@@ -124,8 +138,7 @@ static void test_arrays(void **state) {
     forge("f", 5, &forged[i].g);
     s.resume = true;
     s.overwrite = false;
-    if (strstr(forged[i].says, "there are none"))
-      s.opts = "steps=9 stop-after=6 batch=4"; /* met by an update */
+    if (forged[i].later) s.opts = "steps=9 stop-after=6 batch=4";
     const lc_status st = t_train(&w, &s);
     if (!st) fail_msg("%s %s was taken", forged[i].method, forged[i].g.array);
     refused(st, forged[i].says);
